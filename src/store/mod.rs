@@ -1,0 +1,200 @@
+//! Where what must outlive the process is kept: metadata rows ([`Meta`]) and chunk bytes ([`Blobs`]).
+//!
+//! The traits speak ids, numbers and bytes and know no media. [`embedded`] (fjall) and [`blobs`] (a folder) are the
+//! defaults. Every implementation passes the suite in `tests/store.rs`.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{BroadcastId, Rendition, StreamId},
+    time::UnixMs,
+};
+
+pub mod blobs;
+pub mod embedded;
+
+/// A stream as its owner made it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StreamRow {
+    pub id: StreamId,
+    /// Salted hash of the publish key; never the key.
+    pub key_hash: String,
+    pub created: UnixMs,
+    /// The stream's own settings as JSON (its ladder and the like); `null` means the node's.
+    #[serde(default)]
+    pub settings: serde_json::Value,
+}
+
+/// One row of a stream's epoch log. Written once, never changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochRow {
+    pub epoch: u64,
+    pub broadcast: BroadcastId,
+    /// First chunk number this epoch may write.
+    pub k_start: u64,
+    /// Start of that chunk on the broadcast's timeline (90 kHz) and on the wall clock.
+    pub at: i64,
+    pub wall: UnixMs,
+    pub discontinuity: bool,
+    pub node: String,
+}
+
+/// One show of a stream.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BroadcastRow {
+    pub stream: StreamId,
+    pub id: BroadcastId,
+    pub started: UnixMs,
+    pub ended: Option<UnixMs>,
+    /// EXT-X-TARGETDURATION, seconds.
+    pub target: u32,
+    /// Nominal chunk duration, ms: the length of a gap.
+    pub chunk_ms: u32,
+    pub renditions: Vec<RenditionRow>,
+}
+
+/// What the multivariant playlist says of one rendition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RenditionRow {
+    pub name: Rendition,
+    /// RFC 6381 codec string, e.g. `avc1.64001f` or `mp4a.40.2`.
+    pub codec: String,
+    /// Zero for audio.
+    pub width: u32,
+    pub height: u32,
+    /// Frames per second in thousandths; 0 when unknown or audio.
+    pub fps_milli: u32,
+    pub channels: u32,
+    /// Peak and mean bits per second of its chunks.
+    pub peak_bps: u64,
+    pub mean_bps: u64,
+}
+
+/// One chunk number, with all renditions whose bytes are stored. A rendition that is absent is a gap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkRow {
+    pub k: u64,
+    pub epoch: u64,
+    /// Start on the broadcast's timeline and duration, both 90 kHz.
+    pub at: i64,
+    pub duration: i64,
+    pub wall: UnixMs,
+    pub discontinuity: bool,
+    pub renditions: Vec<RenditionChunk>,
+}
+
+/// One rendition of a chunk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenditionChunk {
+    pub rendition: Rendition,
+    /// Hash that names its init segment.
+    pub init: String,
+    pub bytes: u32,
+    /// Its own duration (audio frames do not end where video does), microseconds.
+    pub duration_us: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The thing to be made is there already.
+    #[error("already exists")]
+    Exists,
+    /// Another writer took this epoch, or it does not follow the last one: read the log again.
+    #[error("epoch {0} was taken by another writer")]
+    EpochTaken(u64),
+    /// The blob or row is not there.
+    #[error("not found")]
+    NotFound,
+    /// The store does not work now; a retry can help.
+    #[error("store is unavailable: {0}")]
+    Unavailable(String),
+    /// What was read is not what was written.
+    #[error("stored data is damaged: {0}")]
+    Damaged(String),
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Metadata rows.
+#[async_trait]
+pub trait Meta: Send + Sync + 'static {
+    /// Makes a stream; [`Error::Exists`] when its id is taken.
+    async fn create_stream(&self, row: StreamRow) -> Result<()>;
+    /// Overwrites a stream; [`Error::NotFound`] when there is none.
+    async fn update_stream(&self, row: StreamRow) -> Result<()>;
+    /// Deletes a stream's row (its broadcasts stay); [`Error::NotFound`] when there is none.
+    async fn delete_stream(&self, id: &StreamId) -> Result<()>;
+    async fn stream(&self, id: &StreamId) -> Result<Option<StreamRow>>;
+    /// Streams after `after` in id order, at most `limit`.
+    async fn streams(&self, after: Option<&StreamId>, limit: usize) -> Result<Vec<StreamRow>>;
+
+    /// The newest row of a stream's epoch log.
+    async fn last_epoch(&self, stream: &StreamId) -> Result<Option<EpochRow>>;
+    /// Appends to the epoch log: succeeds for exactly one caller per number, and only with the number after the last
+    /// ([`Error::EpochTaken`] otherwise). Durable when it returns.
+    async fn take_epoch(&self, stream: &StreamId, row: EpochRow) -> Result<()>;
+    /// The epochs of one broadcast, oldest first.
+    async fn epochs(&self, stream: &StreamId, broadcast: &BroadcastId) -> Result<Vec<EpochRow>>;
+
+    /// Writes a broadcast's row (idempotent).
+    async fn put_broadcast(&self, row: BroadcastRow) -> Result<()>;
+    async fn broadcast(&self, stream: &StreamId, id: &BroadcastId) -> Result<Option<BroadcastRow>>;
+    /// A stream's broadcasts older than `before`, newest first, at most `limit`.
+    async fn broadcasts(
+        &self,
+        stream: &StreamId,
+        before: Option<&BroadcastId>,
+        limit: usize,
+    ) -> Result<Vec<BroadcastRow>>;
+
+    /// Writes a chunk row (idempotent by k and epoch; the last write of the same pair wins).
+    async fn put_chunk(&self, stream: &StreamId, broadcast: &BroadcastId, row: ChunkRow) -> Result<()>;
+    /// Chunk rows with `k >= from`, by k then epoch, at most `limit` rows, of every epoch: readers choose with
+    /// [`valid_chunks`].
+    async fn chunks(
+        &self,
+        stream: &StreamId,
+        broadcast: &BroadcastId,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<ChunkRow>>;
+    /// Chunk rows with `k < before` (`None`: all), newest first, at most `limit` rows.
+    async fn chunks_back(
+        &self,
+        stream: &StreamId,
+        broadcast: &BroadcastId,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<ChunkRow>>;
+}
+
+/// Chunk bytes under names made of ids and numbers ([`blob_name`]).
+#[async_trait]
+pub trait Blobs: Send + Sync + 'static {
+    /// Stores a whole object; readers see all of it or nothing. Overwrites.
+    async fn put(&self, name: &str, bytes: Bytes) -> Result<()>;
+    /// Reads an object; [`Error::NotFound`] when there is none.
+    async fn get(&self, name: &str) -> Result<Bytes>;
+}
+
+/// Chooses for each `k` the row of the newest epoch whose `k_start <= k` (DESIGN section 7): whatever an older owner
+/// wrote later is not read. `rows` in any order; the result is by `k`.
+pub fn valid_chunks(rows: Vec<ChunkRow>, epochs: &[EpochRow]) -> Vec<ChunkRow> {
+    let owner = |k: u64| epochs.iter().filter(|e| e.k_start <= k).map(|e| e.epoch).max();
+    let mut rows: Vec<_> = rows.into_iter().filter(|row| owner(row.k) == Some(row.epoch)).collect();
+    rows.sort_by_key(|row| row.k);
+    rows.dedup_by_key(|row| row.k);
+    rows
+}
+
+/// Name of a chunk's bytes.
+pub fn blob_name(stream: &StreamId, broadcast: &BroadcastId, rendition: &Rendition, k: u64, epoch: u64) -> String {
+    format!("{stream}/{broadcast}/{rendition}/{k}.{epoch}.m4s")
+}
+
+/// Name of an init segment.
+pub fn init_name(stream: &StreamId, broadcast: &BroadcastId, rendition: &Rendition, hash: &str) -> String {
+    format!("{stream}/{broadcast}/{rendition}/init-{hash}.mp4")
+}

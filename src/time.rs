@@ -1,0 +1,99 @@
+//! The one reader of the clock, and the types its readings have.
+//!
+//! Machines take time as an argument; only the tasks at the rim call [`now`] and [`unix_now`].
+
+use std::{
+    fmt,
+    ops::{Add, Sub},
+    sync::OnceLock,
+    time::{Duration, Instant, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+
+/// A moment of the monotonic clock, in microseconds since the process started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Timestamp(pub u64);
+
+impl Add<Duration> for Timestamp {
+    type Output = Timestamp;
+    fn add(self, rhs: Duration) -> Timestamp {
+        Timestamp(self.0.saturating_add(rhs.as_micros() as u64))
+    }
+}
+
+impl Sub for Timestamp {
+    type Output = Duration;
+    /// The time from `rhs` to `self`; zero when `rhs` is later.
+    fn sub(self, rhs: Timestamp) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(rhs.0))
+    }
+}
+
+/// A moment of the wall clock, in milliseconds since 1970 (UTC).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct UnixMs(pub i64);
+
+impl UnixMs {
+    /// The time from `earlier` to `self`; zero when `earlier` is later.
+    pub fn since(self, earlier: UnixMs) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0).max(0) as u64)
+    }
+}
+
+impl fmt::Display for UnixMs {
+    /// RFC 3339 in UTC with milliseconds, as EXT-X-PROGRAM-DATE-TIME wants it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (days, ms) = (self.0.div_euclid(86_400_000), self.0.rem_euclid(86_400_000));
+        let (year, month, day) = civil(days);
+        let (h, m, s) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
+        write!(f, "{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{:03}Z", ms % 1000)
+    }
+}
+
+/// Gives the year, month and day of a count of days since 1970-01-01 (proleptic Gregorian).
+fn civil(days: i64) -> (i64, i64, i64) {
+    // Counts in 400-year cycles of 146,097 days that start on 1 March, so that the leap day is the last of a year.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+static START: OnceLock<Instant> = OnceLock::new();
+
+/// Reads the monotonic clock.
+#[allow(clippy::disallowed_methods)]
+pub fn now() -> Timestamp {
+    let start = *START.get_or_init(Instant::now);
+    Timestamp(Instant::now().duration_since(start).as_micros() as u64)
+}
+
+/// Reads the wall clock.
+#[allow(clippy::disallowed_methods)]
+pub fn unix_now() -> UnixMs {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    UnixMs(since.as_millis() as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wall_time_prints_as_rfc_3339() {
+        for (ms, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_400_123, "2000-02-29T00:00:00.123Z"),
+            (1_735_689_599_999, "2024-12-31T23:59:59.999Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(UnixMs(ms).to_string(), text);
+        }
+    }
+}
