@@ -8,4 +8,6 @@ pub mod time;
 
 pub mod media;
 
+pub mod rtmp;
+
 pub mod store;

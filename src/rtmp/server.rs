@@ -1,0 +1,496 @@
+//! The socket of RTMP: accepts connections, drives one [`Session`] on each, hands media on.
+//!
+//! One task per connection; it owns the session and the socket. A full sink stops the reading of its socket, so the encoder
+//! feels backpressure and nothing queues. Connections that do not publish are counted in one registry, which closes the
+//! oldest when there are too many or when file descriptors run out. A connection that was silent so far holds no
+//! buffer. Never looks at a stream key.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Code, Config, Reason, Refusal, StreamKey,
+    flv::Tag,
+    session::{Input, Output, Session},
+};
+use crate::time::{Timestamp, now};
+
+/// Enough for a handshake or a row of commands.
+const READ_BEFORE_AUTH: usize = 4 << 10;
+/// A frame or so; larger reads gain nothing.
+const READ_AFTER_AUTH: usize = 64 << 10;
+/// How long a peer that was told why it is closed has to read it.
+const LINGER: Duration = Duration::from_secs(1);
+/// How long all connections together have to end after a shutdown.
+const SHUTDOWN: Duration = Duration::from_secs(3);
+
+/// Asks to publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishRequest {
+    /// The application of the URL, `live` in `rtmp://host/live`.
+    pub app: String,
+    pub stream_key: StreamKey,
+    /// What the encoder calls itself.
+    pub encoder: String,
+    pub peer: SocketAddr,
+}
+
+/// Decides who may publish, and takes what they send.
+#[async_trait]
+pub trait Publishers: Send + Sync + 'static {
+    /// Answers within [`Config::write_timeout`]; later is a refusal. The connection is not read meanwhile.
+    async fn publish(&self, request: PublishRequest) -> Result<Accepted, Refusal>;
+}
+
+/// How a publish ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// The encoder said that it is over.
+    Unpublished,
+    /// Everything else.
+    Lost(Reason),
+}
+
+/// The connection's end of an accepted publish. Made by [`publication`].
+#[derive(Debug)]
+pub struct Accepted {
+    pub sink: mpsc::Sender<Tag>,
+    /// Ends the connection.
+    pub stop: CancellationToken,
+    /// What to tell the streamer when `stop` fires.
+    pub words: Arc<OnceLock<Refusal>>,
+    /// Told how it ended, before `sink` is dropped.
+    pub ended: oneshot::Sender<Ended>,
+}
+
+/// The caller's end of an accepted publish. Dropping `tags` ends the connection.
+#[derive(Debug)]
+pub struct Publication {
+    /// What the encoder sends, to the last tag; then `None`.
+    pub tags: mpsc::Receiver<Tag>,
+    /// Ready once `tags` has given `None`.
+    pub ended: oneshot::Receiver<Ended>,
+    pub stopper: Stopper,
+}
+
+/// Ends a publish from anywhere.
+#[derive(Debug, Clone)]
+pub struct Stopper {
+    stop: CancellationToken,
+    words: Arc<OnceLock<Refusal>>,
+}
+
+impl Stopper {
+    /// Tells the streamer why and closes the connection. The first words win.
+    pub fn stop(&self, words: Refusal) {
+        let _ = self.words.set(words);
+        self.stop.cancel();
+    }
+}
+
+/// Makes the two ends of an accepted publish. At most `capacity` tags wait in between; when it is full the encoder waits.
+pub fn publication(capacity: usize) -> (Accepted, Publication) {
+    let (sink, tags) = mpsc::channel(capacity);
+    let (ended_sender, ended) = oneshot::channel();
+    let stopper = Stopper { stop: CancellationToken::new(), words: Arc::default() };
+    let accepted = Accepted { sink, stop: stopper.stop.clone(), words: stopper.words.clone(), ended: ended_sender };
+    (accepted, Publication { tags, ended, stopper })
+}
+
+/// The accept loop.
+pub struct Server;
+
+impl Server {
+    /// Serves until `shutdown`, then tells every peer and waits a moment for them. Errors of single connections and of
+    /// `accept` do not end it.
+    pub async fn run<P: Publishers>(
+        listener: TcpListener,
+        publishers: Arc<P>,
+        config: Config,
+        shutdown: CancellationToken,
+    ) {
+        let shared = Arc::new(Shared {
+            half_open: HalfOpen::new(config.half_open_max),
+            publishing: AtomicUsize::new(0),
+            bytes: metrics::counter!("rtmp_bytes_total"),
+            publishers,
+            config,
+            shutdown,
+        });
+        let connections = metrics::counter!("rtmp_connections_total");
+        let tasks = TaskTracker::new();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = shared.shutdown.cancelled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((socket, peer)) => {
+                    connections.increment(1);
+                    let place = shared.half_open.enter();
+                    tasks.spawn(connection(socket, peer, place, shared.clone()));
+                }
+                // The peer was gone before we looked.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept connections, closing the oldest that does not publish");
+                    shared.half_open.evict_oldest();
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+        drop(listener);
+        tasks.close();
+        let _ = timeout(SHUTDOWN, tasks.wait()).await;
+    }
+}
+
+/// Raises the soft limit of open files to the hard one and gives it. Each connection is one file.
+#[allow(unsafe_code)]
+pub fn raise_fd_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls only read or write the struct that is passed, which lives across them.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        limit.rlim_cur = limit.rlim_max;
+        if libc::setrlimit(libc::RLIMIT_NOFILE, &limit) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(limit.rlim_cur)
+}
+
+struct Shared<P> {
+    publishers: Arc<P>,
+    config: Config,
+    half_open: HalfOpen,
+    publishing: AtomicUsize,
+    bytes: metrics::Counter,
+    shutdown: CancellationToken,
+}
+
+/// The connections that do not publish, by age.
+#[derive(Clone)]
+struct HalfOpen {
+    max: usize,
+    places: Arc<Mutex<Places>>,
+    gauge: metrics::Gauge,
+}
+
+#[derive(Default)]
+struct Places {
+    next: u64,
+    by_age: BTreeMap<u64, CancellationToken>,
+}
+
+/// One connection's place among the half-open; leaves it when dropped.
+struct Place {
+    number: u64,
+    evicted: CancellationToken,
+    registry: HalfOpen,
+}
+
+impl HalfOpen {
+    fn new(max: usize) -> Self {
+        Self { max: max.max(1), places: Arc::default(), gauge: metrics::gauge!("rtmp_half_open") }
+    }
+
+    fn enter(&self) -> Place {
+        let evicted = CancellationToken::new();
+        let mut places = self.places.lock().expect("no holder panics");
+        let number = places.next;
+        places.next += 1;
+        places.by_age.insert(number, evicted.clone());
+        while places.by_age.len() > self.max {
+            places.evict_oldest();
+        }
+        self.gauge.set(places.by_age.len() as f64);
+        Place { number, evicted, registry: self.clone() }
+    }
+
+    fn evict_oldest(&self) {
+        self.places.lock().expect("no holder panics").evict_oldest();
+    }
+}
+
+impl Places {
+    fn evict_oldest(&mut self) {
+        if let Some((_, oldest)) = self.by_age.pop_first() {
+            oldest.cancel();
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut places = self.registry.places.lock().expect("no holder panics");
+        places.by_age.remove(&self.number);
+        self.registry.gauge.set(places.by_age.len() as f64);
+    }
+}
+
+async fn connection<P: Publishers>(socket: TcpStream, peer: SocketAddr, place: Place, shared: Arc<Shared<P>>) {
+    let opened = now();
+    // Most of what a hostile crowd sends is nothing: until the first byte there is only this small future.
+    let first = tokio::select! {
+        biased;
+        () = shared.shutdown.cancelled() => Err(Reason::Shutdown),
+        () = place.evicted.cancelled() => Err(Reason::HalfOpenFull),
+        ready = timeout(shared.config.handshake_timeout, socket.readable()) => match ready {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Reason::ConnectionLost(error.kind())),
+            Err(_) => Err(Reason::HandshakeTimeout),
+        },
+    };
+    let reason = match first {
+        Ok(()) => Box::pin(Connection::new(socket, peer, opened, place, &shared).run()).await,
+        Err(reason) => reason,
+    };
+    tracing::debug!(%peer, %reason, "connection closed");
+    metrics::counter!("rtmp_closed_total", "reason" => reason.label()).increment(1);
+}
+
+/// One of the publishers that the server may have.
+struct Seat<'a>(&'a AtomicUsize);
+
+impl<'a> Seat<'a> {
+    fn take(count: &'a AtomicUsize, max: usize) -> Option<Self> {
+        let free = |taken| (taken < max).then_some(taken + 1);
+        count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).ok().map(|_| Self(count))
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A publish that goes on.
+struct Publishing<'a> {
+    accepted: Accepted,
+    _seat: Seat<'a>,
+}
+
+impl Publishing<'_> {
+    fn end(self, ended: Ended) {
+        // Nobody need be waiting for it.
+        let _ = self.accepted.ended.send(ended);
+    }
+
+    fn stop_words(&self) -> Refusal {
+        let words = self.accepted.words.get().cloned();
+        words.unwrap_or_else(|| Refusal::new(Code::Rejected, "the server ended this publish"))
+    }
+}
+
+struct Connection<'a, P> {
+    socket: TcpStream,
+    peer: SocketAddr,
+    session: Session,
+    buffer: BytesMut,
+    place: Option<Place>,
+    publishing: Option<Publishing<'a>>,
+    shared: &'a Shared<P>,
+}
+
+impl<'a, P: Publishers> Connection<'a, P> {
+    fn new(socket: TcpStream, peer: SocketAddr, opened: Timestamp, place: Place, shared: &'a Shared<P>) -> Self {
+        // Replies are small and each is waited for; losing this only costs time.
+        let _ = socket.set_nodelay(true);
+        let session = Session::new(opened, shared.config.clone());
+        let buffer = BytesMut::new();
+        Self { socket, peer, session, buffer, place: Some(place), publishing: None, shared }
+    }
+
+    async fn run(mut self) -> Reason {
+        let (reason, told) = self.serve().await;
+        if let Some(publishing) = self.publishing.take() {
+            tracing::info!(peer = %self.peer, %reason, "publisher lost");
+            publishing.end(Ended::Lost(reason.clone()));
+        }
+        if told {
+            self.linger().await;
+        }
+        reason
+    }
+
+    /// Runs the session to its end; tells also whether the peer was told why.
+    async fn serve(&mut self) -> (Reason, bool) {
+        loop {
+            let mut told = false;
+            while let Some(output) = self.session.poll() {
+                let result = match output {
+                    Output::Send(bytes) => {
+                        told = true;
+                        self.write(bytes).await
+                    }
+                    Output::PublishRequest { app, stream_key, encoder } => {
+                        self.publish(PublishRequest { app, stream_key, encoder, peer: self.peer }).await;
+                        Ok(())
+                    }
+                    Output::Media(tag) => {
+                        self.pass_on(tag).await;
+                        Ok(())
+                    }
+                    Output::Unpublished => {
+                        self.unpublished();
+                        Ok(())
+                    }
+                    Output::Close(reason) => return (reason, told),
+                };
+                if let Err(reason) = result {
+                    return (reason, false);
+                }
+            }
+            match self.next_input().await {
+                Ok(input) => self.session.handle(now(), input),
+                Err(reason) => return (reason, false),
+            }
+        }
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> Result<(), Reason> {
+        match timeout(self.shared.config.write_timeout, self.socket.write_all(&bytes)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Reason::ConnectionLost(error.kind())),
+            Err(_) => Err(Reason::WriteTimeout),
+        }
+    }
+
+    /// Waits for what the session needs next. Bytes come before the deadline: after a wait for a full sink, what lies in
+    /// the socket is not the peer's silence.
+    async fn next_input(&mut self) -> Result<Input, Reason> {
+        let deadline = self.session.deadline();
+        let size = if self.publishing.is_some() { READ_AFTER_AUTH } else { READ_BEFORE_AUTH };
+        self.buffer.reserve(size);
+        tokio::select! {
+            biased;
+            input = ended(&self.shared.shutdown, self.place.as_ref(), self.publishing.as_ref()) => Ok(input),
+            read = self.socket.read_buf(&mut self.buffer) => match read {
+                Ok(0) => Err(Reason::PeerClosed),
+                Ok(read) => {
+                    self.shared.bytes.increment(read as u64);
+                    Ok(Input::Bytes(self.buffer.split().freeze()))
+                }
+                Err(error) => Err(Reason::ConnectionLost(error.kind())),
+            },
+            () = at(deadline) => Ok(Input::Tick),
+        }
+    }
+
+    async fn publish(&mut self, request: PublishRequest) {
+        let (app, encoder) = (request.app.clone(), request.encoder.clone());
+        let Some(seat) = Seat::take(&self.shared.publishing, self.shared.config.publishers_max) else {
+            let words = Refusal::new(Code::Rejected, "this server has as many publishers as it may have");
+            return self.session.handle(now(), Input::Stop(Reason::PublishersFull, Some(words)));
+        };
+        let answer = tokio::select! {
+            biased;
+            input = ended(&self.shared.shutdown, self.place.as_ref(), None) => Err(input),
+            answer = timeout(self.shared.config.write_timeout, self.shared.publishers.publish(request)) => {
+                let late = |_| Err(Refusal::new(Code::Rejected, "the server is busy, please try again"));
+                answer.unwrap_or_else(late).map_err(Input::Refuse)
+            }
+        };
+        let input = match answer {
+            Ok(accepted) => {
+                tracing::info!(peer = %self.peer, %app, %encoder, "publisher accepted");
+                self.publishing = Some(Publishing { accepted, _seat: seat });
+                self.place = None;
+                Input::Accept
+            }
+            Err(input) => {
+                if let Input::Refuse(Refusal { code, description }) = &input {
+                    tracing::info!(peer = %self.peer, %app, %encoder, code = code.as_str(), %description, "publisher refused");
+                }
+                input
+            }
+        };
+        self.session.handle(now(), input);
+    }
+
+    /// Waits for room in the sink; the socket is not read meanwhile.
+    async fn pass_on(&mut self, tag: Tag) {
+        let Some(publishing) = &self.publishing else { return };
+        let input = tokio::select! {
+            biased;
+            input = ended(&self.shared.shutdown, None, Some(publishing)) => input,
+            sent = publishing.accepted.sink.send(tag) => match sent {
+                Ok(()) => return,
+                Err(_) => Input::Stop(Reason::Stopped, Some(publishing.stop_words())),
+            },
+        };
+        self.session.handle(now(), input);
+    }
+
+    fn unpublished(&mut self) {
+        if let Some(publishing) = self.publishing.take() {
+            tracing::info!(peer = %self.peer, "publisher ended its stream");
+            publishing.end(Ended::Unpublished);
+            self.place = Some(self.shared.half_open.enter());
+        }
+    }
+
+    /// Closes so that the peer can read our last words: a socket closed with unread input resets the connection, and
+    /// the reset overtakes them.
+    async fn linger(&mut self) {
+        let drained = async {
+            self.socket.shutdown().await?;
+            let mut sink = [0; 1024];
+            while self.socket.read(&mut sink).await? > 0 {}
+            io::Result::Ok(())
+        };
+        let _ = timeout(LINGER, drained).await;
+    }
+}
+
+/// Waits for whatever ends a connection from our side.
+async fn ended(shutdown: &CancellationToken, place: Option<&Place>, publishing: Option<&Publishing<'_>>) -> Input {
+    let stopped = async {
+        match publishing {
+            Some(publishing) => publishing.accepted.stop.cancelled().await,
+            None => std::future::pending().await,
+        }
+    };
+    let evicted = async {
+        match place {
+            Some(place) => place.evicted.cancelled().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        () = stopped => Input::Stop(Reason::Stopped, publishing.map(Publishing::stop_words)),
+        () = evicted => Input::Stop(Reason::HalfOpenFull, None),
+        () = shutdown.cancelled() => Input::Stop(Reason::Shutdown, None),
+    }
+}
+
+async fn at(deadline: Option<Timestamp>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep(deadline - now()).await,
+        None => std::future::pending().await,
+    }
+}
