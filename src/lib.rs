@@ -11,3 +11,5 @@ pub mod media;
 pub mod rtmp;
 
 pub mod store;
+
+pub mod auth;

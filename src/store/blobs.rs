@@ -1,1 +1,156 @@
+//! Chunk bytes as files of a folder.
+//!
+//! Enter names and whole objects, leave bytes. A file is written in a staging folder and then renamed, so readers see
+//! all of it or nothing; what a crash leaves there is swept at the next open. It removes nothing else. Files
+//! survive the end of the process, not at once that of the machine: to sync each would cost more than all else a chunk
+//! costs, and a reader knows a chunk's length from its row.
 
+use std::{
+    fs::{self, File},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use object_store::{
+    ObjectStore, ObjectStoreExt, PutPayload, RenameOptions, local::LocalFileSystem, path::Path as Name,
+};
+use tokio::sync::Semaphore;
+
+use super::{Blobs, Error, Result, plain};
+
+/// Where files are written. No stream's name starts with a dot.
+const STAGING: &str = ".staging";
+/// Held locked while the folder is open, so that no other process sweeps what this one is writing.
+const LOCK: &str = ".lock";
+/// Reads and writes under way at once, each with a thread; more wait their turn.
+const UNDER_WAY: usize = 16;
+
+/// A folder of blobs.
+pub struct Folder {
+    files: LocalFileSystem,
+    staged: AtomicU64,
+    under_way: Arc<Semaphore>,
+    _lock: File,
+}
+
+impl Folder {
+    /// Opens a folder, making it as needed, and sweeps what a crash left half written.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when it cannot be written or another process has it open.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let failed = |what: String| Error::Unavailable(format!("blob folder {}: {what}", dir.display()));
+        let io = |error: std::io::Error| failed(plain(&error));
+        let staging = dir.join(STAGING);
+        fs::create_dir_all(&staging).map_err(io)?;
+        let lock = File::create(dir.join(LOCK)).map_err(io)?;
+        lock.try_lock().map_err(|error| match error {
+            fs::TryLockError::WouldBlock => failed("in use by another weir".into()),
+            fs::TryLockError::Error(error) => io(error),
+        })?;
+        for left_over in fs::read_dir(&staging).map_err(io)? {
+            fs::remove_file(left_over.map_err(io)?.path()).map_err(io)?;
+        }
+        let files = LocalFileSystem::new_with_prefix(dir).map_err(|error| failed(error.to_string()))?;
+        Ok(Self { files, staged: AtomicU64::new(0), under_way: Arc::new(Semaphore::new(UNDER_WAY)), _lock: lock })
+    }
+}
+
+#[async_trait]
+impl Blobs for Folder {
+    async fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
+        let name = legal(name)?;
+        let permit = self.under_way.clone().acquire_owned().await.expect("never closed");
+        let number = self.staged.fetch_add(1, Ordering::Relaxed);
+        let staged = Name::from_iter([STAGING, &number.to_string()]);
+        let files = self.files.clone();
+        // A task of its own: a caller that goes away leaves nothing half done.
+        let task = tokio::spawn(async move {
+            let _permit = permit;
+            let put = async {
+                files.put(&staged, PutPayload::from_bytes(bytes)).await?;
+                files.rename_opts(&staged, &name, RenameOptions::default()).await
+            };
+            let put = put.await;
+            if put.is_err() {
+                // Most often it was never made.
+                let _ = files.delete(&staged).await;
+            }
+            put.map_err(|error| meaning(&name, error))
+        });
+        task.await.unwrap_or_else(|error| Err(Error::Unavailable(format!("a write ended early: {error}"))))
+    }
+
+    async fn get(&self, name: &str) -> Result<Bytes> {
+        let name = legal(name)?;
+        let _permit = self.under_way.acquire().await.expect("never closed");
+        let get = async { self.files.get(&name).await?.bytes().await };
+        get.await.map_err(|error| meaning(&name, error))
+    }
+}
+
+/// Takes a name whose parts are what ids and numbers can make: no part is empty, starts with a dot or holds what a file
+/// system or shell would take for more than a letter.
+fn legal(name: &str) -> Result<Name> {
+    let letter = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let part = |part: &str| {
+        let bytes = part.as_bytes();
+        (1..=200).contains(&bytes.len()) && letter(bytes[0]) && bytes.iter().all(|&c| letter(c) || b"-_.".contains(&c))
+    };
+    if name.split('/').all(part) {
+        Name::parse(name).map_err(|_| Error::BadName(name.into()))
+    } else {
+        Err(Error::BadName(name.chars().take(200).collect()))
+    }
+}
+
+fn meaning(name: &Name, error: object_store::Error) -> Error {
+    if matches!(error, object_store::Error::NotFound { .. }) {
+        return Error::NotFound;
+    }
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return Error::Unavailable(format!("{name}: {}", plain(error)));
+        }
+        cause = error.source();
+    }
+    Error::Unavailable(format!("{name}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_ids_and_numbers_cannot_make_are_refused() {
+        let long = "a".repeat(201);
+        for bad in
+            ["", "/", "/a", "a/", "a//b", "..", "a/../b", "a/./b", ".staging/0", "a\\b", "a#1", "a%2e", "A", "é", &long]
+        {
+            assert!(matches!(legal(bad), Err(Error::BadName(_))), "{bad}");
+        }
+        for good in ["a", "alice/01b/720p/0/17.3.m4s", "alice/01b/audio/init-09af.mp4", "a_b-c/0"] {
+            assert_eq!(legal(good).expect("legal").as_ref(), good);
+        }
+    }
+
+    #[test]
+    fn what_a_crash_left_is_swept_and_nothing_else() {
+        let dir = tempfile::tempdir().expect("a folder");
+        drop(Folder::open(dir.path()).expect("opens"));
+        let (left, kept) = (dir.path().join(".staging/7"), dir.path().join("alice"));
+        fs::write(&left, b"half").expect("written");
+        fs::write(&kept, b"whole").expect("written");
+        let open = Folder::open(dir.path()).expect("opens");
+        assert!(!left.exists() && kept.exists());
+        assert!(matches!(Folder::open(dir.path()), Err(Error::Unavailable(what)) if what.contains("in use")));
+        drop(open);
+        assert!(Folder::open(dir.path()).is_ok());
+    }
+}

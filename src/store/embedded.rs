@@ -1,1 +1,259 @@
+//! Metadata in a folder of this machine, by the embedded engine fjall: the default store.
+//!
+//! Enter rows, leave rows, as JSON under the keys of [`keys`]. Writes go through the one thread of [`writer`]; reads run on
+//! tokio's blocking threads, few at a time, for a cold disk must not hold up the live streams. It never reads the
+//! clock but to time its syncs, and never deletes but a stream's row.
+//!
+//! Durability: streams, epochs and broadcasts are on the disk when a write returns. Chunk rows then survive the end of
+//! the process, and within a second the end of the machine.
 
+use std::{
+    ops::Range,
+    path::Path,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use async_trait::async_trait;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::{BroadcastRow, ChunkRow, EpochRow, Error, Meta, Result, StreamRow};
+use crate::id::{BroadcastId, StreamId};
+use engine::{Db, Put};
+use keys::Space;
+use writer::{Check, Job, Write};
+
+mod engine;
+mod keys;
+mod writer;
+
+/// Reads under way at once; more wait their turn. Each holds a thread, and a disk gains little from more.
+const READS: usize = 8;
+
+/// The embedded metadata store. Clones share it.
+#[derive(Clone)]
+pub struct Embedded {
+    jobs: mpsc::Sender<Job>,
+    shared: Arc<Shared>,
+    reads: Arc<Semaphore>,
+}
+
+struct Shared {
+    /// Locked for writing only while it is closed or opened anew. `None` when closed.
+    db: RwLock<Option<Db>>,
+}
+
+impl Embedded {
+    /// Opens the database in a folder, making both as needed, and starts its writer. Blocks: it reads the journals.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when another process has the folder open or the disk refuses, [`Error::Damaged`] when
+    /// what is there cannot be read.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let dir = engine::make_folder(dir)?;
+        let shared = Arc::new(Shared { db: RwLock::new(Some(Db::open(&dir)?)) });
+        let failed = |error: std::io::Error| Error::Unavailable(format!("cannot start the writer: {error}"));
+        let clock = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
+        // Full: callers wait.
+        let (jobs, queue) = mpsc::channel(writer::QUEUE);
+        let run = {
+            let shared = shared.clone();
+            move || writer::run(queue, dir, shared, clock)
+        };
+        std::thread::Builder::new().name("store-writer".into()).spawn(run).map_err(failed)?;
+        Ok(Self { jobs, shared, reads: Arc::new(Semaphore::new(READS)) })
+    }
+
+    /// Waits until all that was written before is on the disk.
+    pub async fn flush(&self) -> Result<()> {
+        self.ask(Job::Flush).await
+    }
+
+    /// Writes out all that waits and closes the folder, for all clones: another may open it when this returns.
+    pub async fn close(self) -> Result<()> {
+        self.ask(Job::Close).await
+    }
+
+    async fn ask(&self, job: impl FnOnce(oneshot::Sender<Result<()>>) -> Job) -> Result<()> {
+        let closed = || Error::Unavailable("the store is closed".into());
+        let (answer, answered) = oneshot::channel();
+        self.jobs.send(job(answer)).await.map_err(|_| closed())?;
+        answered.await.map_err(|_| closed())?
+    }
+
+    async fn write(&self, check: Check, rows: Vec<Put>, sync: bool) -> Result<()> {
+        self.ask(|answer| Job::Write(Write { check, rows, sync, answer })).await
+    }
+
+    async fn read<T: Send + 'static>(&self, read: impl FnOnce(&Db) -> Result<T> + Send + 'static) -> Result<T> {
+        let permit = self.reads.clone().acquire_owned().await.expect("never closed");
+        let shared = self.shared.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            // Held to the end of the read, which a caller that goes away does not end.
+            let _permit = permit;
+            let guard = shared.db.read().unwrap_or_else(PoisonError::into_inner);
+            read(guard.as_ref().ok_or_else(|| Error::Unavailable("the store is closed".into()))?)
+        });
+        task.await.unwrap_or_else(|error| Err(Error::Unavailable(format!("a read ended early: {error}"))))
+    }
+
+    async fn get<T: DeserializeOwned + Send + 'static>(&self, space: Space, key: Vec<u8>) -> Result<Option<T>> {
+        self.read(move |db| {
+            let value = db.table(space).get(&key).map_err(|e| engine::read_error(&keys::show(space, &key), e))?;
+            value.map(|value| decode(space, &key, &value)).transpose()
+        })
+        .await
+    }
+
+    /// Reads a range, from its end when `back`; as [`page`].
+    async fn page<T: DeserializeOwned + Send + 'static>(
+        &self,
+        space: Space,
+        range: Range<Vec<u8>>,
+        back: bool,
+        limit: usize,
+    ) -> Result<Vec<T>> {
+        self.read(move |db| {
+            let rows = db.table(space).range(range);
+            if back { page(space, rows.rev(), limit) } else { page(space, rows, limit) }
+        })
+        .await
+    }
+}
+
+fn decode<T: DeserializeOwned>(space: Space, key: &[u8], value: &[u8]) -> Result<T> {
+    serde_json::from_slice(value).map_err(|error| Error::Damaged(format!("{}: {error}", keys::show(space, key))))
+}
+
+fn put<T: Serialize>(space: Space, key: Vec<u8>, row: &T) -> Put {
+    Put { space, key, value: Some(serde_json::to_vec(row).expect("a row is plain data")) }
+}
+
+/// Reads rows until there are `limit`, and of chunks all that share the last one's number. A row that does not
+/// decode is left out and logged: one bad row must not hide a whole recording, and a missing chunk is a gap.
+fn page<T: DeserializeOwned>(space: Space, rows: impl Iterator<Item = fjall::Guard>, limit: usize) -> Result<Vec<T>> {
+    let (mut found, mut last) = (Vec::new(), None);
+    for row in rows {
+        if found.len() >= limit && (space != Space::Chunks || limit == 0) {
+            break;
+        }
+        let (key, value) = row.into_inner().map_err(|error| engine::read_error(&format!("{space:?}"), error))?;
+        let number = keys::chunk_number(&key);
+        if found.len() >= limit && number != last {
+            break;
+        }
+        match decode(space, &key, &value) {
+            Ok(row) => {
+                found.push(row);
+                last = number;
+            }
+            Err(error) => tracing::error!(%error, "a row is left out"),
+        }
+    }
+    Ok(found)
+}
+
+#[async_trait]
+impl Meta for Embedded {
+    async fn create_stream(&self, row: StreamRow) -> Result<()> {
+        self.write(Check::Absent, vec![put(Space::Streams, keys::stream(&row.id), &row)], true).await
+    }
+
+    async fn update_stream(&self, row: StreamRow) -> Result<()> {
+        self.write(Check::Present, vec![put(Space::Streams, keys::stream(&row.id), &row)], true).await
+    }
+
+    async fn delete_stream(&self, id: &StreamId) -> Result<()> {
+        let row = Put { space: Space::Streams, key: keys::stream(id), value: None };
+        self.write(Check::Present, vec![row], true).await
+    }
+
+    async fn stream(&self, id: &StreamId) -> Result<Option<StreamRow>> {
+        self.get(Space::Streams, keys::stream(id)).await
+    }
+
+    async fn streams(&self, after: Option<&StreamId>, limit: usize) -> Result<Vec<StreamRow>> {
+        self.page(Space::Streams, keys::streams(after), false, limit).await
+    }
+
+    async fn last_epoch(&self, stream: &StreamId) -> Result<Option<EpochRow>> {
+        let stream = stream.clone();
+        self.read(move |db| match db.last_epoch(&stream)? {
+            0 => Ok(None),
+            number => {
+                let key = keys::epoch(&stream, number);
+                let what = keys::show(Space::Epochs, &key);
+                let value = db.table(Space::Epochs).get(&key).map_err(|error| engine::read_error(&what, error))?;
+                value.map(|value| decode(Space::Epochs, &key, &value)).transpose()
+            }
+        })
+        .await
+    }
+
+    async fn take_epoch(&self, stream: &StreamId, row: EpochRow) -> Result<()> {
+        let rows = vec![
+            put(Space::Epochs, keys::epoch(stream, row.epoch), &row),
+            put(Space::Epochs, keys::epoch_of(stream, &row.broadcast, row.epoch), &row),
+        ];
+        self.write(Check::NextEpoch(stream.clone(), row.epoch), rows, true).await
+    }
+
+    async fn epochs(&self, stream: &StreamId, broadcast: &BroadcastId) -> Result<Vec<EpochRow>> {
+        let range = keys::epochs_of(stream, broadcast);
+        // Not a page: who owns which number cannot be told from a log with a hole.
+        self.read(move |db| {
+            let rows = db.table(Space::Epochs).range(range).map(|row| {
+                let (key, value) = row.into_inner().map_err(|error| engine::read_error("an epoch log", error))?;
+                decode(Space::Epochs, &key, &value)
+            });
+            rows.collect()
+        })
+        .await
+    }
+
+    async fn put_broadcast(&self, row: BroadcastRow) -> Result<()> {
+        let key = keys::broadcast(&row.stream, &row.id);
+        self.write(Check::Nothing, vec![put(Space::Broadcasts, key, &row)], true).await
+    }
+
+    async fn broadcast(&self, stream: &StreamId, id: &BroadcastId) -> Result<Option<BroadcastRow>> {
+        self.get(Space::Broadcasts, keys::broadcast(stream, id)).await
+    }
+
+    async fn broadcasts(
+        &self,
+        stream: &StreamId,
+        before: Option<&BroadcastId>,
+        limit: usize,
+    ) -> Result<Vec<BroadcastRow>> {
+        self.page(Space::Broadcasts, keys::broadcasts(stream, before), true, limit).await
+    }
+
+    async fn put_chunk(&self, stream: &StreamId, broadcast: &BroadcastId, row: ChunkRow) -> Result<()> {
+        let key = keys::chunk(stream, broadcast, row.k, row.epoch);
+        self.write(Check::Nothing, vec![put(Space::Chunks, key, &row)], false).await
+    }
+
+    async fn chunks(
+        &self,
+        stream: &StreamId,
+        broadcast: &BroadcastId,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<ChunkRow>> {
+        self.page(Space::Chunks, keys::chunks(stream, broadcast, from, None), false, limit).await
+    }
+
+    async fn chunks_back(
+        &self,
+        stream: &StreamId,
+        broadcast: &BroadcastId,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<ChunkRow>> {
+        self.page(Space::Chunks, keys::chunks(stream, broadcast, 0, before), true, limit).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

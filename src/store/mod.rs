@@ -107,7 +107,10 @@ pub enum Error {
     /// The blob or row is not there.
     #[error("not found")]
     NotFound,
-    /// The store does not work now; a retry can help.
+    /// A blob's name is not one of ours: a fault in the caller, no retry helps.
+    #[error("blob name {0:?} is not legal")]
+    BadName(String),
+    /// The store does not work now; a retry can help. Whether a write that ends so was made is unknown: read it back.
     #[error("store is unavailable: {0}")]
     Unavailable(String),
     /// What was read is not what was written.
@@ -127,13 +130,13 @@ pub trait Meta: Send + Sync + 'static {
     /// Deletes a stream's row (its broadcasts stay); [`Error::NotFound`] when there is none.
     async fn delete_stream(&self, id: &StreamId) -> Result<()>;
     async fn stream(&self, id: &StreamId) -> Result<Option<StreamRow>>;
-    /// Streams after `after` in id order, at most `limit`.
+    /// Streams after `after` in id order, at most `limit`. As on every page, a damaged row is left out and logged.
     async fn streams(&self, after: Option<&StreamId>, limit: usize) -> Result<Vec<StreamRow>>;
 
     /// The newest row of a stream's epoch log.
     async fn last_epoch(&self, stream: &StreamId) -> Result<Option<EpochRow>>;
     /// Appends to the epoch log: succeeds for exactly one caller per number, and only with the number after the last
-    /// ([`Error::EpochTaken`] otherwise). Durable when it returns.
+    /// ([`Error::EpochTaken`] otherwise); the first is 1. Durable when it returns.
     async fn take_epoch(&self, stream: &StreamId, row: EpochRow) -> Result<()>;
     /// The epochs of one broadcast, oldest first.
     async fn epochs(&self, stream: &StreamId, broadcast: &BroadcastId) -> Result<Vec<EpochRow>>;
@@ -151,8 +154,10 @@ pub trait Meta: Send + Sync + 'static {
 
     /// Writes a chunk row (idempotent by k and epoch; the last write of the same pair wins).
     async fn put_chunk(&self, stream: &StreamId, broadcast: &BroadcastId, row: ChunkRow) -> Result<()>;
-    /// Chunk rows with `k >= from`, by k then epoch, at most `limit` rows, of every epoch: readers choose with
-    /// [`valid_chunks`].
+    /// Chunk rows with `k >= from`, by k then epoch, of every epoch: readers choose with [`valid_chunks`].
+    ///
+    /// Gives at most `limit` rows, then the other epochs' rows of the last `k`: a page never ends within a `k`, so the
+    /// next one starts at that `k + 1` and misses nothing. Fewer than `limit` rows means the end.
     async fn chunks(
         &self,
         stream: &StreamId,
@@ -160,7 +165,8 @@ pub trait Meta: Send + Sync + 'static {
         from: u64,
         limit: usize,
     ) -> Result<Vec<ChunkRow>>;
-    /// Chunk rows with `k < before` (`None`: all), newest first, at most `limit` rows.
+    /// Chunk rows with `k < before` (`None`: all), newest `k` first, then newest epoch first; pages as
+    /// [`Meta::chunks`].
     async fn chunks_back(
         &self,
         stream: &StreamId,
@@ -189,12 +195,95 @@ pub fn valid_chunks(rows: Vec<ChunkRow>, epochs: &[EpochRow]) -> Vec<ChunkRow> {
     rows
 }
 
+/// Chunk numbers per folder (or key prefix) of a rendition: a folder stays far below 10,000 entries, which keeps file
+/// systems and people's tools quick, even when several epochs write the same numbers.
+const CHUNKS_PER_FOLDER: u64 = 1000;
+
 /// Name of a chunk's bytes.
 pub fn blob_name(stream: &StreamId, broadcast: &BroadcastId, rendition: &Rendition, k: u64, epoch: u64) -> String {
-    format!("{stream}/{broadcast}/{rendition}/{k}.{epoch}.m4s")
+    let folder = k / CHUNKS_PER_FOLDER;
+    format!("{stream}/{broadcast}/{rendition}/{folder}/{k}.{epoch}.m4s")
 }
 
 /// Name of an init segment.
 pub fn init_name(stream: &StreamId, broadcast: &BroadcastId, rendition: &Rendition, hash: &str) -> String {
     format!("{stream}/{broadcast}/{rendition}/init-{hash}.mp4")
+}
+
+/// Says in plain words what an I/O error of a disk means to whoever runs the node.
+fn plain(error: &std::io::Error) -> String {
+    use std::io::ErrorKind::*;
+    match error.kind() {
+        StorageFull => "the disk is full".into(),
+        QuotaExceeded => "the disk quota is used up".into(),
+        ReadOnlyFilesystem => "the disk is read-only".into(),
+        PermissionDenied => "permission denied".into(),
+        FileTooLarge => "the file size limit is reached".into(),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn epoch(epoch: u64, k_start: u64) -> EpochRow {
+        let broadcast = BroadcastId::new("b").expect("legal");
+        EpochRow { epoch, broadcast, k_start, at: 0, wall: UnixMs(0), discontinuity: false, node: "n".into() }
+    }
+
+    fn chunk(k: u64, epoch: u64) -> ChunkRow {
+        ChunkRow { k, epoch, at: 0, duration: 1, wall: UnixMs(0), discontinuity: false, renditions: vec![] }
+    }
+
+    #[test]
+    fn the_newest_epoch_that_may_write_a_number_wins_it() {
+        let epochs = [epoch(1, 0), epoch(2, 3), epoch(4, 3), epoch(3, 6)];
+        let cases: &[(&[(u64, u64)], &[(u64, u64)])] = &[
+            (&[(0, 1), (1, 1), (2, 1)], &[(0, 1), (1, 1), (2, 1)]),
+            // Owner 1 writes on after owner 4 took over at 3; owner 2 never owned a number alone.
+            (&[(2, 1), (3, 1), (3, 2), (3, 4), (4, 1)], &[(2, 1), (3, 4)]),
+            // A later epoch with a larger start does not take what a newer one holds.
+            (&[(6, 3), (6, 4)], &[(6, 4)]),
+            // What nobody took may not be read, in whatever order rows come.
+            (&[(5, 9), (4, 4), (1, 1), (1, 2)], &[(1, 1), (4, 4)]),
+            (&[], &[]),
+        ];
+        for (rows, valid) in cases {
+            let rows = rows.iter().map(|&(k, e)| chunk(k, e)).collect();
+            let got: Vec<_> = valid_chunks(rows, &epochs).iter().map(|row| (row.k, row.epoch)).collect();
+            assert_eq!(&got, valid);
+        }
+        assert!(valid_chunks(vec![chunk(0, 1)], &[]).is_empty());
+    }
+
+    #[test]
+    fn a_folder_of_chunks_stays_small() {
+        let (stream, broadcast) = (StreamId::new("alice").expect("legal"), BroadcastId::new("01b").expect("legal"));
+        let name = |k| blob_name(&stream, &broadcast, &Rendition::source(), k, 7);
+        assert_eq!(name(0), "alice/01b/source/0/0.7.m4s");
+        assert_eq!(name(43_199), "alice/01b/source/43/43199.7.m4s");
+        let mut folders = std::collections::BTreeMap::<String, u32>::new();
+        for k in 0..43_200 {
+            let name = name(k);
+            *folders.entry(name.rsplit_once('/').expect("has folders").0.into()).or_default() += 1;
+        }
+        assert!(folders.len() < 100 && folders.values().all(|&files| files <= 1000));
+    }
+
+    #[test]
+    fn a_chunk_row_of_six_renditions_is_less_than_a_kilobyte() {
+        let rendition = |name: &str| RenditionChunk {
+            rendition: Rendition::new(name).expect("legal"),
+            init: "0123456789abcdef".into(),
+            bytes: 12_500_000,
+            duration_us: 10_000_000,
+        };
+        let renditions = ["source", "1080p60", "720p60", "480p", "360p", "audio"].map(rendition).to_vec();
+        let mut row = chunk(1_000_000, 100_000);
+        (row.at, row.duration, row.wall) = (900_000_000_000, 900_000, UnixMs(1_900_000_000_000));
+        row.renditions = renditions;
+        let bytes = serde_json::to_vec(&row).expect("plain data").len();
+        assert!(bytes < 1024, "{bytes}");
+    }
 }

@@ -1,0 +1,166 @@
+//! Keys of the embedded store: rows in, bytes out that sort as the rows do. Pure.
+//!
+//! Numbers are big-endian, for the engine compares bytes. Names end in 0x00, which no name holds and which is below all
+//! they hold, so that `alice` and `alice2` never mix. The chunk key has the parts of the cluster's table, bucket and all.
+
+use std::ops::Range;
+
+use crate::id::{BroadcastId, StreamId};
+
+/// Chunk numbers per bucket: an hour of 2 s chunks.
+const BUCKET: u64 = 1800;
+
+/// The tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Space {
+    Streams,
+    Epochs,
+    Broadcasts,
+    Chunks,
+}
+
+/// Marks what follows a stream's name in [`Space::Epochs`]: the log itself, and the same rows again by broadcast, so
+/// that a recording needs no walk over the whole life of its stream.
+const LOG: u8 = 0;
+const BY_BROADCAST: u8 = 1;
+
+pub(super) fn stream(stream: &StreamId) -> Vec<u8> {
+    stream.as_str().as_bytes().to_vec()
+}
+
+/// All streams after `after`.
+pub(super) fn streams(after: Option<&StreamId>) -> Range<Vec<u8>> {
+    let first = after.map_or(Vec::new(), |after| join(after, &[&[0]]));
+    first..vec![u8::MAX]
+}
+
+pub(super) fn epoch(stream: &StreamId, epoch: u64) -> Vec<u8> {
+    join(stream, &[&[LOG], &epoch.to_be_bytes()])
+}
+
+/// A stream's whole epoch log.
+pub(super) fn epochs(stream: &StreamId) -> Range<Vec<u8>> {
+    join(stream, &[&[LOG]])..join(stream, &[&[LOG + 1]])
+}
+
+pub(super) fn epoch_of(stream: &StreamId, broadcast: &BroadcastId, epoch: u64) -> Vec<u8> {
+    join(stream, &[&[BY_BROADCAST], broadcast.as_str().as_bytes(), &[0], &epoch.to_be_bytes()])
+}
+
+/// The epochs of one broadcast.
+pub(super) fn epochs_of(stream: &StreamId, broadcast: &BroadcastId) -> Range<Vec<u8>> {
+    let head = |end| join(stream, &[&[BY_BROADCAST], broadcast.as_str().as_bytes(), &[end]]);
+    head(0)..head(1)
+}
+
+/// The number at the end of an epoch's key.
+pub(super) fn epoch_number(key: &[u8]) -> Option<u64> {
+    key.last_chunk().map(|bytes| u64::from_be_bytes(*bytes))
+}
+
+pub(super) fn broadcast(stream: &StreamId, broadcast: &BroadcastId) -> Vec<u8> {
+    join(stream, &[&[0], broadcast.as_str().as_bytes()])
+}
+
+/// A stream's broadcasts before `before`, or all of them.
+pub(super) fn broadcasts(stream: &StreamId, before: Option<&BroadcastId>) -> Range<Vec<u8>> {
+    let end = match before {
+        Some(before) => self::broadcast(stream, before),
+        None => join(stream, &[&[1]]),
+    };
+    join(stream, &[&[0]])..end
+}
+
+pub(super) fn chunk(stream: &StreamId, broadcast: &BroadcastId, k: u64, epoch: u64) -> Vec<u8> {
+    let (bucket, k, epoch) = ((k / BUCKET).to_be_bytes(), k.to_be_bytes(), epoch.to_be_bytes());
+    join(stream, &[&[0], broadcast.as_str().as_bytes(), &[0], &bucket, &k, &epoch])
+}
+
+/// A broadcast's chunks from number `from` to before `before`, over all buckets and epochs. Empty when turned round.
+pub(super) fn chunks(stream: &StreamId, broadcast: &BroadcastId, from: u64, before: Option<u64>) -> Range<Vec<u8>> {
+    let end = match before {
+        Some(before) => chunk(stream, broadcast, before.max(from), 0),
+        None => join(stream, &[&[0], broadcast.as_str().as_bytes(), &[1]]),
+    };
+    chunk(stream, broadcast, from, 0)..end
+}
+
+/// The chunk number in a chunk's key.
+pub(super) fn chunk_number(key: &[u8]) -> Option<u64> {
+    key.last_chunk::<16>().and_then(|tail| tail.first_chunk()).map(|bytes| u64::from_be_bytes(*bytes))
+}
+
+/// Writes a key for people.
+pub(super) fn show(space: Space, key: &[u8]) -> String {
+    let number = |from_end: usize| {
+        let bytes = key.len().checked_sub(from_end).and_then(|at| key[at..].first_chunk());
+        bytes.map_or(0, |bytes| u64::from_be_bytes(*bytes))
+    };
+    let head = |cut: usize| {
+        let names = key[..key.len().saturating_sub(cut)].split(|&byte| byte < b' ').filter(|name| !name.is_empty());
+        names.map(|name| name.escape_ascii().to_string()).collect::<Vec<_>>().join("/")
+    };
+    match space {
+        Space::Streams => format!("stream {}", head(0)),
+        Space::Broadcasts => format!("broadcast {}", head(0)),
+        Space::Epochs => format!("epoch {} of {}", number(8), head(8)),
+        Space::Chunks => format!("chunk {} of epoch {} of {}", number(16), number(8), head(24)),
+    }
+}
+
+fn join(owner: &StreamId, parts: &[&[u8]]) -> Vec<u8> {
+    let mut key = stream(owner);
+    parts.iter().for_each(|part| key.extend_from_slice(part));
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn names() -> impl Strategy<Value = (StreamId, BroadcastId)> {
+        ("[a-c][a-c0_-]{0,3}", "[a-b0]{1,3}").prop_map(|(stream, broadcast)| {
+            (StreamId::new(&stream).expect("legal"), BroadcastId::new(&broadcast).expect("legal"))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn chunk_keys_sort_as_their_rows((sa, ba) in names(), (sb, bb) in names(), a in numbers(), b in numbers()) {
+            let (key_a, key_b) = (chunk(&sa, &ba, a.0, a.1), chunk(&sb, &bb, b.0, b.1));
+            if (&sa, &ba) == (&sb, &bb) {
+                prop_assert_eq!(a.cmp(&b), key_a.cmp(&key_b));
+            }
+            // A range holds its own broadcast's rows and no other's.
+            let inside = chunks(&sa, &ba, b.0, None).contains(&key_b);
+            prop_assert_eq!(inside, (&sa, &ba) == (&sb, &bb));
+            prop_assert_eq!(chunk_number(&key_a), Some(a.0));
+        }
+
+        #[test]
+        fn epoch_ranges_hold_their_own_rows_alone((sa, ba) in names(), (sb, bb) in names(), n in any::<u64>()) {
+            prop_assert_eq!(epochs(&sa).contains(&epoch(&sb, n)), sa == sb);
+            prop_assert_eq!(epochs_of(&sa, &ba).contains(&epoch_of(&sb, &bb, n)), (&sa, &ba) == (&sb, &bb));
+            prop_assert!(!epochs(&sa).contains(&epoch_of(&sb, &bb, n)));
+            prop_assert!(!epochs_of(&sa, &ba).contains(&epoch(&sb, n)));
+            prop_assert_eq!(broadcasts(&sa, None).contains(&broadcast(&sb, &bb)), sa == sb);
+            prop_assert_eq!(epoch_number(&epoch(&sa, n)), Some(n));
+        }
+    }
+
+    fn numbers() -> impl Strategy<Value = (u64, u64)> {
+        (prop_oneof![0u64..4000, any::<u64>()], prop_oneof![0u64..3, any::<u64>()])
+    }
+
+    #[test]
+    fn keys_are_shown_in_words() {
+        let (stream, broadcast) = (StreamId::new("alice").expect("legal"), BroadcastId::new("01b").expect("legal"));
+        let (row, log) = (chunk(&stream, &broadcast, 1800, 3), epoch(&stream, 7));
+        assert_eq!(show(Space::Chunks, &row), "chunk 1800 of epoch 3 of alice/01b");
+        assert_eq!(show(Space::Epochs, &log), "epoch 7 of alice");
+        assert_eq!(show(Space::Epochs, &epoch_of(&stream, &broadcast, 7)), "epoch 7 of alice/01b");
+        assert_eq!(show(Space::Chunks, b"x"), "chunk 0 of epoch 0 of ");
+    }
+}

@@ -1,0 +1,65 @@
+//! What can be seen only from within: damaged rows.
+
+use super::*;
+use crate::time::UnixMs;
+
+fn ids() -> (StreamId, BroadcastId) {
+    (StreamId::new("alice").expect("legal"), BroadcastId::new("01b").expect("legal"))
+}
+
+async fn spoil(store: &Embedded, space: Space, key: Vec<u8>) {
+    store
+        .write(Check::Nothing, vec![Put { space, key, value: Some(b"{\"k\":".to_vec()) }], true)
+        .await
+        .expect("written");
+}
+
+#[tokio::test]
+async fn a_damaged_row_is_named_and_others_stay_readable() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = Embedded::open(dir.path()).expect("opens");
+    let (alice, show) = ids();
+    for k in 0..5 {
+        let row =
+            ChunkRow { k, epoch: 1, at: 0, duration: 1, wall: UnixMs(0), discontinuity: false, renditions: vec![] };
+        store.put_chunk(&alice, &show, row).await.expect("written");
+    }
+    for name in ["alice", "bob"] {
+        let id = StreamId::new(name).expect("legal");
+        let row = StreamRow { id, key_hash: String::new(), created: UnixMs(0), settings: serde_json::Value::Null };
+        store.create_stream(row).await.expect("written");
+    }
+    for epoch in 1..=2 {
+        let (broadcast, node) = (show.clone(), "n".into());
+        let row = EpochRow { epoch, broadcast, k_start: 0, at: 0, wall: UnixMs(0), discontinuity: false, node };
+        store.take_epoch(&alice, row).await.expect("taken");
+    }
+    spoil(&store, Space::Chunks, keys::chunk(&alice, &show, 2, 1)).await;
+    spoil(&store, Space::Streams, keys::stream(&alice)).await;
+    spoil(&store, Space::Epochs, keys::epoch(&alice, 2)).await;
+    spoil(&store, Space::Epochs, keys::epoch_of(&alice, &show, 2)).await;
+
+    let named = |error: Error, name: &str| matches!(&error, Error::Damaged(what) if what.contains(name));
+    let (bob, limit) = (StreamId::new("bob").expect("legal"), 10);
+    assert!(named(store.stream(&alice).await.unwrap_err(), "stream alice"));
+    assert!(store.stream(&bob).await.expect("readable").is_some());
+    assert_eq!(store.streams(None, limit).await.expect("readable").len(), 1);
+    let ks: Vec<_> = store.chunks(&alice, &show, 0, 3).await.expect("readable").iter().map(|row| row.k).collect();
+    assert_eq!(ks, [0, 1, 3]);
+    let ks: Vec<_> = store.chunks_back(&alice, &show, None, 3).await.expect("readable").iter().map(|r| r.k).collect();
+    assert_eq!(ks, [4, 3, 1]);
+    // The epoch log has no gaps to offer: it fails, but its next number is still known.
+    assert!(named(store.last_epoch(&alice).await.unwrap_err(), "epoch 2 of alice"));
+    assert!(named(store.epochs(&alice, &show).await.unwrap_err(), "epoch 2 of alice/01b"));
+    let row = EpochRow {
+        epoch: 3,
+        broadcast: show.clone(),
+        k_start: 0,
+        at: 0,
+        wall: UnixMs(0),
+        discontinuity: false,
+        node: "n".into(),
+    };
+    store.take_epoch(&alice, row.clone()).await.expect("taken");
+    assert_eq!(store.last_epoch(&alice).await.expect("readable"), Some(row));
+}
