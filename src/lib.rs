@@ -11,3 +11,5 @@ pub mod media;
 pub mod store;
 
 pub mod config;
+
+pub mod cli;
