@@ -13,3 +13,7 @@ pub mod rtmp;
 pub mod store;
 
 pub mod auth;
+
+pub mod config;
+
+pub mod cli;

@@ -1,0 +1,282 @@
+//! The command line: arguments enter, one of the subcommands runs, an exit code leaves.
+//!
+//! `serve` and `check` work on the configuration; `stream` and `status` are clients of a running node's HTTP API and find
+//! its address and admin token by the same configuration. Exit codes: 0 done, 1 it failed (the reason is on standard
+//! error), 2 the command line is wrong.
+
+use std::{
+    ffi::OsString,
+    io::{IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    config::{self, Config},
+    id::StreamId,
+};
+
+mod client;
+pub mod log;
+mod plan;
+mod show;
+
+/// Live video and audio server: RTMP in, aligned HLS renditions out.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, disable_help_subcommand = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server.
+    Serve(Settings),
+    /// Tell what is wrong with the configuration, or what a node would do with it.
+    Check(Settings),
+    /// Make, list, show and delete streams of the running node.
+    Stream {
+        #[command(subcommand)]
+        action: Action,
+    },
+    /// Tell how the running node is.
+    Status(Remote),
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, Args)]
+struct Settings {
+    /// Configuration file; WEIR_CONFIG names it when this is absent, else the defaults count.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Set one key, such as rtmp.listen=127.0.0.1:1935 or 'ladder=[]'; may be given again.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+/// Which running node is meant.
+#[derive(Debug, Args)]
+struct Remote {
+    /// The node's address, such as http://127.0.0.1:8080; http.listen of the configuration when absent.
+    #[arg(long)]
+    url: Option<String>,
+    /// File with the admin token; admin.token in data.dir of the configuration when absent.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Print the node's answer as JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Make a stream and print what OBS needs; the key is not shown again.
+    Create(Named),
+    /// List the streams.
+    List(Remote),
+    /// Show one stream.
+    Show(Named),
+    /// Give a stream a new key; the old one stops working at once.
+    RotateKey(Named),
+    /// Delete a stream.
+    Delete(Named),
+}
+
+#[derive(Debug, Args)]
+struct Named {
+    /// The stream's name: 1 to 63 of a-z, 0-9, '-', '_'.
+    #[arg(value_parser = StreamId::new)]
+    name: StreamId,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Says why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("the configuration cannot be used:\n{0}")]
+    Config(#[from] config::Error),
+    #[error("cannot write logs: {0}")]
+    Log(#[from] log::Error),
+    #[error(transparent)]
+    Client(#[from] client::Error),
+    #[error("{0}")]
+    Serve(String),
+    #[error("cannot print the answer: {0}")]
+    Print(#[from] std::io::Error),
+}
+
+/// Runs the command that the arguments name; the first argument is the program.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are errors to clap, with code 0. Nothing is left to do when the terminal is gone.
+            _ = error.print();
+            return ExitCode::from(error.exit_code() as u8);
+        }
+    };
+    let done = match cli.command {
+        Command::Serve(settings) => serve(&settings),
+        Command::Check(settings) => check(&settings),
+        Command::Stream { action } => stream(action),
+        Command::Status(remote) => status(&remote),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // Who piped us into `head` has seen enough.
+        Err(Error::Print(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("weir: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Settings {
+    fn file(&self) -> Option<PathBuf> {
+        let variable = || std::env::var_os("WEIR_CONFIG").filter(|text| !text.is_empty()).map(PathBuf::from);
+        self.config.clone().or_else(variable)
+    }
+
+    fn load(&self) -> Result<Config, config::Error> {
+        // A name or value that is no text cannot be ours; one that is ours and not text is named as unreadable.
+        let text = |text: OsString| text.to_string_lossy().into_owned();
+        let environment = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
+        config::load(self.file().as_deref(), environment, &self.set)
+    }
+}
+
+fn serve(settings: &Settings) -> Result<(), Error> {
+    let config = settings.load()?;
+    log::init(config.log.format, &config.log.level)?;
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    start(config).map_err(Error::Serve)
+}
+
+/// Runs the node until it is told to stop; the text says why it could not.
+fn start(config: Config) -> Result<(), String> {
+    Err(format!("this build holds no server for {}", config.rtmp.listen))
+}
+
+fn check(settings: &Settings) -> Result<(), Error> {
+    let config = settings.load()?;
+    print(&plan::render(&config))
+}
+
+fn stream(action: Action) -> Result<(), Error> {
+    use serde_json::json;
+    match action {
+        Action::Create(Named { name, remote }) => {
+            let answer = remote.connect()?.post("/api/v1/streams", &json!({ "id": name }), &name)?;
+            remote.answer(&answer, show::created)
+        }
+        Action::List(remote) => {
+            let answer = remote.connect()?.get("/api/v1/streams", None)?;
+            remote.answer(&answer, show::list)
+        }
+        Action::Show(Named { name, remote }) => {
+            let answer = remote.connect()?.get(&format!("/api/v1/streams/{name}"), Some(&name))?;
+            remote.answer(&answer, show::fields)
+        }
+        Action::RotateKey(Named { name, remote }) => {
+            let path = format!("/api/v1/streams/{name}/rotate-key");
+            let answer = remote.connect()?.post(&path, &json!({}), &name)?;
+            remote.answer(&answer, show::created)
+        }
+        Action::Delete(Named { name, remote }) => {
+            let answer = remote.connect()?.delete(&format!("/api/v1/streams/{name}"), &name)?;
+            remote.answer(&answer, |_| format!("stream {name} is deleted\n"))
+        }
+    }
+}
+
+fn status(remote: &Remote) -> Result<(), Error> {
+    let answer = remote.connect()?.get("/api/v1/status", None)?;
+    remote.answer(&answer, show::status)
+}
+
+impl Remote {
+    fn connect(&self) -> Result<client::Client, Error> {
+        let config = self.settings.load()?;
+        let url = match &self.url {
+            Some(url) => url.clone(),
+            None => client::url_of(config.http.listen)?,
+        };
+        let token = self.token_file.clone().unwrap_or_else(|| config.data.dir.join("admin.token"));
+        Ok(client::Client::open(&url, &token)?)
+    }
+
+    /// Prints an answer for the person, or as it came.
+    fn answer(
+        &self,
+        answer: &serde_json::Value,
+        human: impl FnOnce(&serde_json::Value) -> String,
+    ) -> Result<(), Error> {
+        match self.json {
+            true => print(&format!("{answer:#}\n")),
+            false => print(&human(answer)),
+        }
+    }
+}
+
+fn print(text: &str) -> Result<(), Error> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+/// Tells whether a stream of output is a terminal that may be coloured (no-color.org).
+fn colour(out: &impl IsTerminal) -> bool {
+    out.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory, error::ErrorKind};
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_are_understood() {
+        for line in [
+            "weir serve",
+            "weir serve --config a.toml --set a=b --set c=[]",
+            "weir check --set ladder=[]",
+            "weir stream create alice",
+            "weir stream list --json",
+            "weir stream show alice --url http://127.0.0.1:1",
+            "weir stream rotate-key alice --token-file t",
+            "weir stream delete alice --config f",
+            "weir status --set data.dir=x",
+        ] {
+            Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn wrong_command_lines_are_usage_errors() {
+        for (line, kind) in [
+            ("weir", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
+            ("weir sreve", ErrorKind::InvalidSubcommand),
+            ("weir serve --confg x", ErrorKind::UnknownArgument),
+            ("weir stream create", ErrorKind::MissingRequiredArgument),
+            ("weir stream create ../etc", ErrorKind::ValueValidation),
+            ("weir stream show Alice", ErrorKind::ValueValidation),
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
+            assert_eq!((error.kind(), error.exit_code()), (kind, 2), "{line}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! What a node would do with a configuration, in words, for `weir check`. Pure.
+
+use std::fmt::Write;
+
+use crate::config::{Config, Family, Publish, text::print_duration};
+
+/// Tells what the node would do.
+pub fn render(config: &Config) -> String {
+    let mut text = String::from("configuration is fine\n");
+    let mut line = |what: &str, value: String| _ = writeln!(text, "  {what:<12} {value}");
+    let roles: Vec<_> = config.node.roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
+    line("node", format!("{}: {}", config.node.id, roles.join(", ")));
+    line(
+        "publishers",
+        format!(
+            "rtmp://{}/live, {}",
+            config.rtmp.listen,
+            match config.auth.publish {
+                Publish::Keys => "with a stream key",
+                Publish::Open => "WITHOUT a stream key",
+            }
+        ),
+    );
+    line("viewers", format!("http://{}/", config.http.listen));
+    line("other nodes", config.internal.listen.to_string());
+    line("data", config.data.dir.display().to_string());
+    line("chunks", format!("{} each, {} in a live playlist", print_duration(config.live.chunk), config.live.window));
+    line("reconnect", format!("within {}", print_duration(config.live.reconnect_window)));
+    line("renditions", ladder(config));
+    if !config.ladder.is_empty() {
+        let family = match config.transcode.family {
+            Family::Auto => "the first family that works here".into(),
+            family => format!("{family:?}").to_lowercase(),
+        };
+        line("encoder", format!("{family}, up to {:.0} % of the CPUs", config.transcode.cpu_share * 100.0));
+    }
+    for warning in config.warnings() {
+        _ = writeln!(text, "warning: {warning}");
+    }
+    text
+}
+
+fn ladder(config: &Config) -> String {
+    let rungs = config.ladder.iter().map(|rung| format!("{} at {} kb/s", rung.name(), rung.bitrate_kbps));
+    std::iter::once("source".into()).chain(rungs).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_told() {
+        let expected = "\
+configuration is fine
+  node         node-1: gateway, origin, edge
+  publishers   rtmp://0.0.0.0:1935/live, with a stream key
+  viewers      http://0.0.0.0:8080/
+  other nodes  127.0.0.1:8090
+  data         data
+  chunks       2s each, 15 in a live playlist
+  reconnect    within 60s
+  renditions   source, 720p at 2800 kb/s, 480p at 1200 kb/s, 360p at 700 kb/s, 160p at 250 kb/s
+  encoder      the first family that works here, up to 85 % of the CPUs
+";
+        assert_eq!(render(&Config::default()), expected);
+    }
+
+    #[test]
+    fn an_open_node_without_ladder_is_told() {
+        let mut config = Config::default();
+        config.ladder.clear();
+        config.auth.publish = Publish::Open;
+        let text = render(&config);
+        assert!(text.contains("renditions   source\n") && !text.contains("encoder"), "{text}");
+        assert!(text.contains("WITHOUT a stream key") && text.contains("\nwarning: auth.publish"), "{text}");
+    }
+}

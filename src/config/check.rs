@@ -1,0 +1,162 @@
+//! What is impossible although it can be read: values out of range, and values that do not go together. Pure.
+
+use std::{collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, time::Duration};
+
+use super::{Config, Internal, Publish, text::print_duration};
+use crate::id::Rendition;
+
+/// Something impossible: the keys it is about, the first one to blame, and the words.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Wrong {
+    pub keys: Vec<String>,
+    pub what: String,
+}
+
+impl Config {
+    /// Lists everything that is impossible.
+    pub(super) fn wrongs(&self) -> Vec<Wrong> {
+        let mut found = Found(Vec::new());
+        self.check_ranges(&mut found);
+        self.check_ladder(&mut found);
+        self.check_node(&mut found);
+        self.check_ports(&mut found);
+        found.0
+    }
+
+    /// Lists what is possible but dangerous, in words for the log.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut list = Vec::new();
+        if self.auth.publish == Publish::Open {
+            list.push(format!(
+                "auth.publish is \"open\": ANYONE who reaches {} can publish under any stream name",
+                self.rtmp.listen
+            ));
+        }
+        if !self.internal.listen.ip().is_loopback() {
+            list.push(format!(
+                "internal.listen is {}: only other nodes may reach it, keep it behind a firewall",
+                self.internal.listen
+            ));
+        }
+        list
+    }
+
+    fn check_ranges(&self, found: &mut Found) {
+        let second = Duration::from_secs;
+        found.duration("live.chunk", self.live.chunk, second(1)..=second(6));
+        found.duration("live.reconnect_window", self.live.reconnect_window, second(0)..=second(30 * 60));
+        found.duration("rtmp.idle_timeout", self.rtmp.idle_timeout, second(1)..=second(10 * 60));
+        found.duration("rtmp.first_media_timeout", self.rtmp.first_media_timeout, second(1)..=second(10 * 60));
+        // Six chunks are three target durations behind the edge (rfc8216 6.3.3) and as much to rewind.
+        found.number("live.window", self.live.window, 6..=150);
+        found.number("rtmp.half_open_max", self.rtmp.half_open_max, 16..=1_000_000);
+        found.number("rtmp.publishers_max", self.rtmp.publishers_max, 1..=100_000);
+        found.number("transcode.cpu_share", self.transcode.cpu_share, 0.05..=1.0);
+        if self.data.dir.as_os_str().is_empty() {
+            found.add("data.dir", "must name a folder");
+        }
+        if let Err(what) = check_level(&self.log.level) {
+            found.add("log.level", what);
+        }
+    }
+
+    fn check_ladder(&self, found: &mut Found) {
+        let mut names = BTreeMap::new();
+        for (i, rung) in self.ladder.iter().enumerate() {
+            let key = |field: &str| format!("ladder[{i}].{field}");
+            found.number(&key("height"), rung.height, 32..=4320);
+            if rung.height % 2 == 1 {
+                found.add(key("height"), format!("{} is odd, encoders need an even height", rung.height));
+            }
+            found.number(&key("bitrate_kbps"), rung.bitrate_kbps, 32..=100_000);
+            if let Some(fps) = rung.fps_max {
+                found.number(&key("fps_max"), fps, 1..=120);
+            }
+            let name = rung.name();
+            if let Err(error) = Rendition::new(&name) {
+                found.add(key("name"), error.to_string());
+            } else if ["source", "audio"].contains(&name.as_str()) {
+                found.add(key("name"), format!("{name:?} is taken by a rendition that always has that name"));
+            }
+            if let Some(first) = names.insert(name.clone(), i) {
+                let what = format!("two rungs are named {name:?}: ladder[{first}] and ladder[{i}]; give one a `name`");
+                let field = if rung.name.is_some() { "name" } else { "height" };
+                found.0.push(Wrong { keys: vec![key(field), format!("ladder[{first}]")], what });
+            }
+        }
+        if self.ladder.len() > 16 {
+            found.add("ladder", format!("has {} rungs, at most 16 are possible", self.ladder.len()));
+        }
+    }
+
+    fn check_node(&self, found: &mut Found) {
+        if self.node.roles.is_empty() {
+            found.add("node.roles", "is empty, a node needs at least one of \"gateway\", \"origin\", \"edge\"");
+        }
+        let mut roles = self.node.roles.clone();
+        roles.sort();
+        if let Some(pair) = roles.windows(2).find(|pair| pair[0] == pair[1]) {
+            found.add("node.roles", format!("names {:?} twice", format!("{:?}", pair[0]).to_lowercase()));
+        }
+        // A node's id becomes part of store keys, as a rendition's name does: the same rule.
+        if Rendition::new(&self.node.id).is_err() {
+            let rule = "1 to 32 of a-z, 0-9, '-', '_', starting with a letter or digit";
+            found.add("node.id", format!("{:?} is not legal: {rule}", self.node.id));
+        }
+    }
+
+    fn check_ports(&self, found: &mut Found) {
+        let Internal { listen: internal } = self.internal;
+        let all = [("rtmp.listen", self.rtmp.listen), ("http.listen", self.http.listen), ("internal.listen", internal)];
+        for (i, (key, address)) in all.iter().enumerate() {
+            for (earlier, other) in &all[..i] {
+                if overlap(*address, *other) {
+                    let what = format!("{earlier} and {key} both want port {}", address.port());
+                    found.0.push(Wrong { keys: vec![key.to_string(), earlier.to_string()], what });
+                }
+            }
+        }
+    }
+}
+
+/// Tells whether two sockets cannot both be bound. Port 0 is "any free port" and never overlaps.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let meet = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() == b.port() && a.port() != 0 && meet
+}
+
+/// A list of `LEVEL` or `TARGET=LEVEL`, separated by commas.
+fn check_level(text: &str) -> Result<(), String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    for part in text.split(',') {
+        let (target, level) = part.split_once('=').map_or(("any", part), |(target, level)| (target, level));
+        if target.is_empty() || !LEVELS.contains(&level) {
+            return Err(format!(
+                "{part:?} is not one of {}, nor a module and one of them, such as \"weir::rtmp=debug\"",
+                LEVELS.join(", ")
+            ));
+        }
+    }
+    Ok(())
+}
+
+struct Found(Vec<Wrong>);
+
+impl Found {
+    fn add(&mut self, key: impl Into<String>, what: impl Into<String>) {
+        self.0.push(Wrong { keys: vec![key.into()], what: what.into() });
+    }
+
+    fn number<T: PartialOrd + std::fmt::Display>(&mut self, key: &str, value: T, range: RangeInclusive<T>) {
+        if !range.contains(&value) {
+            self.add(key, format!("{value} is out of range, {} to {} are possible", range.start(), range.end()));
+        }
+    }
+
+    fn duration(&mut self, key: &str, value: Duration, range: RangeInclusive<Duration>) {
+        if !range.contains(&value) {
+            let [value, from, to] = [value, *range.start(), *range.end()].map(print_duration);
+            self.add(key, format!("{value} is out of range, {from} to {to} are possible"));
+        }
+    }
+}

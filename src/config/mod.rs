@@ -1,0 +1,261 @@
+//! What an operator can decide: one tree of settings with a default for each, read once at start.
+//!
+//! The file, the environment and `--set` enter through [`load`]; a complete and possible [`Config`] leaves, or every
+//! fault at once, each with its place, its key and what to write instead. `main` drives it. Nothing here opens a socket
+//! or changes a file, and nothing else in the program reads the environment.
+//!
+//! The serialised default is the list of valid keys, so a setting is added by adding a field and its line in
+//! `config/weir.toml` (a test compares the two).
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+mod check;
+mod load;
+pub mod text;
+
+pub use load::{Error, Fault, Place, VARIABLES, keys, load, parse};
+
+/// Every setting of a node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The encoded renditions, in any order; those above the source are left out. Empty: source only.
+    pub ladder: Vec<Rung>,
+    pub rtmp: Rtmp,
+    pub http: Http,
+    pub internal: Internal,
+    pub data: Data,
+    pub auth: Auth,
+    pub live: Live,
+    pub node: Node,
+    pub transcode: Transcode,
+    pub log: Log,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let rung = |height, bitrate_kbps| Rung { height, bitrate_kbps, fps_max: None, name: None };
+        Self {
+            ladder: vec![rung(720, 2800), rung(480, 1200), rung(360, 700), rung(160, 250)],
+            rtmp: Rtmp::default(),
+            http: Http::default(),
+            internal: Internal::default(),
+            data: Data::default(),
+            auth: Auth::default(),
+            live: Live::default(),
+            node: Node::default(),
+            transcode: Transcode::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+/// One encoded rendition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rung {
+    /// Lines of the picture's shorter side, even.
+    pub height: u32,
+    /// Average video bitrate in kb/s.
+    pub bitrate_kbps: u32,
+    /// Frames per second are lowered to this, never raised.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fps_max: Option<u32>,
+    /// The rendition's name in URLs; the height and `p` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+impl Rung {
+    /// The rendition's name: the one given, else `720p` for a height of 720.
+    pub fn name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| format!("{}p", self.height))
+    }
+}
+
+/// Where publishers connect, and how long a quiet one is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rtmp {
+    #[serde(with = "text::address")]
+    pub listen: SocketAddr,
+    /// A publisher that sends nothing for this long is closed.
+    #[serde(with = "text::duration")]
+    pub idle_timeout: Duration,
+    /// An accepted publisher must send its first media within this.
+    #[serde(with = "text::duration")]
+    pub first_media_timeout: Duration,
+    /// Connections that do not publish yet; one more closes the oldest of them.
+    pub half_open_max: u32,
+    /// Publishers at once; one more is refused with words.
+    pub publishers_max: u32,
+}
+
+impl Default for Rtmp {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 1935)),
+            idle_timeout: Duration::from_secs(6),
+            first_media_timeout: Duration::from_secs(20),
+            half_open_max: 8192,
+            publishers_max: 1000,
+        }
+    }
+}
+
+/// Where viewers and the API are answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    #[serde(with = "text::address")]
+    pub listen: SocketAddr,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([0, 0, 0, 0], 8080)) }
+    }
+}
+
+/// Where other nodes connect; never public.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Internal {
+    #[serde(with = "text::address")]
+    pub listen: SocketAddr,
+}
+
+impl Default for Internal {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8090)) }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Data {
+    /// The folder of chunks, rows and the admin token; made when absent. Relative to the working folder.
+    pub dir: PathBuf,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self { dir: "data".into() }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Auth {
+    pub publish: Publish,
+}
+
+/// Who may publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Publish {
+    /// Who knows the key of a stream that exists.
+    #[default]
+    Keys,
+    /// Anyone, under any legal stream name: for a trusted network and for tests.
+    Open,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Live {
+    /// The length of a chunk, 1 s to 6 s.
+    #[serde(with = "text::duration")]
+    pub chunk: Duration,
+    /// Chunks in a live playlist.
+    pub window: u32,
+    /// An encoder that comes back within this continues its broadcast.
+    #[serde(with = "text::duration")]
+    pub reconnect_window: Duration,
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Self { chunk: Duration::from_secs(2), window: 15, reconnect_window: Duration::from_secs(60) }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Node {
+    /// The node's name, unique in its cluster.
+    pub id: String,
+    pub roles: Vec<Role>,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self { id: "node-1".into(), roles: vec![Role::Gateway, Role::Origin, Role::Edge] }
+    }
+}
+
+/// What a node does (DESIGN section 1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Holds the streamers' connections.
+    Gateway,
+    /// Runs lines and answers from live memory and store.
+    Origin,
+    /// Answers viewers from a pull cache.
+    Edge,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Transcode {
+    pub family: Family,
+    /// The part of all CPUs that encoders may take, 0.05 to 1; above it the lowest-value rungs are shed.
+    pub cpu_share: f64,
+    /// A folder of pipeline descriptions to use instead of the built-in ones.
+    #[serde(with = "text::folder")]
+    pub pipelines: Option<PathBuf>,
+}
+
+impl Default for Transcode {
+    fn default() -> Self {
+        Self { family: Family::Auto, cpu_share: 0.85, pipelines: None }
+    }
+}
+
+/// Which encoders are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// The first family whose elements exist and encode a test frame.
+    #[default]
+    Auto,
+    X264,
+    Vaapi,
+    Nvenc,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug`, `trace` or `off`; also per module: `info,weir::rtmp=debug`.
+    pub level: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".into() }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}

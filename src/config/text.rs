@@ -1,0 +1,118 @@
+//! Values that are written as text in a configuration: durations, addresses, an optional folder.
+//!
+//! Each submodule is for `#[serde(with = "...")]`, so that a field keeps its plain type. Pure.
+
+use std::{fmt::Display, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+/// Reads a whole number and its unit (`ms`, `s`, `m`, `h`), such as `500ms` or `2s`.
+pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+    let wrong = || format!("{text:?} is not a duration: a whole number and ms, s, m or h, such as \"2s\" or \"500ms\"");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(unit_ms).map(std::time::Duration::from_millis).ok_or_else(wrong)
+}
+
+/// Writes a duration in the largest unit that keeps it whole; less than a millisecond is dropped.
+pub fn print_duration(duration: std::time::Duration) -> String {
+    let ms = duration.as_millis();
+    match ms {
+        0 => "0s".into(),
+        _ if ms % 3_600_000 == 0 => format!("{}h", ms / 3_600_000),
+        _ if ms % 60_000 == 0 && ms > 60_000 => format!("{}m", ms / 60_000),
+        _ if ms % 1_000 == 0 => format!("{}s", ms / 1_000),
+        _ => format!("{ms}ms"),
+    }
+}
+
+/// A `std::time::Duration` as `"2s"`.
+pub mod duration {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(value: &std::time::Duration, to: S) -> Result<S::Ok, S::Error> {
+        print_duration(*value).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<std::time::Duration, D::Error> {
+        parse_duration(&String::deserialize(from)?).map_err(D::Error::custom)
+    }
+}
+
+/// A `std::net::SocketAddr` as `"0.0.0.0:1935"` or `"[::]:1935"`.
+pub mod address {
+    use super::*;
+    use std::net::SocketAddr;
+
+    pub fn serialize<S: Serializer>(value: &impl Display, to: S) -> Result<S::Ok, S::Error> {
+        value.to_string().serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
+        let text = String::deserialize(from)?;
+        SocketAddr::from_str(&text).map_err(|_| {
+            D::Error::custom(format!(
+                "{text:?} is not an IP address and port, such as \"0.0.0.0:1935\" or \"[::]:1935\""
+            ))
+        })
+    }
+}
+
+/// An optional folder; the empty text is none.
+pub mod folder {
+    use super::*;
+    use std::path::PathBuf;
+
+    pub fn serialize<S: Serializer>(value: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+        value.clone().unwrap_or_default().serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+        let text = String::deserialize(from)?;
+        Ok((!text.is_empty()).then(|| text.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn durations_read_and_print() {
+        for (text, ms, printed) in [
+            ("2s", 2_000, "2s"),
+            ("500ms", 500, "500ms"),
+            ("1500ms", 1_500, "1500ms"),
+            ("1000ms", 1_000, "1s"),
+            ("60s", 60_000, "60s"),
+            ("1m", 60_000, "60s"),
+            ("90s", 90_000, "90s"),
+            ("10m", 600_000, "10m"),
+            ("2h", 7_200_000, "2h"),
+            ("0s", 0, "0s"),
+        ] {
+            let read = parse_duration(text).unwrap();
+            assert_eq!(read, Duration::from_millis(ms), "{text}");
+            assert_eq!(print_duration(read), printed, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_duration_is_refused_with_words() {
+        for text in
+            ["", "2", "s", "-2s", "1.5s", "2 s", "2S", "2d", "1m30s", "99999999999999999h", "99999999999999999999s"]
+        {
+            let message = parse_duration(text).expect_err(text);
+            assert!(message.contains(&format!("{text:?}")) && message.contains("\"2s\""), "{message}");
+        }
+    }
+}
