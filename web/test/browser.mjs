@@ -26,9 +26,12 @@ export async function open(browser, options = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options });
   const page = await context.newPage();
   const seen = { errors: [], cspViolations: [] };
-  const note = (text) => (/Content Security Policy/i.test(text) ? seen.cspViolations : seen.errors).push(text);
+  const note = (text) => {
+    const list = /Content Security Policy/i.test(text) ? seen.cspViolations : seen.errors;
+    if (!list.includes(text)) list.push(text);
+  };
   page.on('console', (message) => {
-    if (message.type() === 'error') note(message.text());
+    if (message.type() === 'error') note(`${message.text()} ${message.location().url}`.trim());
   });
   page.on('pageerror', (error) => seen.errors.push(String(error)));
   return { page, seen };

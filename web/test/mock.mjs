@@ -49,10 +49,12 @@ async function makeChunks() {
     '-map', '0:v', '-map', '0:v', '-map', '1:a',
     '-c:v', 'libx264', '-preset', 'ultrafast', '-g', '60', '-keyint_min', '60', '-sc_threshold', '0', '-pix_fmt', 'yuv420p',
     '-b:v:0', '1500k', '-b:v:1', '600k', '-filter:v:1', 'scale=854:480', '-c:a', 'aac', '-b:a', '96k',
-    '-f', 'hls', '-hls_time', '2', '-hls_segment_type', 'fmp4', '-hls_list_size', '0', '-hls_fmp4_init_filename', 'init.mp4',
+    '-f', 'hls', '-hls_time', '2', '-hls_segment_type', 'fmp4', '-hls_list_size', '0',
     '-var_stream_map', 'v:0,agroup:a,name:source v:1,agroup:a,name:480p a:0,agroup:a,name:audio',
     '-hls_segment_filename', join(making, '%v', '%d.m4s'), join(making, '%v', 'index.m3u8'),
   ]);
+  // ffmpeg numbers the init files by variant.
+  for (const [i, name] of ['source', '480p', 'audio'].entries()) await rename(join(making, name, `init_${i}.mp4`), join(making, name, 'init.mp4'));
   await rename(making, folder).catch(() => rm(making, { recursive: true }));
   return folder;
 }

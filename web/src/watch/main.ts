@@ -21,6 +21,7 @@ const curtainText = byId('curtain-text', HTMLElement);
 const chip = byId('chip', HTMLElement);
 const unmute = byId('unmute', HTMLButtonElement);
 const choice = byId('choice', HTMLElement);
+const qualityButton = byId('quality-button', HTMLElement);
 const badge = byId('badge', HTMLElement);
 const started = byId('started', HTMLElement);
 const announcer = byId('announcer', HTMLElement);
@@ -97,7 +98,9 @@ function draw(): void {
   setText(badge, BADGES[phase]);
   document.title = phase === 'live' ? `● ${id} · Weir` : `${id} · Weir`;
   unmute.hidden = !player.mutedByBrowser;
-  setText(choice, describeChoice(player));
+  const chosen = describeChoice(player);
+  setText(choice, chosen);
+  qualityButton.setAttribute('aria-label', `Quality: ${chosen}`);
   drawStream();
 }
 
