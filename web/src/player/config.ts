@@ -1,5 +1,5 @@
 /** How hls.js is set: plain live HLS, three target durations behind the edge, patient with a server that is gone for a while. */
-import type { HlsConfig, LoadPolicy } from 'hls.js';
+import type { HlsConfig, LoadPolicy, RetryConfig } from 'hls.js';
 import workerPath from 'hls.js/dist/hls.worker.js?url';
 
 /**
@@ -7,12 +7,20 @@ import workerPath from 'hls.js/dist/hls.worker.js?url';
  * for the player's own recovery.
  */
 function patient(maxNumRetry: number): LoadPolicy {
+  const errorRetry: RetryConfig = {
+    maxNumRetry,
+    retryDelayMs: 500,
+    maxRetryDelayMs: 4_000,
+    backoff: 'exponential',
+    // A refused connection (status 0) is fatal to hls.js while the browser is online. Here it is a server that restarts.
+    shouldRetry: (_config, count, _timeout, response, retry) => retry || (response?.code === 0 && count < maxNumRetry),
+  };
   return {
     default: {
       maxTimeToFirstByteMs: 8_000,
       maxLoadTimeMs: 20_000,
       timeoutRetry: { maxNumRetry: 3, retryDelayMs: 0, maxRetryDelayMs: 0 },
-      errorRetry: { maxNumRetry, retryDelayMs: 500, maxRetryDelayMs: 4_000, backoff: 'exponential' },
+      errorRetry,
     },
   };
 }

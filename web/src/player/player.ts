@@ -19,6 +19,9 @@ const SAMPLE_MS = 50;
 /** A playhead that stands this long while it should move gets a new hls.js instance. */
 const STUCK_MS = 10_000;
 
+/** After a halt this long the media in between is lost, and play goes on at the edge with next to no buffer. */
+const LONG_STALL_MS = 3_000;
+
 /** A second decoding error this soon after the first is not helped by the same remedy. */
 const MEDIA_ERROR_APART_MS = 5_000;
 
@@ -70,6 +73,8 @@ export class Player {
   #movedSinceLoad = false;
   #stillSinceMs: number | null = null;
   #mediaErrorMs = Number.NEGATIVE_INFINITY;
+  /** Since when play is held back to fill the buffer after a long halt; null when it is not. */
+  #heldSinceMs: number | null = null;
   /** The quality chosen by hand, by id so that it survives a new instance; null is automatic. */
   #chosen: string | null = null;
 
@@ -107,7 +112,17 @@ export class Player {
     if (video.ended) return 'ended';
     if (!this.#movedSinceLoad) return this.blocked ? 'moving' : 'loading';
     if (video.paused && !this.#wantsPlay) return 'moving';
-    return this.stallMeter.stalled || video.readyState < HTMLMediaElement.HAVE_FUTURE_DATA ? 'still' : 'moving';
+    return this.holding || this.stallMeter.stalled || video.readyState < HTMLMediaElement.HAVE_FUTURE_DATA ? 'still' : 'moving';
+  }
+
+  /** Whether media is there again after a long halt and play waits for the buffer to fill. */
+  get holding(): boolean {
+    return this.#heldSinceMs !== null;
+  }
+
+  /** Whether there is a picture to show, if only the last one. */
+  get pictured(): boolean {
+    return this.#movedSinceLoad && this.video.videoWidth > 0;
   }
 
   /** Plays this address; a playlist loaded before is dropped. */
@@ -183,6 +198,7 @@ export class Player {
     this.#drop();
     this.#movedSinceLoad = false;
     this.#stillSinceMs = null;
+    this.#release();
     if (Hls.isSupported()) {
       const hls = new Hls(hlsConfig);
       this.hls = hls;
@@ -260,6 +276,13 @@ export class Player {
         return;
       }
     }
+    if (data.type === ErrorTypes.NETWORK_ERROR && hls.levels.length > 0 && this.motion === 'moving') {
+      // What is buffered still plays; a new instance would throw it away.
+      this.fatalErrors += 1;
+      clearTimeout(this.#retry);
+      this.#retry = setTimeout(() => hls.startLoad(), backoffMs(RETRY, 0, Math.random()));
+      return;
+    }
     this.#fail(data.details);
   }
 
@@ -283,6 +306,7 @@ export class Player {
   }
 
   #note(text: string): void {
+    if (this.errors.at(-1) === text) return;
     this.errors.push(text);
     if (this.errors.length > 40) this.errors.shift();
   }
@@ -290,17 +314,19 @@ export class Player {
   #sample(): void {
     const { video, stallMeter } = this;
     const nowMs = performance.now();
-    const stalledBefore = stallMeter.stalled;
+    const { stalled: stalledBefore, played: playedBefore } = stallMeter;
     stallMeter.handle({
       nowMs,
       position: video.currentTime,
-      mayRest: video.paused || video.ended || video.seeking || this.#url === null || !this.#movedSinceLoad,
+      mayRest: video.paused || video.ended || video.seeking || this.holding || !this.#movedSinceLoad,
     });
     if (!this.#movedSinceLoad && !video.paused && !video.seeking && video.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA && video.played.length > 0) {
       this.#movedSinceLoad = true;
       this.#onChange();
     }
-    if (stalledBefore !== stallMeter.stalled) this.#onChange();
+    if (stalledBefore && !stallMeter.stalled && (stallMeter.stalls.at(-1)?.durationMs ?? 0) >= LONG_STALL_MS) this.#hold(nowMs);
+    this.#maybeRelease(nowMs);
+    if (stalledBefore !== stallMeter.stalled || playedBefore !== stallMeter.played) this.#onChange();
 
     const stuck = this.#url !== null && this.#wantsPlay && !this.blocked && (this.motion === 'still' || this.motion === 'loading');
     if (!stuck) {
@@ -309,6 +335,32 @@ export class Player {
     } else if (this.#stillSinceMs === null) {
       this.#stillSinceMs = nowMs;
     }
+  }
+
+  /** Holds play back by its rate: pausing would look like the viewer's pause. */
+  #hold(nowMs: number): void {
+    if (this.hls === null || this.video.paused || this.buffer >= 2 * this.#chunkSeconds) return;
+    this.#heldSinceMs = nowMs;
+    this.video.playbackRate = 0;
+    this.#onChange();
+  }
+
+  #maybeRelease(nowMs: number): void {
+    if (this.#heldSinceMs === null) return;
+    const full = this.buffer >= 2 * this.#chunkSeconds - 0.2;
+    const tooLong = nowMs - this.#heldSinceMs > 3_000 * this.#chunkSeconds;
+    if (full || tooLong || this.video.paused) this.#release();
+  }
+
+  #release(): void {
+    if (this.#heldSinceMs === null) return;
+    this.#heldSinceMs = null;
+    this.video.playbackRate = 1;
+    this.#onChange();
+  }
+
+  get #chunkSeconds(): number {
+    return this.hls?.latestLevelDetails?.targetduration ?? 2;
   }
 
   /** How long the playhead has stood although it should move, milliseconds. */
@@ -326,9 +378,8 @@ export class Player {
   #liveEdgeStart(): number {
     const { hls, video } = this;
     const sync = hls?.liveSyncPosition;
-    const target = hls?.latestLevelDetails?.targetduration ?? 2;
     // One and a half chunks of tolerance: the playhead is nowhere near exact.
-    if (sync !== null && sync !== undefined) return sync - target * 1.5;
+    if (sync !== null && sync !== undefined) return sync - this.#chunkSeconds * 1.5;
     return this.#native && video.seekable.length > 0 ? video.seekable.end(video.seekable.length - 1) - 10 : Number.NaN;
   }
 

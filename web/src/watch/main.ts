@@ -86,10 +86,13 @@ function draw(): void {
   const covering = phase !== 'live' && motion !== 'moving';
   const said = words(phase, id);
   page.dataset['phase'] = phase;
-  page.dataset['picture'] = seen && motion !== 'idle' ? 'yes' : 'no';
+  page.dataset['picture'] = player.pictured ? 'yes' : 'no';
   page.dataset['sound'] = stream?.mode === 'audio-only' ? 'only' : 'with-picture';
   curtain.hidden = !(covering && said !== null);
-  chip.hidden = covering || phase !== 'away';
+  page.dataset['covered'] = curtain.hidden ? 'no' : 'yes';
+  const chipText = !curtain.hidden ? '' : phase === 'away' ? 'Streamer is away' : player.holding ? 'Coming back' : '';
+  setText(chip, chipText);
+  chip.hidden = chipText === '';
   if (said !== null) {
     setText(curtainTitle, said.title);
     setText(curtainText, said.text);
@@ -97,7 +100,7 @@ function draw(): void {
   setText(announcer, said === null ? `${id} is live` : `${said.title}. ${said.text}`);
   setText(badge, BADGES[phase]);
   document.title = phase === 'live' ? `● ${id} · Weir` : `${id} · Weir`;
-  unmute.hidden = !player.mutedByBrowser;
+  unmute.hidden = !player.mutedByBrowser || !curtain.hidden;
   const chosen = describeChoice(player);
   setText(choice, chosen);
   qualityButton.setAttribute('aria-label', `Quality: ${chosen}`);
@@ -139,6 +142,7 @@ function drawStream(): void {
 }
 
 function behind(): number | null {
+  if (player.motion !== 'moving' || player.video.paused) return null;
   const madeMs = player.pictureMs;
   if (madeMs !== null) return (Date.now() + clockOffsetMs - madeMs) / 1000;
   return player.latency;
@@ -160,7 +164,7 @@ function drawReadings(): void {
   signal.dataset['health'] = health;
   setText(readings.health, HEALTH_WORDS[health]);
   setText(readings.behind, describeBehind(reading));
-  setText(readings.buffer, seconds(reading.buffer));
+  setText(readings.buffer, reading.moving ? seconds(reading.buffer) : '–');
   setText(readings.quality, describeQuality(player));
   setText(readings.dropped, total === 0 ? '–' : `${dropped} of ${total}`);
   setText(readings.stalls, String(player.stallMeter.count));
@@ -177,7 +181,7 @@ byId('controls', HTMLElement).addEventListener('mediaseektoliverequest', (event)
 setInterval(() => {
   drive();
   drawReadings();
-  drawStream();
+  draw();
 }, 500);
 poll(async () => {
   handleAnswer(await fetchStream(id));

@@ -29,7 +29,7 @@ export const HEALTH_WORDS: Record<Health, string> = {
   good: 'Playing smoothly',
   fair: 'Playing, with trouble',
   poor: 'Waiting for data',
-  none: 'Not playing',
+  none: 'Nothing is playing',
 };
 
 /** `720p · 30 fps · 3.0 Mb/s`, or a dash. */
