@@ -1,0 +1,110 @@
+/** The page of who is live: cards, refreshed every ten seconds, and how to stream from OBS. */
+import '../style/base.css';
+import '../style/home.css';
+import { fetchLive, type Stream } from '../shared/api';
+import { art } from '../shared/art';
+import { backoffMs, poll } from '../shared/backoff';
+import { byId, make, setText } from '../shared/dom';
+import { quality, since } from '../shared/format';
+
+const REFRESH = { firstMs: 10_000, longestMs: 10_000 };
+const RETRY = { firstMs: 2_000, longestMs: 10_000 };
+
+const cards = byId('cards', HTMLElement);
+const empty = byId('empty', HTMLElement);
+const summary = byId('summary', HTMLElement);
+const how = byId('how', HTMLDetailsElement);
+const server = byId('server', HTMLInputElement);
+const copyServer = byId('copy-server', HTMLButtonElement);
+
+interface Card {
+  link: HTMLElement;
+  badge: HTMLElement;
+  line: HTMLElement;
+}
+
+/** Cards by stream, kept from one refresh to the next so that focus and drawings stay. */
+const shown = new Map<string, Card>();
+let failures = 0;
+let answered = false;
+
+function draw(streams: Stream[], clockOffsetMs: number): void {
+  const live = streams.filter((stream) => stream.state !== 'offline');
+  const ids = new Set(live.map((stream) => stream.id));
+  for (const [id, card] of shown) {
+    if (ids.has(id)) continue;
+    card.link.parentElement?.remove();
+    shown.delete(id);
+  }
+  for (const stream of live) {
+    let card = shown.get(stream.id);
+    if (card === undefined) {
+      card = makeCard(stream.id);
+      shown.set(stream.id, card);
+    }
+    card.badge.dataset['state'] = stream.state;
+    setText(card.badge, stream.state === 'away' ? 'Away' : 'Live');
+    setText(card.line, describe(stream, Date.now() + clockOffsetMs));
+  }
+  cards.hidden = live.length === 0;
+  empty.hidden = live.length > 0;
+  setText(summary, live.length === 0 ? '' : live.length === 1 ? 'one stream' : `${live.length} streams`);
+  if (!answered) how.open = live.length === 0;
+  answered = true;
+}
+
+function makeCard(id: string): Card {
+  const badge = make('span', 'badge');
+  const line = make('p', 'card-line');
+  const link = make(
+    'a',
+    'card',
+    make('div', 'card-picture', art(id), badge),
+    make('div', 'card-body', make('h2', 'card-name', id), line),
+  );
+  link.href = `/watch/${encodeURIComponent(id)}`;
+  cards.append(make('li', '', link));
+  return { link, badge, line };
+}
+
+/** `live for 12 min · up to 720p`. */
+function describe(stream: Stream, nowMs: number): string {
+  const parts: string[] = [];
+  const begun = stream.started === null ? Number.NaN : Date.parse(stream.started);
+  if (!Number.isNaN(begun)) {
+    const lasted = since(begun, nowMs);
+    parts.push(lasted === 'just now' ? lasted : `live for ${lasted}`);
+  }
+  const best = stream.renditions.reduce((most, r) => Math.max(most, Math.min(r.width ?? 0, r.height ?? 0)), 0);
+  if (stream.mode === 'audio-only') parts.push('sound only');
+  else if (best > 0) parts.push(`up to ${quality(best, best)}`);
+  return parts.join(' · ');
+}
+
+const host = location.hostname || 'localhost';
+server.value = `rtmp://${host.includes(':') ? `[${host.replace(/[[\]]/g, '')}]` : host}:1935/live`;
+setText(byId('watch-form', HTMLElement), `${location.origin}/watch/`);
+byId('watch-form', HTMLElement).append(make('i', '', 'name'));
+byId('empty-art', HTMLElement).append(art('weir'));
+copyServer.addEventListener('click', () => {
+  server.select();
+  // The clipboard needs https or localhost; elsewhere the selected text is what is left to copy.
+  const copied = navigator.clipboard?.writeText(server.value) ?? Promise.reject(new Error('no clipboard'));
+  copied.then(
+    () => setText(copyServer, 'Copied'),
+    () => setText(copyServer, 'Press Ctrl+C'),
+  );
+  setTimeout(() => setText(copyServer, 'Copy'), 3_000);
+});
+
+poll(async () => {
+  const answer = await fetchLive();
+  if (answer.kind === 'ok') {
+    failures = 0;
+    draw(answer.value, answer.clockOffsetMs);
+    return backoffMs(REFRESH, 0, Math.random());
+  }
+  setText(summary, 'The server does not answer. Trying again.');
+  failures += 1;
+  return backoffMs(RETRY, failures, Math.random());
+});

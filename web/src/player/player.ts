@@ -1,0 +1,411 @@
+/**
+ * Keeps one video element playing one HLS address: hls.js where there is MSE, the browser's own HLS elsewhere.
+ *
+ * In: an address, the viewer's wishes (quality, live edge). Out: `onChange` whenever something worth drawing changed,
+ * and readings. It recovers from every error by itself, first inside hls.js, then with a new instance, and goes on
+ * trying until `unload`. It knows nothing of the API and never touches the page around the video.
+ */
+import Hls, { ErrorTypes, Events, type ErrorData, type Level } from 'hls.js';
+import { backoffMs } from '../shared/backoff';
+import { hlsConfig } from './config';
+import { VideoRenditions, type VideoRendition } from './renditions';
+import { StallMeter } from './stall';
+
+const RETRY = { firstMs: 500, longestMs: 8_000 };
+
+/** Readings are taken this often; a stall of 200 ms must not fall between two of them. */
+const SAMPLE_MS = 50;
+
+/** A playhead that stands this long while it should move gets a new hls.js instance. */
+const STUCK_MS = 10_000;
+
+/** After a halt this long the media in between is lost, and play goes on at the edge with next to no buffer. */
+const LONG_STALL_MS = 3_000;
+
+/** A second decoding error this soon after the first is not helped by the same remedy. */
+const MEDIA_ERROR_APART_MS = 5_000;
+
+export type Motion =
+  /** Nothing loaded. */
+  | 'idle'
+  /** Loaded, no picture has moved yet. */
+  | 'loading'
+  /** Plays, or is paused by the viewer. */
+  | 'moving'
+  /** Should move and does not. */
+  | 'still'
+  /** Played to the end of a finished playlist. */
+  | 'ended';
+
+/** The video element with what media-chrome reads beyond HTMLVideoElement. */
+type ChromeVideo = HTMLVideoElement & {
+  streamType?: 'live';
+  targetLiveWindow?: number;
+  videoRenditions?: VideoRenditions;
+  readonly liveEdgeStart?: number;
+};
+
+export class Player {
+  readonly renditions = new VideoRenditions();
+  readonly stallMeter = new StallMeter();
+  readonly video: HTMLVideoElement;
+
+  hls: Hls | null = null;
+  fatalErrors = 0;
+  /** New hls.js instances made to recover. */
+  restarts = 0;
+  waitingEvents = 0;
+  /** The last errors, newest last, also those hls.js dealt with itself. */
+  readonly errors: string[] = [];
+  /** The browser allowed playing only without sound. */
+  mutedByBrowser = false;
+  /** The browser did not allow playing at all before a gesture. */
+  blocked = false;
+
+  #onChange: () => void;
+  #url: string | null = null;
+  #native = false;
+  #attempt = 0;
+  #retry: ReturnType<typeof setTimeout> | undefined;
+  #wantsPlay = true;
+  /** While true, a pause is ours (media exchanged), not the viewer's. */
+  #exchanging = false;
+  #movedSinceLoad = false;
+  #stillSinceMs: number | null = null;
+  #mediaErrorMs = Number.NEGATIVE_INFINITY;
+  /** Since when play is held back to fill the buffer after a long halt; null when it is not. */
+  #heldSinceMs: number | null = null;
+  /** The quality chosen by hand, by id so that it survives a new instance; null is automatic. */
+  #chosen: string | null = null;
+
+  constructor(video: HTMLVideoElement, onChange: () => void) {
+    this.video = video;
+    this.#onChange = onChange;
+    const player = this;
+    const chrome = video as ChromeVideo;
+    chrome.streamType = 'live';
+    chrome.targetLiveWindow = 0;
+    chrome.videoRenditions = this.renditions;
+    Object.defineProperty(chrome, 'liveEdgeStart', { get: () => player.#liveEdgeStart() });
+    this.renditions.onSelect = (index) => this.#select(index);
+    for (const type of ['playing', 'waiting', 'ended', 'volumechange', 'resize', 'loadeddata'] as const) {
+      video.addEventListener(type, () => this.#handleMedia(type));
+    }
+    video.addEventListener('play', () => {
+      this.#wantsPlay = true;
+      this.blocked = false;
+      this.#onChange();
+    });
+    video.addEventListener('pause', () => {
+      if (!this.#exchanging && !video.ended) this.#wantsPlay = false;
+      this.#onChange();
+    });
+    video.addEventListener('error', () => {
+      if (this.#native) this.#fail(`media: ${video.error?.message ?? 'unknown'}`);
+    });
+    setInterval(() => this.#sample(), SAMPLE_MS);
+  }
+
+  get motion(): Motion {
+    const { video } = this;
+    if (this.#url === null) return 'idle';
+    if (video.ended) return 'ended';
+    if (!this.#movedSinceLoad) return this.blocked ? 'moving' : 'loading';
+    if (video.paused && !this.#wantsPlay) return 'moving';
+    return this.holding || this.stallMeter.stalled || video.readyState < HTMLMediaElement.HAVE_FUTURE_DATA ? 'still' : 'moving';
+  }
+
+  /** Whether media is there again after a long halt and play waits for the buffer to fill. */
+  get holding(): boolean {
+    return this.#heldSinceMs !== null;
+  }
+
+  /** Whether there is a picture to show, if only the last one. */
+  get pictured(): boolean {
+    return this.#movedSinceLoad && this.video.videoWidth > 0;
+  }
+
+  /** Plays this address; a playlist loaded before is dropped. */
+  load(url: string): void {
+    this.#url = url;
+    this.#attempt = 0;
+    this.#start();
+  }
+
+  /** Stops and frees everything; the picture goes. */
+  unload(): void {
+    this.#url = null;
+    clearTimeout(this.#retry);
+    this.#drop();
+    this.#onChange();
+  }
+
+  /** Takes the viewer to the live edge and plays. */
+  seekToLive(): void {
+    const { video } = this;
+    const target = this.hls?.liveSyncPosition ?? (video.seekable.length > 0 ? video.seekable.end(video.seekable.length - 1) - 1 : null);
+    if (target !== null && Number.isFinite(target)) video.currentTime = Math.max(video.currentTime, target);
+    this.#play();
+  }
+
+  unmute(): void {
+    this.mutedByBrowser = false;
+    this.video.muted = false;
+    if (this.video.volume === 0) this.video.volume = 1;
+    this.#play();
+    this.#onChange();
+  }
+
+  /** Seconds of media ahead of the playhead. */
+  get buffer(): number {
+    const { buffered, currentTime } = this.video;
+    for (let i = 0; i < buffered.length; i += 1) {
+      if (buffered.start(i) <= currentTime + 0.1 && currentTime < buffered.end(i)) return buffered.end(i) - currentTime;
+    }
+    return 0;
+  }
+
+  /** Seconds the playhead is behind the end of the playlist; null when unknown. */
+  get latency(): number | null {
+    const latency = this.hls?.latency;
+    return latency === undefined || !Number.isFinite(latency) || !this.#movedSinceLoad ? null : latency;
+  }
+
+  /** Wall-clock time (milliseconds since 1970) at which the picture shown was made; null when unknown. */
+  get pictureMs(): number | null {
+    if (!this.#movedSinceLoad) return null;
+    return this.hls?.playingDate?.getTime() ?? null;
+  }
+
+  /** The quality on screen: an index into `renditions`, -1 when unknown. */
+  get shown(): number {
+    return this.hls?.currentLevel ?? -1;
+  }
+
+  get automatic(): boolean {
+    return this.#chosen === null;
+  }
+
+  get frames(): { total: number; dropped: number } {
+    const quality = this.video.getVideoPlaybackQuality?.();
+    return { total: quality?.totalVideoFrames ?? 0, dropped: quality?.droppedVideoFrames ?? 0 };
+  }
+
+  #start(): void {
+    const url = this.#url;
+    if (url === null) return;
+    clearTimeout(this.#retry);
+    this.#drop();
+    this.#movedSinceLoad = false;
+    this.#stillSinceMs = null;
+    this.#release();
+    if (Hls.isSupported()) {
+      const hls = new Hls(hlsConfig);
+      this.hls = hls;
+      hls.on(Events.MANIFEST_PARSED, () => {
+        this.#listRenditions();
+        this.#play();
+      });
+      for (const event of [Events.LEVELS_UPDATED, Events.LEVEL_SWITCHED] as const) {
+        hls.on(event, () => {
+          if (event === Events.LEVELS_UPDATED) this.#listRenditions();
+          this.#onChange();
+        });
+      }
+      hls.on(Events.ERROR, (_event, data) => this.#handleError(hls, data));
+      hls.attachMedia(this.video);
+      hls.loadSource(url);
+    } else if (this.video.canPlayType('application/vnd.apple.mpegurl') !== '') {
+      this.#native = true;
+      this.video.src = url;
+      this.#play();
+    } else {
+      this.#note('this browser plays neither MSE nor HLS');
+    }
+    this.#onChange();
+  }
+
+  #drop(): void {
+    this.#exchanging = true;
+    this.hls?.destroy();
+    this.hls = null;
+    if (this.#native) {
+      this.video.removeAttribute('src');
+      this.video.load();
+      this.#native = false;
+    }
+    this.renditions.replace([], -1);
+    // The pause event of the exchange is queued; it is ours too.
+    setTimeout(() => (this.#exchanging = false), 0);
+  }
+
+  #play(): void {
+    if (!this.#wantsPlay) return;
+    const { video } = this;
+    video.play().catch((error: unknown) => {
+      if (!(error instanceof DOMException) || error.name !== 'NotAllowedError') return;
+      if (!video.muted) {
+        video.muted = true;
+        this.mutedByBrowser = true;
+        this.#play();
+      } else {
+        this.blocked = true;
+      }
+      this.#onChange();
+    });
+  }
+
+  #handleMedia(type: 'playing' | 'waiting' | 'ended' | 'volumechange' | 'resize' | 'loadeddata'): void {
+    if (type === 'waiting' && this.stallMeter.played && !this.video.seeking) this.waitingEvents += 1;
+    if (type === 'volumechange' && !this.video.muted) this.mutedByBrowser = false;
+    this.#onChange();
+  }
+
+  #handleError(hls: Hls, data: ErrorData): void {
+    if (hls !== this.hls) return;
+    this.#note(`${data.fatal ? 'fatal ' : ''}${data.details}: ${data.error?.message ?? ''}`);
+    if (!data.fatal) return;
+    if (data.type === ErrorTypes.MEDIA_ERROR) {
+      const now = performance.now();
+      const first = now - this.#mediaErrorMs > MEDIA_ERROR_APART_MS;
+      this.#mediaErrorMs = now;
+      if (first) {
+        this.fatalErrors += 1;
+        hls.recoverMediaError();
+        this.#play();
+        return;
+      }
+    }
+    if (data.type === ErrorTypes.NETWORK_ERROR && hls.levels.length > 0 && this.motion === 'moving') {
+      // What is buffered still plays; a new instance would throw it away.
+      this.fatalErrors += 1;
+      clearTimeout(this.#retry);
+      this.#retry = setTimeout(() => hls.startLoad(), backoffMs(RETRY, 0, Math.random()));
+      return;
+    }
+    this.#fail(data.details);
+  }
+
+  /** Counts a fatal error and makes a new start after a growing wait. The last picture stays until then. */
+  #fail(reason: string): void {
+    this.fatalErrors += 1;
+    this.hls?.stopLoad();
+    this.#restartLater(reason);
+  }
+
+  #restartLater(reason: string): void {
+    clearTimeout(this.#retry);
+    const waitMs = backoffMs(RETRY, this.#attempt, Math.random());
+    this.#attempt += 1;
+    this.#note(`starts again in ${waitMs} ms: ${reason}`);
+    this.#retry = setTimeout(() => {
+      this.restarts += 1;
+      this.#start();
+    }, waitMs);
+    this.#onChange();
+  }
+
+  #note(text: string): void {
+    if (this.errors.at(-1) === text) return;
+    this.errors.push(text);
+    if (this.errors.length > 40) this.errors.shift();
+  }
+
+  #sample(): void {
+    const { video, stallMeter } = this;
+    const nowMs = performance.now();
+    const { stalled: stalledBefore, played: playedBefore } = stallMeter;
+    stallMeter.handle({
+      nowMs,
+      position: video.currentTime,
+      mayRest: video.paused || video.ended || video.seeking || this.holding || !this.#movedSinceLoad,
+    });
+    if (!this.#movedSinceLoad && !video.paused && !video.seeking && video.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA && video.played.length > 0) {
+      this.#movedSinceLoad = true;
+      this.#onChange();
+    }
+    if (stalledBefore && !stallMeter.stalled && (stallMeter.stalls.at(-1)?.durationMs ?? 0) >= LONG_STALL_MS) this.#hold(nowMs);
+    this.#maybeRelease(nowMs);
+    if (stalledBefore !== stallMeter.stalled || playedBefore !== stallMeter.played) this.#onChange();
+
+    const stuck = this.#url !== null && this.#wantsPlay && !this.blocked && (this.motion === 'still' || this.motion === 'loading');
+    if (!stuck) {
+      this.#stillSinceMs = null;
+      if (this.motion === 'moving') this.#attempt = 0;
+    } else if (this.#stillSinceMs === null) {
+      this.#stillSinceMs = nowMs;
+    }
+  }
+
+  /** Holds play back by its rate: pausing would look like the viewer's pause. */
+  #hold(nowMs: number): void {
+    if (this.hls === null || this.video.paused || this.buffer >= 2 * this.#chunkSeconds) return;
+    this.#heldSinceMs = nowMs;
+    this.video.playbackRate = 0;
+    this.#onChange();
+  }
+
+  #maybeRelease(nowMs: number): void {
+    if (this.#heldSinceMs === null) return;
+    const full = this.buffer >= 2 * this.#chunkSeconds - 0.2;
+    const tooLong = nowMs - this.#heldSinceMs > 3_000 * this.#chunkSeconds;
+    if (full || tooLong || this.video.paused) this.#release();
+  }
+
+  #release(): void {
+    if (this.#heldSinceMs === null) return;
+    this.#heldSinceMs = null;
+    this.video.playbackRate = 1;
+    this.#onChange();
+  }
+
+  get #chunkSeconds(): number {
+    return this.hls?.latestLevelDetails?.targetduration ?? 2;
+  }
+
+  /** How long the playhead has stood although it should move, milliseconds. */
+  get stillMs(): number {
+    return this.#stillSinceMs === null ? 0 : performance.now() - this.#stillSinceMs;
+  }
+
+  /** For a caller who knows that there is media to play: a playhead that stands for long gets a new start. */
+  nudge(): void {
+    if (this.stillMs < STUCK_MS) return;
+    this.#stillSinceMs = null;
+    this.#restartLater('stuck');
+  }
+
+  #liveEdgeStart(): number {
+    const { hls, video } = this;
+    const sync = hls?.liveSyncPosition;
+    // One and a half chunks of tolerance: the playhead is nowhere near exact.
+    if (sync !== null && sync !== undefined) return sync - this.#chunkSeconds * 1.5;
+    return this.#native && video.seekable.length > 0 ? video.seekable.end(video.seekable.length - 1) - 10 : Number.NaN;
+  }
+
+  #listRenditions(): void {
+    const levels = this.hls?.levels ?? [];
+    const listed = levels.filter((level) => level.width > 0).length === levels.length ? name(levels) : [];
+    const index = listed.findIndex((rendition) => rendition.id === this.#chosen);
+    this.renditions.replace(listed, index);
+    if (index >= 0 && this.hls !== null && this.hls.loadLevel !== index) this.hls.nextLevel = index;
+  }
+
+  /** The viewer's choice: taken from the next chunk on, what is buffered of the current one is played out. */
+  #select(index: number): void {
+    this.#chosen = this.renditions[index]?.id ?? null;
+    if (this.hls === null) return;
+    if (index < 0) this.hls.loadLevel = -1;
+    else this.hls.nextLevel = index;
+    this.#onChange();
+  }
+}
+
+/** Names each level by the rendition in its address (`.../720p/index.m3u8`), which the server keeps unique. */
+function name(levels: readonly Level[]): VideoRendition[] {
+  return levels.map((level, i) => {
+    const folder = level.uri.split('?')[0]?.split('/').at(-2) ?? '';
+    const id = /^[A-Za-z0-9_-]+$/.test(folder) ? folder : `level-${i}`;
+    return { id, width: level.width, height: level.height, bitrate: level.bitrate };
+  });
+}

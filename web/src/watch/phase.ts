@@ -1,0 +1,90 @@
+/** What the watch page says, decided from what the API answered last and what the player does. Pure. */
+import type { Stream } from '../shared/api';
+import type { Motion } from '../player/player';
+import { backoffMs } from '../shared/backoff';
+
+export type Phase =
+  /** No answer yet. */
+  | 'connecting'
+  /** The stream exists and is not live. */
+  | 'waiting'
+  /** Live, no picture yet. */
+  | 'starting'
+  | 'live'
+  /** The encoder is gone, the broadcast is kept open for it. */
+  | 'away'
+  | 'ended'
+  /** No stream of that name. */
+  | 'unknown'
+  | 'unreachable';
+
+export interface Facts {
+  api: 'none' | 'missing' | 'unreachable' | Stream['state'];
+  motion: Motion;
+  /** Something was played since the page opened. */
+  seen: boolean;
+}
+
+export function phaseOf({ api, motion, seen }: Facts): Phase {
+  const moving = motion === 'moving';
+  switch (api) {
+    case 'none':
+      return 'connecting';
+    case 'live':
+      return motion === 'moving' || motion === 'still' ? 'live' : 'starting';
+    case 'away':
+      return 'away';
+    // What is buffered is played to its end before the page says that it is over.
+    case 'offline':
+      return moving ? 'live' : seen ? 'ended' : 'waiting';
+    case 'missing':
+      return moving ? 'live' : seen ? 'ended' : 'unknown';
+    case 'unreachable':
+      return moving ? 'live' : 'unreachable';
+  }
+}
+
+/**
+ * Whether the player should load the stream's playlist now. A new broadcast waits until the one on
+ * screen has been played out; both have the same address.
+ */
+export function shouldLoad(stream: Stream, loaded: string | null, motion: Motion): boolean {
+  if (stream.state === 'offline') return false;
+  if (motion === 'idle') return true;
+  if (motion === 'ended') return true;
+  return stream.broadcast !== loaded && motion !== 'moving';
+}
+
+export interface Words {
+  title: string;
+  text: string;
+}
+
+/** What the page says in each phase; `null` when the picture speaks for itself. */
+export function words(phase: Phase, name: string): Words | null {
+  switch (phase) {
+    case 'connecting':
+      return { title: 'Connecting', text: '' };
+    case 'waiting':
+      return { title: `${name} is not live yet`, text: 'Leave this page open: it starts by itself when the stream does.' };
+    case 'starting':
+      return { title: 'Starting', text: '' };
+    case 'live':
+      return null;
+    case 'away':
+      return { title: 'The streamer is away', text: 'Coming back? The picture goes on here by itself.' };
+    case 'ended':
+      return { title: 'The broadcast has ended', text: `When ${name} goes live again, it starts here by itself.` };
+    case 'unknown':
+      return { title: 'No such stream', text: `Nobody streams as “${name}” here. Check the address, or see who is live.` };
+    case 'unreachable':
+      return { title: 'The server does not answer', text: 'Trying again until it does. You need not reload the page.' };
+  }
+}
+
+/** Milliseconds until the API is asked again, by `random` in [0, 1): eager when something is about to change. */
+export function askAgainMs(api: Facts['api'], failures: number, hidden: boolean, random: number): number {
+  if (api === 'unreachable') return backoffMs({ firstMs: 1_000, longestMs: 8_000 }, failures, random);
+  const waitMs = api === 'missing' ? 5_000 : hidden ? 15_000 : api === 'live' ? 4_000 : 2_500;
+  return backoffMs({ firstMs: waitMs, longestMs: waitMs }, 0, random);
+}

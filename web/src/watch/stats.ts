@@ -1,0 +1,38 @@
+/** Everything the page knows about playback, as plain data for `window.weir.stats()`. */
+import type { Player } from '../player/player';
+import type { Phase } from './phase';
+
+export function stats(player: Player, phase: Phase, behind: number | null) {
+  const { video, stallMeter, hls } = player;
+  const { total, dropped } = player.frames;
+  return {
+    phase,
+    motion: player.motion,
+    /** Halts of more than 200 ms after the first picture, seeking and pauses apart. */
+    stalls: stallMeter.count,
+    stallMs: Math.round(stallMeter.stalls.reduce((sum, stall) => sum + stall.durationMs, 0)),
+    waiting: stallMeter.stalled,
+    playing: player.motion === 'moving' && !video.paused,
+    /** `waiting` events of the video element, also those too short to be seen. */
+    waitingEvents: player.waitingEvents,
+    droppedFrames: dropped,
+    totalFrames: total,
+    levels: [...player.renditions].map(({ id, width, height, bitrate }) => ({ id, width, height, bitrate })),
+    currentLevel: player.shown,
+    loadLevel: hls?.loadLevel ?? -1,
+    automatic: player.automatic,
+    width: video.videoWidth,
+    height: video.videoHeight,
+    position: video.currentTime,
+    paused: video.paused,
+    muted: video.muted,
+    buffer: player.buffer,
+    /** Seconds to the end of the playlist. */
+    latency: player.latency,
+    /** Seconds to the wall clock, by EXT-X-PROGRAM-DATE-TIME. */
+    behind,
+    fatalErrors: player.fatalErrors,
+    restarts: player.restarts,
+    errors: [...player.errors],
+  };
+}

@@ -1,0 +1,165 @@
+/**
+ * A stand-in for the server, for work on the pages alone: serves dist/ under the policy the pages need, the API, and
+ * a live-looking HLS broadcast of chunks that ffmpeg makes once. Its state is set by hand:
+ *
+ *   node test/mock.mjs [--port 8099]
+ *   curl -X POST 'http://127.0.0.1:8099/mock?state=away'     live, away, offline, missing, down
+ */
+import { execFile } from 'node:child_process';
+import { createReadStream, existsSync } from 'node:fs';
+import { mkdir, rename, rm } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import { tmpdir } from 'node:os';
+import { extname, join, normalize } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs, promisify } from 'node:util';
+
+/** The policy the pages must work under; src/http sends the same. */
+export const CSP =
+  "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; " +
+  "connect-src 'self'; worker-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
+
+const CHUNK_MS = 2_000;
+const WINDOW = 15;
+const CHUNKS = 90;
+const DIST = fileURLToPath(new URL('../dist/', import.meta.url));
+const RENDITIONS = [
+  { name: 'source', codec: 'avc1.64001f', width: 1280, height: 720, fps: 30, kbps: 1500 },
+  { name: '480p', codec: 'avc1.64001f', width: 854, height: 480, fps: 30, kbps: 600 },
+];
+const TYPES = {
+  '.html': 'text/html; charset=utf-8',
+  '.js': 'text/javascript; charset=utf-8',
+  '.css': 'text/css; charset=utf-8',
+  '.svg': 'image/svg+xml',
+  '.mp4': 'video/mp4',
+  '.m4s': 'video/mp4',
+};
+
+/** Makes the chunks once and keeps them in the temporary folder: three renditions on one grid. */
+async function makeChunks() {
+  const folder = join(tmpdir(), `weir-mock-media-${CHUNKS}`);
+  if (existsSync(folder)) return folder;
+  const making = `${folder}.${process.pid}`;
+  await mkdir(making, { recursive: true });
+  await promisify(execFile)('ffmpeg', [
+    '-hide_banner', '-loglevel', 'error', '-y',
+    '-f', 'lavfi', '-i', 'testsrc2=size=1280x720:rate=30', '-f', 'lavfi', '-i', 'sine=frequency=330:sample_rate=48000',
+    '-t', String((CHUNKS * CHUNK_MS) / 1000),
+    '-map', '0:v', '-map', '0:v', '-map', '1:a',
+    '-c:v', 'libx264', '-preset', 'ultrafast', '-g', '60', '-keyint_min', '60', '-sc_threshold', '0', '-pix_fmt', 'yuv420p',
+    '-b:v:0', '1500k', '-b:v:1', '600k', '-filter:v:1', 'scale=854:480', '-c:a', 'aac', '-b:a', '96k',
+    '-f', 'hls', '-hls_time', '2', '-hls_segment_type', 'fmp4', '-hls_list_size', '0',
+    '-var_stream_map', 'v:0,agroup:a,name:source v:1,agroup:a,name:480p a:0,agroup:a,name:audio',
+    '-hls_segment_filename', join(making, '%v', '%d.m4s'), join(making, '%v', 'index.m3u8'),
+  ]);
+  // ffmpeg numbers the init files by variant.
+  for (const [i, name] of ['source', '480p', 'audio'].entries()) await rename(join(making, name, `init_${i}.mp4`), join(making, name, 'init.mp4'));
+  await rename(making, folder).catch(() => rm(making, { recursive: true }));
+  return folder;
+}
+
+export async function startMock({ port = 0 } = {}) {
+  const media = await makeChunks();
+  let state = 'live';
+  let broadcast = null;
+  let shows = 0;
+  let warnings = [];
+
+  const count = () => Math.min(CHUNKS, Math.floor((Date.now() - broadcast.startMs) / CHUNK_MS));
+  const set = (next) => {
+    const before = state;
+    state = next;
+    if (next === 'live' && (broadcast === null || broadcast.end !== null)) {
+      shows += 1;
+      broadcast = { id: `b${shows}`, startMs: Date.now() - 4 * CHUNK_MS, gaps: [], end: null };
+    }
+    if (broadcast === null) return;
+    const gap = broadcast.gaps.at(-1);
+    if (next === 'away' && before === 'live') broadcast.gaps.push({ from: count(), to: Infinity });
+    if (next === 'live' && gap?.to === Infinity) gap.to = count();
+    if (next === 'offline' && broadcast.end === null) broadcast.end = count();
+  };
+  set('live');
+
+  const stream = () => ({
+    id: 'demo',
+    state: state === 'away' || state === 'live' ? state : 'offline',
+    broadcast: state === 'offline' ? null : broadcast.id,
+    started: state === 'offline' ? null : new Date(broadcast.startMs).toISOString(),
+    mode: 'follow',
+    renditions: state === 'offline' ? [] : RENDITIONS,
+    warnings,
+    shed: [],
+  });
+  const multivariant = () =>
+    ['#EXTM3U', '#EXT-X-VERSION:7', '#EXT-X-INDEPENDENT-SEGMENTS',
+      `#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="a",NAME="audio",DEFAULT=YES,AUTOSELECT=YES,URI="${broadcast.id}/audio/index.m3u8"`,
+      ...RENDITIONS.flatMap((r) => [
+        `#EXT-X-STREAM-INF:BANDWIDTH=${r.kbps * 1200},AVERAGE-BANDWIDTH=${r.kbps * 1000},CODECS="${r.codec},mp4a.40.2",RESOLUTION=${r.width}x${r.height},FRAME-RATE=30,AUDIO="a"`,
+        `${broadcast.id}/${r.name}/index.m3u8`,
+      ]), ''].join('\n');
+  const mediaPlaylist = () => {
+    const last = broadcast.end ?? count();
+    const first = broadcast.end === null ? Math.max(0, last - WINDOW) : 0;
+    const gapAt = (k) => broadcast.gaps.some((gap) => k >= gap.from && k < gap.to);
+    const breakAt = (k) => broadcast.gaps.some((gap) => k === gap.to);
+    const lines = ['#EXTM3U', '#EXT-X-VERSION:8', '#EXT-X-TARGETDURATION:2', '#EXT-X-INDEPENDENT-SEGMENTS', `#EXT-X-MEDIA-SEQUENCE:${first}`,
+      `#EXT-X-DISCONTINUITY-SEQUENCE:${broadcast.gaps.filter((gap) => gap.to < first).length}`, '#EXT-X-MAP:URI="init.mp4"'];
+    for (let k = first; k < last; k += 1) {
+      if (breakAt(k) && k > first) lines.push('#EXT-X-DISCONTINUITY', '#EXT-X-MAP:URI="init.mp4"');
+      if (gapAt(k)) lines.push('#EXT-X-GAP');
+      lines.push(`#EXT-X-PROGRAM-DATE-TIME:${new Date(broadcast.startMs + k * CHUNK_MS).toISOString()}`, '#EXTINF:2.00000,', `${k}.m4s`);
+    }
+    if (broadcast.end !== null) lines.push('#EXT-X-ENDLIST');
+    return [...lines, ''].join('\n');
+  };
+
+  const file = (response, path, headers = {}) => {
+    if (!existsSync(path)) return text(response, 404, 'text/plain', 'not found');
+    response.writeHead(200, { 'content-type': TYPES[extname(path)] ?? 'application/octet-stream', ...headers });
+    return createReadStream(path).pipe(response);
+  };
+  const text = (response, status, type, body, headers = {}) => {
+    response.writeHead(status, { 'content-type': type, 'cache-control': 'no-store', ...headers });
+    response.end(body);
+  };
+  const json = (response, body) => text(response, 200, 'application/json', JSON.stringify(body));
+  const problem = (response) =>
+    text(response, 404, 'application/problem+json', JSON.stringify({ type: 'about:blank', title: 'Unknown stream', status: 404, detail: 'no such stream' }));
+
+  const server = createServer((request, response) => {
+    const url = new URL(request.url, 'http://mock');
+    const path = normalize(url.pathname);
+    if (path === '/mock') {
+      if (url.searchParams.has('state')) set(url.searchParams.get('state'));
+      if (url.searchParams.has('warn')) {
+        warnings = [{ code: 'long_keyframe_interval', text: 'Keyframes come every 8.3 s, so the picture is encoded once more to cut it every 2 s.', fix: 'In OBS: Settings, Output, set Keyframe Interval to 2 s.' }];
+      }
+      return text(response, 200, 'text/plain', `${state}\n`);
+    }
+    if (state === 'down') return request.socket.destroy();
+    if (path === '/') return file(response, join(DIST, 'index.html'), { 'content-security-policy': CSP });
+    if (path.startsWith('/watch/')) return file(response, join(DIST, 'watch.html'), { 'content-security-policy': CSP });
+    if (path.startsWith('/assets/')) return file(response, join(DIST, path));
+    if (path === '/api/v1/streams') return json(response, { streams: state === 'live' || state === 'away' ? [stream()] : [] });
+    if (path === '/api/v1/streams/demo' && state !== 'missing') return json(response, stream());
+    if (path.startsWith('/api/')) return problem(response);
+    const hls = /^\/hls\/demo\/(?:(\w+)\/(\w+)\/)?(index\.m3u8|init\.mp4|(\d+)\.m4s)$/.exec(path);
+    if (hls === null || broadcast === null) return problem(response);
+    const [, show, rendition, name, k] = hls;
+    if (show !== undefined && show !== broadcast.id) return problem(response);
+    const playlist = 'application/vnd.apple.mpegurl';
+    if (name === 'index.m3u8') return text(response, 200, playlist, rendition === undefined ? multivariant() : mediaPlaylist());
+    const gone = k !== undefined && (Number(k) >= count() || broadcast.gaps.some((gap) => k >= gap.from && k < gap.to));
+    return gone ? problem(response) : file(response, join(media, rendition, name));
+  });
+  await new Promise((resolve) => server.listen(port, '127.0.0.1', resolve));
+  return { url: `http://127.0.0.1:${server.address().port}`, set, close: () => server.close() };
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const { values } = parseArgs({ options: { port: { type: 'string', default: '8099' } } });
+  const mock = await startMock({ port: Number(values.port) });
+  console.log(`mock server: ${mock.url}/watch/demo`);
+}
