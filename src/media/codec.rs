@@ -212,6 +212,7 @@ fn gcd(a: u64, b: u64) -> u64 {
 }
 
 const NAL_IDR: u8 = 5;
+const NAL_SEI: u8 = 6;
 const NAL_SPS: u8 = 7;
 const NAL_PPS: u8 = 8;
 
@@ -234,6 +235,29 @@ pub fn nals(payload: &[u8], nal_len: usize) -> impl Iterator<Item = &[u8]> + Clo
 /// Tells if the access unit is an IDR picture. Open-GOP recovery points are not: a player cannot start there.
 pub fn is_idr(payload: &[u8], nal_len: usize) -> bool {
     nals(payload, nal_len).any(|nal| nal_type(nal) == NAL_IDR)
+}
+
+/// Tells if the access unit says that decoding can start at it although it is no IDR (ITU-T H.264 D.2.8), which is how
+/// open GOPs and intra refresh look.
+pub fn is_recovery_point(payload: &[u8], nal_len: usize) -> bool {
+    let mut seis = nals(payload, nal_len).filter(|nal| nal_type(nal) == NAL_SEI);
+    seis.any(|sei| {
+        let mut rest = &sei[1..];
+        // A message is its type and its size, both in bytes that add up while they are 255, and a body.
+        let number = |rest: &mut &[u8]| {
+            let ones = rest.iter().take_while(|&&byte| byte == 255).count();
+            let last = *rest.get(ones)?;
+            *rest = &rest[ones + 1..];
+            Some(255 * ones + usize::from(last))
+        };
+        while let (Some(kind), Some(size)) = (number(&mut rest), number(&mut rest)) {
+            if kind == 6 {
+                return true;
+            }
+            rest = rest.get(size..).unwrap_or_default();
+        }
+        false
+    })
 }
 
 /// Gives the first SPS inside an access unit, without its length.
@@ -451,12 +475,12 @@ pub(crate) mod tests {
 
     /// Sequence headers made by x264 through ffmpeg.
     pub const HD: &str = "0142c028ffe100196742c028da01e0089f970110000003001000000303c0f1832a01000468ce0fc8";
-    pub const NTSC: &str = "0142c01effe100176742c01eda0280bfe5c04400000fa40003a9803c58ba8001000468ce0fc8";
+    const NTSC: &str = "0142c01effe100176742c01eda0280bfe5c04400000fa40003a9803c58ba8001000468ce0fc8";
     const INTERLACED: &str = "014d401effe10018674d401ef405a126c044000003000400000300c87c50aa8001000468de0fc8";
     const SAR: &str = "0142c01effe100186742c01eda02d049b041000003000100000300320f162ea001000468ce0fc8";
     const YUV422: &str = "017a001fffe10019677a001fbcb405217f113e0220000003002000000f01e3065401000468ce0fc8fef8f800";
     const YUV444: &str = "01f4000dffe1001867f4000d91968153f92b0110000003001000000640f142aa01000568ce0f1920fff8f800";
-    const VERTICAL: &str = "0142c02affe100186742c02ada01100f1e5f0110000003001000000780f1832a01000468ce0fc8";
+    pub const VERTICAL: &str = "0142c02affe100186742c02ada01100f1e5f0110000003001000000780f1832a01000468ce0fc8";
 
     pub fn hex(text: &str) -> Bytes {
         (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap()).collect()
@@ -521,7 +545,9 @@ pub(crate) mod tests {
     fn frames_are_looked_into() {
         let idr = access_unit(&[&[0x09, 0x10], &[0x65, 1, 2]]);
         assert!(is_idr(&idr, 4));
-        assert!(!is_idr(&access_unit(&[&[0x06, 5], &[0x41, 1]]), 4), "a recovery point is no IDR");
+        let open_gop = access_unit(&[&[0x06, 5, 2, 0, 0, 6, 1, 0x88, 0x80], &[0x41, 1]]);
+        assert!(is_recovery_point(&open_gop, 4) && !is_idr(&open_gop, 4));
+        assert!(!is_recovery_point(&idr, 4) && !is_recovery_point(&access_unit(&[&[6], &[6, 255], &[6, 5, 9]]), 4));
         assert!(!is_idr(&idr[..4], 4) && !is_idr(&[], 4) && !is_idr(&[0xff; 9], 4));
         assert!(is_idr(&[1, 0x65], 1) && is_idr(&[0, 1, 0x65], 2));
         let (sps, _) = sets(HD);
@@ -621,7 +647,7 @@ pub(crate) mod tests {
             let bytes = Bytes::from(data.clone());
             let _ = VideoConfig::parse(bytes.clone());
             let _ = AudioConfig::parse(bytes);
-            let _ = is_idr(&data, nal_len);
+            let _ = (is_idr(&data, nal_len), is_recovery_point(&data, nal_len));
             let _ = VideoConfig::parse(hex(HD)).unwrap().with_inband(&data);
         }
 
