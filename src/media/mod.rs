@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::{id::BroadcastId, time::UnixMs};
 
 pub mod codec;
+pub mod fuzz;
 pub mod ring;
 pub mod timeline;
 pub mod wire;
