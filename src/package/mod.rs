@@ -1,0 +1,43 @@
+//! Packets become CMAF chunks, chunks become playlists.
+//!
+//! Marked packets of one rendition enter a [`Chunker`]; its [`Init`] and [`Chunk`]s leave, ready to be served and stored.
+//! What is listed of them is kept in a [`List`], whose immutable [`Window`] snapshots [`playlist`] renders. The line drives
+//! the chunkers and lists; `http` renders. Everything here is a pure function of its input: two nodes that are given the
+//! same packets make the same bytes. Nothing here does IO, reads a clock or looks into coded pictures.
+
+pub mod chunker;
+pub mod cmaf;
+mod codecs;
+pub mod playlist;
+#[cfg(test)]
+mod testing;
+pub mod window;
+
+pub use chunker::{Chunk, Chunker};
+pub use cmaf::Init;
+pub use playlist::{AudioVariant, Variant};
+pub use window::{Entry, List, Window};
+
+/// Says why something could not be packaged. All but [`Error::NotNext`] are the publisher's fault; none is cured by trying
+/// the same again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A video packet for an audio rendition, or the reverse.
+    #[error("packet of another track")]
+    WrongTrack,
+    /// A chunk of video would not start with a key frame. The mark is void: the packets after it go on in the open chunk.
+    #[error("chunk {k} does not start with a key frame")]
+    NotKey { k: u64 },
+    /// A chunk's number or start does not come after the one before it, or lies before the timeline's zero.
+    #[error("chunk {k} at {at} does not follow chunk {last}")]
+    Backwards { k: u64, at: i64, last: u64 },
+    /// No mark came for longer than a chunk can be; the packet is dropped.
+    #[error("chunk {k} is longer than {}", chunker::LIMITS)]
+    TooLong { k: u64 },
+    /// A playlist entry does not carry the number after the last one; missing numbers are listed as gaps.
+    #[error("chunk {k} listed where {next} is due")]
+    NotNext { k: u64, next: u64 },
+    /// The playlist has ended, for ever (rfc8216bis 6.2.1).
+    #[error("playlist has ended")]
+    Ended,
+}
