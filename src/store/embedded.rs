@@ -1,6 +1,6 @@
 //! Metadata in a folder of this machine, by the embedded engine fjall: the default store.
 //!
-//! Enter rows, leave rows, as JSON under the keys of [`keys`]. Writes go through the one thread of [`writer`]; reads run on
+//! Enter rows, leave rows, as JSON under the keys of `keys`. Writes go through the one thread of `writer`; reads run on
 //! tokio's blocking threads, few at a time, for a cold disk must not hold up the live streams. It reads the
 //! clock only to time its syncs, and deletes only a stream's row.
 //!
