@@ -1,8 +1,8 @@
 //! Metadata in a folder of this machine, by the embedded engine fjall: the default store.
 //!
-//! Enter rows, leave rows, as JSON under the keys of [`keys`]. Writes go through the one thread of [`writer`]; reads run on
-//! tokio's blocking threads, few at a time, for a cold disk must not hold up the live streams. It never reads the
-//! clock but to time its syncs, and never deletes but a stream's row.
+//! Enter rows, leave rows, as JSON under the keys of `keys`. Writes go through the one thread of `writer`; reads run on
+//! tokio's blocking threads, few at a time, for a cold disk must not hold up the live streams. It reads the
+//! clock only to time its syncs, and deletes only a stream's row.
 //!
 //! Durability: streams, epochs and broadcasts are on the disk when a write returns. Chunk rows then survive the end of
 //! the process, and within a second the end of the machine.

@@ -239,7 +239,8 @@ mod tests {
     #[test]
     fn the_newest_epoch_that_may_write_a_number_wins_it() {
         let epochs = [epoch(1, 0), epoch(2, 3), epoch(4, 3), epoch(3, 6)];
-        let cases: &[(&[(u64, u64)], &[(u64, u64)])] = &[
+        type Numbers = &'static [(u64, u64)];
+        let cases: &[(Numbers, Numbers)] = &[
             (&[(0, 1), (1, 1), (2, 1)], &[(0, 1), (1, 1), (2, 1)]),
             // Owner 1 writes on after owner 4 took over at 3; owner 2 never owned a number alone.
             (&[(2, 1), (3, 1), (3, 2), (3, 4), (4, 1)], &[(2, 1), (3, 4)]),

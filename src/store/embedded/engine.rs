@@ -3,6 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, LsmError, PersistMode};
@@ -19,10 +20,11 @@ const FILES_OPEN: usize = 128;
 const JOURNAL_BYTES: u64 = 64 << 20;
 /// One thread flushes and compacts: 100 live streams write some 50 kB a second.
 const WORKERS: usize = 1;
-/// Rows held in memory per table until they are written out, 4 MiB for chunks (a minute and a half of 100 streams) and
-/// 1 MiB where a row is rare. Four more may wait for the flush. Fixed when a table is made, then kept with it.
-const CHUNKS_MEMTABLE_BYTES: u64 = 4 << 20;
-const MEMTABLE_BYTES: u64 = 1 << 20;
+/// Rows of a table held in memory until they are written out: for chunks a minute and a half of 100 streams. Up to
+/// four such lots per table may wait for the worker, then writes wait.
+const MEMTABLE_BYTES: usize = 4 << 20;
+/// What a row takes in memory beyond its key and value, about.
+const ROW_OVERHEAD_BYTES: usize = 64;
 
 /// An open database and its tables.
 pub(super) struct Db {
@@ -31,6 +33,8 @@ pub(super) struct Db {
     epochs: Keyspace,
     broadcasts: Keyspace,
     chunks: Keyspace,
+    /// Bytes written to each table since it was last told to write itself out.
+    unrotated: [AtomicUsize; 4],
 }
 
 /// One row to write; no value deletes.
@@ -49,15 +53,16 @@ impl Db {
             .worker_threads(WORKERS)
             .open()
             .map_err(|error| open_error(dir, error))?;
-        let table = |name, bytes| {
-            let options = || KeyspaceCreateOptions::default().max_memtable_size(bytes);
-            database.keyspace(name, options).map_err(|error| open_error(dir, error))
+        let table = |name| {
+            let table = database.keyspace(name, KeyspaceCreateOptions::default);
+            table.map_err(|error| open_error(dir, error))
         };
         Ok(Self {
-            streams: table("streams", MEMTABLE_BYTES)?,
-            epochs: table("epochs", MEMTABLE_BYTES)?,
-            broadcasts: table("broadcasts", MEMTABLE_BYTES)?,
-            chunks: table("chunks", CHUNKS_MEMTABLE_BYTES)?,
+            streams: table("streams")?,
+            epochs: table("epochs")?,
+            broadcasts: table("broadcasts")?,
+            chunks: table("chunks")?,
+            unrotated: Default::default(),
             database,
         })
     }
@@ -88,12 +93,37 @@ impl Db {
         let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
         let mut batch = self.database.batch().durability(Some(mode));
         for Put { space, key, value } in rows {
+            let bytes = key.len() + value.as_ref().map_or(0, Vec::len) + ROW_OVERHEAD_BYTES;
+            self.unrotated[space as usize].fetch_add(bytes, Ordering::Relaxed);
             match value {
                 Some(value) => batch.insert(self.table(space), key, value),
                 None => batch.remove(self.table(space), key),
             }
         }
-        batch.commit()
+        batch.commit()?;
+        self.rotate()
+    }
+
+    /// Has full memory tables written out.
+    ///
+    /// The engine's own trigger (`max_memtable_size`, left at its default far above ours) must not fire: each commit past it queues
+    /// one more message for the worker, which after 1,000 of them blocks on the queue that it alone empties, and
+    /// from then on nothing is written out and memory grows (fjall 3.1.13, `inner_rotate_memtable`).
+    fn rotate(&self) -> std::result::Result<(), fjall::Error> {
+        for space in [Space::Streams, Space::Epochs, Space::Broadcasts, Space::Chunks] {
+            let bytes = &self.unrotated[space as usize];
+            if bytes.load(Ordering::Relaxed) >= MEMTABLE_BYTES {
+                bytes.store(0, Ordering::Relaxed);
+                self.table(space).rotate_memtable()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of rows in memory that are not yet written out.
+    #[cfg(test)]
+    pub fn memory_bytes(&self) -> u64 {
+        self.database.write_buffer_size()
     }
 
     /// Makes all that is written survive the end of the machine.

@@ -63,3 +63,22 @@ async fn a_damaged_row_is_named_and_others_stay_readable() {
     store.take_epoch(&alice, row.clone()).await.expect("taken");
     assert_eq!(store.last_epoch(&alice).await.expect("readable"), Some(row));
 }
+
+/// More commits than the engine's own queue takes, faster than its worker writes them out.
+#[tokio::test]
+async fn rows_in_memory_are_bounded() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = Embedded::open(dir.path()).expect("opens");
+    let value = vec![b'x'; 10_000];
+    let mut most = 0;
+    for number in 0..6000u64 {
+        let key = number.to_be_bytes().to_vec();
+        let row = Put { space: Space::Chunks, key, value: Some(value.clone()) };
+        store.write(Check::Nothing, vec![row], false).await.expect("written");
+        if number % 100 == 0 {
+            most = most.max(store.read(|db| Ok(db.memory_bytes())).await.expect("readable"));
+        }
+    }
+    // Five lots of 4 MiB, and what the engine counts otherwise than we do.
+    assert!(most < 25 << 20, "{most} bytes");
+}
