@@ -163,7 +163,8 @@ fn serve(settings: &Settings) -> Result<(), Error> {
 
 /// Runs the node until it is told to stop; the text says why it could not.
 fn start(config: Config) -> Result<(), String> {
-    Err(format!("this build holds no server for {}", config.rtmp.listen))
+    let runtime = tokio::runtime::Runtime::new().map_err(|why| format!("cannot start the runtime: {why}"))?;
+    runtime.block_on(crate::node::serve(config)).map_err(|why| format!("{why:#}"))
 }
 
 fn check(settings: &Settings) -> Result<(), Error> {

@@ -213,7 +213,9 @@ impl Meta for Embedded {
 
     async fn put_broadcast(&self, row: BroadcastRow) -> Result<()> {
         let key = keys::broadcast(&row.stream, &row.id);
-        self.write(Check::Nothing, vec![put(Space::Broadcasts, key, &row)], true).await
+        let mut open = put(Space::Open, key.clone(), &row);
+        open.value = open.value.filter(|_| row.ended.is_none());
+        self.write(Check::Nothing, vec![put(Space::Broadcasts, key, &row), open], true).await
     }
 
     async fn broadcast(&self, stream: &StreamId, id: &BroadcastId) -> Result<Option<BroadcastRow>> {
@@ -227,6 +229,10 @@ impl Meta for Embedded {
         limit: usize,
     ) -> Result<Vec<BroadcastRow>> {
         self.page(Space::Broadcasts, keys::broadcasts(stream, before), true, limit).await
+    }
+
+    async fn open_broadcasts(&self) -> Result<Vec<BroadcastRow>> {
+        self.page(Space::Open, Vec::new()..vec![u8::MAX], false, usize::MAX).await
     }
 
     async fn put_chunk(&self, stream: &StreamId, broadcast: &BroadcastId, row: ChunkRow) -> Result<()> {

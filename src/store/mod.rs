@@ -14,6 +14,7 @@ use crate::{
 
 pub mod blobs;
 pub mod embedded;
+pub mod health;
 
 /// A stream as its owner made it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -151,6 +152,8 @@ pub trait Meta: Send + Sync + 'static {
         before: Option<&BroadcastId>,
         limit: usize,
     ) -> Result<Vec<BroadcastRow>>;
+    /// All streams' broadcasts that have not ended, in no order: what a node takes up when it starts.
+    async fn open_broadcasts(&self) -> Result<Vec<BroadcastRow>>;
 
     /// Writes a chunk row (idempotent by k and epoch; the last write of the same pair wins).
     async fn put_chunk(&self, stream: &StreamId, broadcast: &BroadcastId, row: ChunkRow) -> Result<()>;

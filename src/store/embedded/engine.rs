@@ -32,9 +32,10 @@ pub(super) struct Db {
     streams: Keyspace,
     epochs: Keyspace,
     broadcasts: Keyspace,
+    open: Keyspace,
     chunks: Keyspace,
     /// Bytes written to each table since it was last told to write itself out.
-    unrotated: [AtomicUsize; 4],
+    unrotated: [AtomicUsize; 5],
 }
 
 /// One row to write; no value deletes.
@@ -61,6 +62,7 @@ impl Db {
             streams: table("streams")?,
             epochs: table("epochs")?,
             broadcasts: table("broadcasts")?,
+            open: table("open")?,
             chunks: table("chunks")?,
             unrotated: Default::default(),
             database,
@@ -72,6 +74,7 @@ impl Db {
             Space::Streams => &self.streams,
             Space::Epochs => &self.epochs,
             Space::Broadcasts => &self.broadcasts,
+            Space::Open => &self.open,
             Space::Chunks => &self.chunks,
         }
     }

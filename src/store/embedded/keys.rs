@@ -16,6 +16,8 @@ pub(super) enum Space {
     Streams,
     Epochs,
     Broadcasts,
+    /// The rows of [`Space::Broadcasts`] that have not ended.
+    Open,
     Chunks,
 }
 
@@ -102,7 +104,7 @@ pub(super) fn show(space: Space, key: &[u8]) -> String {
     };
     match space {
         Space::Streams => format!("stream {}", head(0)),
-        Space::Broadcasts => format!("broadcast {}", head(0)),
+        Space::Broadcasts | Space::Open => format!("broadcast {}", head(0)),
         Space::Epochs => format!("epoch {} of {}", number(8), head(8)),
         Space::Chunks => format!("chunk {} of epoch {} of {}", number(16), number(8), head(24)),
     }

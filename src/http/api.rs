@@ -1,0 +1,267 @@
+//! The JSON API: who is live (public), streams and keys (admin token).
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State},
+    http::{StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+use super::{App, Shared, problem::Problem};
+use crate::{
+    auth,
+    id::StreamId,
+    line::{Live, State as LiveState, StreamSettings},
+    media::Mode,
+    store::{self, StreamRow},
+    time::{now, unix_now},
+};
+
+/// Largest request body, bytes: a stream's settings are far smaller.
+const BODY_MAX: usize = 64 << 10;
+/// Streams listed at once.
+const PAGE: usize = 1000;
+
+pub fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/api/v1/streams", get(list).post(create))
+        .route("/api/v1/streams/{id}", get(show).delete(delete))
+        .route("/api/v1/streams/{id}/rotate-key", post(rotate_key))
+        .route("/api/v1/status", get(status))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+}
+
+/// A stream as the public sees it.
+#[derive(Debug, Serialize)]
+struct Stream {
+    id: StreamId,
+    /// `live`, `away` (the encoder is gone and may come back) or `offline`.
+    state: &'static str,
+    broadcast: Option<String>,
+    started: Option<String>,
+    mode: Option<&'static str>,
+    epoch: Option<u64>,
+    /// Newest chunk number.
+    k: Option<u64>,
+    renditions: Vec<Rendition>,
+    warnings: Vec<Warning>,
+    /// Rungs this node cannot afford now.
+    shed: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Rendition {
+    name: String,
+    codec: String,
+    width: u32,
+    height: u32,
+    /// Frames per second; 0 when the encoder does not tell.
+    fps: f64,
+    /// Mean rate of what was sent so far.
+    kbps: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Warning {
+    code: &'static str,
+    text: String,
+    fix: String,
+}
+
+impl Stream {
+    fn offline(id: StreamId) -> Self {
+        let (renditions, warnings, shed) = (Vec::new(), Vec::new(), Vec::new());
+        Self {
+            id,
+            state: "offline",
+            broadcast: None,
+            started: None,
+            mode: None,
+            epoch: None,
+            k: None,
+            renditions,
+            warnings,
+            shed,
+        }
+    }
+
+    fn of(live: &Live) -> Self {
+        let state = match live.state {
+            // Nothing to play yet: players would get a 404.
+            _ if live.multivariant.is_none() => "offline",
+            LiveState::Live => "live",
+            LiveState::Away => "away",
+            LiveState::Ended => "offline",
+        };
+        let rows = live.offered.iter().filter_map(|name| live.renditions.get(name)).map(|shown| &shown.row);
+        let renditions = rows.map(|row| Rendition {
+            name: row.name.to_string(),
+            codec: row.codec.clone(),
+            width: row.width,
+            height: row.height,
+            fps: f64::from(row.fps_milli) / 1000.0,
+            kbps: row.mean_bps / 1000,
+        });
+        let warnings = live.warnings.iter().map(|w| Warning { code: w.code(), text: w.text(), fix: w.fix() });
+        Self {
+            id: live.stream.clone(),
+            state,
+            broadcast: Some(live.broadcast.to_string()),
+            started: Some(live.started.to_string()),
+            mode: live.mode.map(mode),
+            epoch: Some(live.epoch),
+            k: live.k,
+            renditions: renditions.collect(),
+            warnings: warnings.collect(),
+            shed: live.shed.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Follow => "follow",
+        Mode::Reencode => "reencode",
+        Mode::AudioOnly => "audio-only",
+    }
+}
+
+/// Proof that the request carries the admin token.
+struct Admin;
+
+impl FromRequestParts<Arc<App>> for Admin {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let given = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        if auth::admin::verify(&app.admin, given) {
+            Ok(Self)
+        } else {
+            Err(Problem::new(StatusCode::UNAUTHORIZED, "this needs the admin token (Authorization: Bearer ...)"))
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct ListQuery {
+    /// `1`: only those that are live; needs no token.
+    live: Option<u8>,
+}
+
+async fn list(
+    State(app): Shared,
+    Query(query): Query<ListQuery>,
+    admin: Result<Admin, Problem>,
+) -> Result<Response, Problem> {
+    if query.live == Some(1) {
+        let live: Vec<_> =
+            app.lines.all().iter().map(|live| Stream::of(live)).filter(|s| s.state != "offline").collect();
+        return Ok(public(&serde_json::json!({ "streams": live })));
+    }
+    admin?;
+    let rows = app.meta.streams(None, PAGE).await?;
+    let mut streams: Vec<_> = rows.into_iter().map(|row| app.view(row.id)).collect();
+    // Where anyone may publish, streams live without a row.
+    for live in app.lines.all() {
+        if streams.iter().all(|stream| stream.id != live.stream) {
+            streams.push(Stream::of(&live));
+        }
+    }
+    Ok(Json(serde_json::json!({ "streams": streams })).into_response())
+}
+
+async fn show(State(app): Shared, Path(id): Path<String>) -> Result<Response, Problem> {
+    let id = parse(&id)?;
+    if app.lines.live(&id).is_none() && !app.open && app.meta.stream(&id).await?.is_none() {
+        return Err(unknown(&id));
+    }
+    Ok(public(&app.view(id)))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Create {
+    id: String,
+    #[serde(default)]
+    settings: Option<StreamSettings>,
+}
+
+async fn create(
+    _: Admin,
+    State(app): Shared,
+    body: Result<Json<Create>, axum::extract::rejection::JsonRejection>,
+) -> Result<Response, Problem> {
+    let Json(body) = body.map_err(|why| Problem::new(StatusCode::BAD_REQUEST, why.body_text()))?;
+    let id: StreamId =
+        body.id.parse().map_err(|why: crate::id::Error| Problem::new(StatusCode::BAD_REQUEST, why.to_string()))?;
+    let secret = auth::Secret::generate();
+    let settings =
+        body.settings.map_or(serde_json::Value::Null, |s| serde_json::to_value(s).expect("settings are plain data"));
+    let row = StreamRow { id: id.clone(), key_hash: auth::keys::hash(&secret), created: unix_now(), settings };
+    app.meta.create_stream(row).await.map_err(|why| match why {
+        store::Error::Exists => Problem::new(StatusCode::CONFLICT, format!("stream {id} exists already")),
+        other => other.into(),
+    })?;
+    let told = serde_json::json!({
+        "id": id,
+        "key": format!("{id}?key={}", secret.expose()),
+        "server": format!("rtmp://<this host>:{}/live", app.rtmp_port),
+        "watch": format!("/watch/{id}"),
+    });
+    Ok((StatusCode::CREATED, Json(told)).into_response())
+}
+
+async fn rotate_key(_: Admin, State(app): Shared, Path(id): Path<String>) -> Result<Response, Problem> {
+    let id = parse(&id)?;
+    let row = app.meta.stream(&id).await?.ok_or_else(|| unknown(&id))?;
+    let secret = auth::Secret::generate();
+    app.meta.update_stream(StreamRow { key_hash: auth::keys::hash(&secret), ..row }).await?;
+    let key = format!("{id}?key={}", secret.expose());
+    Ok(Json(serde_json::json!({ "id": id, "key": key })).into_response())
+}
+
+async fn delete(_: Admin, State(app): Shared, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+    let id = parse(&id)?;
+    app.meta.delete_stream(&id).await.map_err(|why| match why {
+        store::Error::NotFound => unknown(&id),
+        other => other.into(),
+    })?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn status(_: Admin, State(app): Shared) -> Response {
+    let reasons = app.not_ready();
+    let live: Vec<_> = app.lines.all().iter().map(|live| Stream::of(live)).collect();
+    let status = serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_s": (now() - app.started).as_secs(),
+        "ready": reasons.is_empty(),
+        "reasons": reasons,
+        "publish": if app.open { "open" } else { "keys" },
+        "streams": live,
+    });
+    Json(status).into_response()
+}
+
+impl App {
+    fn view(&self, id: StreamId) -> Stream {
+        self.lines.live(&id).map_or_else(|| Stream::offline(id), |live| Stream::of(&live))
+    }
+}
+
+fn parse(id: &str) -> Result<StreamId, Problem> {
+    id.parse().map_err(|why: crate::id::Error| Problem::not_found(why.to_string()))
+}
+
+fn unknown(id: &StreamId) -> Problem {
+    Problem::not_found(format!("there is no stream {id}"))
+}
+
+/// Public answers: any page may read them, caches may keep them for a second.
+fn public(value: &impl Serialize) -> Response {
+    let headers = [(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"), (header::CACHE_CONTROL, "public, max-age=1")];
+    (headers, Json(value)).into_response()
+}

@@ -1,0 +1,92 @@
+//! HTTP for viewers, operators and the command line: routes only. Each parses, calls one module, translates its error.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::{self, Next},
+    response::Response,
+    routing::get,
+};
+use tower_http::cors::{Any, CorsLayer};
+
+pub mod api;
+mod content;
+mod hls;
+mod ops;
+mod pages;
+mod problem;
+pub mod serve;
+
+use crate::{
+    auth,
+    line::{Lines, archive::Archive},
+    store::{Meta, health::Health},
+    time::Timestamp,
+};
+pub use ops::Readiness;
+
+/// What the routes use.
+pub struct App {
+    pub lines: Lines,
+    pub archive: Archive,
+    pub meta: Arc<dyn Meta>,
+    pub health: Arc<Health>,
+    pub readiness: Readiness,
+    pub admin: auth::Secret,
+    /// Any stream name may publish (`auth.publish = "open"`).
+    pub open: bool,
+    /// Nominal chunk duration: playlists may be cached for half of it.
+    pub chunk: Duration,
+    /// RTMP port, for the addresses that are told to streamers.
+    pub rtmp_port: u16,
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    pub started: Timestamp,
+}
+
+type Shared = State<Arc<App>>;
+
+/// All routes (DESIGN section 10).
+pub fn router(app: Arc<App>) -> Router {
+    // Any page may play a stream; only the API's answers are not for other origins' scripts.
+    let cors = CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([Method::GET, Method::HEAD, Method::OPTIONS])
+        .allow_headers([header::RANGE, header::IF_NONE_MATCH])
+        .expose_headers([header::CONTENT_LENGTH, header::CONTENT_RANGE, header::ETAG, header::DATE])
+        .max_age(Duration::from_secs(86_400));
+    let hls = Router::new()
+        .route("/hls/{stream}/index.m3u8", get(hls::current))
+        .route("/hls/{stream}/{broadcast}/index.m3u8", get(hls::multivariant))
+        .route("/hls/{stream}/{broadcast}/{rendition}/{file}", get(hls::file))
+        .layer(cors);
+    Router::new()
+        .merge(hls)
+        .merge(api::routes())
+        .merge(ops::routes())
+        .merge(pages::routes())
+        .fallback(|| async { problem::Problem::new(StatusCode::NOT_FOUND, "no such page") })
+        .layer(middleware::from_fn(common))
+        .with_state(app)
+}
+
+/// Headers that every answer has, and the count of answers.
+async fn common(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(HeaderName::from_static("referrer-policy"), HeaderValue::from_static("no-referrer"));
+    metrics::counter!("weir_http_requests_total", "status" => class(response.status())).increment(1);
+    response
+}
+
+fn class(status: StatusCode) -> &'static str {
+    match status.as_u16() / 100 {
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        _ => "5xx",
+    }
+}

@@ -1,0 +1,71 @@
+//! For operators and load balancers: metrics, health, readiness.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+
+use super::{App, Shared};
+
+/// Whether the node has started and is not stopping.
+#[derive(Debug, Default)]
+pub struct Readiness {
+    started: AtomicBool,
+    draining: AtomicBool,
+}
+
+impl Readiness {
+    pub fn start(&self) {
+        self.started.store(true, Ordering::Release);
+    }
+
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+}
+
+pub fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+}
+
+impl App {
+    /// Why new viewers and publishers should go elsewhere; empty when they need not.
+    pub fn not_ready(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if !self.readiness.started.load(Ordering::Acquire) {
+            reasons.push("the node is starting".to_owned());
+        }
+        if self.readiness.draining.load(Ordering::Acquire) {
+            reasons.push("the node is stopping".to_owned());
+        }
+        if let Some(why) = self.health.trouble() {
+            reasons.push(format!("live goes on, but nothing is recorded: {why}"));
+        }
+        reasons
+    }
+}
+
+async fn ready(State(app): Shared) -> Response {
+    let reasons = app.not_ready();
+    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = serde_json::json!({ "ready": reasons.is_empty(), "reasons": reasons });
+    (status, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
+}
+
+async fn metrics(State(app): Shared) -> Response {
+    let live = app.lines.all();
+    ::metrics::gauge!("weir_streams_live").set(live.len() as f64);
+    let format = [(header::CONTENT_TYPE, "text/plain; version=0.0.4"), (header::CACHE_CONTROL, "no-store")];
+    (format, (app.metrics)()).into_response()
+}

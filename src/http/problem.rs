@@ -1,0 +1,59 @@
+//! Errors as `application/problem+json` (RFC 9457): a title people understand, never a stack of words.
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+
+use crate::store;
+
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    detail: String,
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into() }
+    }
+
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, detail)
+    }
+}
+
+impl From<store::Error> for Problem {
+    fn from(error: store::Error) -> Self {
+        match error {
+            store::Error::NotFound => Self::not_found("there is no such thing here"),
+            store::Error::Exists => Self::new(StatusCode::CONFLICT, "it exists already"),
+            store::Error::EpochTaken(_) | store::Error::Unavailable(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "the store does not answer now; try again in a moment")
+            }
+            store::Error::Damaged(_) | store::Error::BadName(_) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "what is stored under this name cannot be read")
+            }
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = serde_json::json!({
+            "type": "about:blank",
+            "title": self.status.canonical_reason().unwrap_or("error"),
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+        });
+        let mut response = (self.status, body.to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        // A 404 of this moment may be a playlist of the next one.
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
