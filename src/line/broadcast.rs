@@ -1,0 +1,563 @@
+//! One broadcast as viewers see it: which chunks of which rendition are listed, and which are holes.
+//!
+//! Pure: marks and finished chunks enter, [`Live`] snapshots leave. Driven by the line's task; it never waits, stores or
+//! reads a clock. A rendition lists chunk `k` when its bytes are here, or lists a gap when they can no longer come.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+
+use super::{
+    grid::{Grid, Slot},
+    live::{Live, LiveRendition, State, Text, multivariant},
+};
+use crate::{
+    id::{BroadcastId, Rendition, StreamId},
+    media::{Epoch, Mode, VIDEO_TIMESCALE, timeline::Warning},
+    package::{
+        Chunk, playlist,
+        window::{Entry, List, Window},
+    },
+    store::{BroadcastRow, ChunkRow, RenditionRow},
+    time::{Timestamp, UnixMs},
+};
+
+/// A rendition this far behind the newest chunk number lists a gap and goes on: later than this, players at the live
+/// edge have passed the chunk anyway, and the replay ring no longer holds its input.
+const LATE_MAX: u64 = 4;
+
+/// How long the first multivariant playlist waits for renditions that are slower than the first one.
+const FIRST_WAIT: std::time::Duration = std::time::Duration::from_millis(1500);
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Chunks in a live playlist.
+    pub window: usize,
+    /// Nominal chunk duration, 90 kHz.
+    pub chunk: i64,
+}
+
+/// A chunk of one rendition, complete.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    pub rendition: Rendition,
+    pub chunk: Chunk,
+    pub init: Arc<str>,
+}
+
+#[derive(Debug)]
+struct Track {
+    row: RenditionRow,
+    list: Option<List>,
+    /// Chunk number to be listed next.
+    next: u64,
+    /// Complete, but a number before it is still open.
+    ready: BTreeMap<u64, Finished>,
+    /// Epochs from which no further chunk of this rendition will come.
+    done: BTreeSet<u64>,
+    chunks: Vec<(u64, u64, Bytes)>,
+    stored: BTreeSet<(u64, u64)>,
+    inits: Vec<(Arc<str>, Bytes)>,
+    /// Sum of bits and microseconds of what was listed.
+    bits: u64,
+    us: u64,
+    listed_media: bool,
+    shown: Arc<LiveRendition>,
+    dirty: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Broadcast {
+    settings: Settings,
+    live: Live,
+    grid: Grid,
+    target: u32,
+    tracks: BTreeMap<Rendition, Track>,
+    /// The renditions that each epoch makes.
+    offers: BTreeMap<u64, BTreeSet<Rendition>>,
+    /// When the first chunk of the running epoch was listed.
+    first_listed: Option<Timestamp>,
+    /// The public set of renditions belongs to this epoch.
+    offered_epoch: u64,
+}
+
+impl Broadcast {
+    pub fn new(stream: StreamId, id: BroadcastId, started: UnixMs, settings: Settings) -> Self {
+        let live = Live {
+            stream,
+            broadcast: id,
+            started,
+            state: State::Live,
+            mode: None,
+            epoch: 0,
+            k: None,
+            multivariant: None,
+            multivariant_inside: None,
+            offered: Vec::new(),
+            renditions: BTreeMap::new(),
+            warnings: Vec::new(),
+            shed: Vec::new(),
+        };
+        Self {
+            settings,
+            live,
+            grid: Grid::default(),
+            target: 0,
+            tracks: BTreeMap::new(),
+            offers: BTreeMap::new(),
+            first_listed: None,
+            offered_epoch: 0,
+        }
+    }
+
+    /// Rebuilds a broadcast from its row, its newest chunk rows (valid ones, by k, without holes at the front) and the
+    /// numbers at which it is discontinuous; `inits` are the init segments those rows name. Its state is [`State::Away`].
+    pub fn restore(
+        row: &BroadcastRow,
+        chunks: &[ChunkRow],
+        discontinuities: Vec<u64>,
+        inits: &[(Rendition, Arc<str>, Bytes)],
+        settings: Settings,
+    ) -> Self {
+        let mut this = Self::new(row.stream.clone(), row.id.clone(), row.started, settings);
+        this.live.state = State::Away;
+        this.target = row.target;
+        let mut slots: Vec<Slot> = Vec::new();
+        for chunk in chunks {
+            while let Some(last) = slots.last()
+                && last.k + 1 < chunk.k
+            {
+                let at = last.end.expect("restored slots are closed");
+                let wall = UnixMs(last.wall.0 + (at - last.at) * 1000 / i64::from(VIDEO_TIMESCALE));
+                let end = Some(at + this.settings.chunk);
+                slots.push(Slot { k: last.k + 1, epoch: last.epoch, at, end, wall, discontinuity: false, gap: true });
+            }
+            slots.push(Slot {
+                k: chunk.k,
+                epoch: chunk.epoch,
+                at: chunk.at,
+                end: Some(chunk.at + chunk.duration),
+                wall: chunk.wall,
+                discontinuity: chunk.discontinuity,
+                gap: false,
+            });
+        }
+        this.live.epoch = slots.last().map_or(0, |slot| slot.epoch);
+        this.live.k = slots.last().map(|slot| slot.k);
+        this.grid = Grid::restore(slots.clone(), discontinuities);
+        let Some(first) = slots.first() else { return this };
+        for rendition in &row.renditions {
+            let of = inits.iter().filter(|(name, ..)| *name == rendition.name);
+            let mut track = this.track(rendition.clone(), first.k);
+            track.inits = of.map(|(_, hash, bytes)| (hash.clone(), bytes.clone())).collect();
+            let mut list = this.list(first.k);
+            let push = |list: &mut List, entry| list.append(entry).expect("slots are consecutive");
+            for slot in &slots {
+                let stored = chunks.iter().find(|c| c.k == slot.k && !slot.gap);
+                let part = stored.and_then(|c| c.renditions.iter().find(|r| r.rendition == rendition.name));
+                track.listed_media |= part.is_some();
+                let entry = Entry {
+                    k: slot.k,
+                    epoch: slot.epoch,
+                    duration_us: part.map_or(slot_us(slot), |p| p.duration_us),
+                    discontinuity: slot.discontinuity,
+                    gap: part.is_none(),
+                    wall: slot.wall,
+                    init: part.map_or("", |p| p.init.as_str()).into(),
+                };
+                push(&mut list, entry);
+            }
+            track.next = slots.last().expect("there is a first").k + 1;
+            track.list = Some(list);
+            track.dirty = true;
+            this.tracks.insert(rendition.name.clone(), track);
+            if this.tracks[&rendition.name].listed_media {
+                this.live.offered.push(rendition.name.clone());
+            }
+        }
+        this.refresh();
+        this
+    }
+
+    pub fn id(&self) -> &BroadcastId {
+        &self.live.broadcast
+    }
+
+    pub fn started(&self) -> UnixMs {
+        self.live.started
+    }
+
+    pub fn target(&self) -> u32 {
+        self.target
+    }
+
+    /// The end of the newest slot: number, time on the broadcast's timeline, wall clock.
+    pub fn edge(&self) -> Option<(u64, i64, UnixMs)> {
+        let last = self.grid.last()?;
+        let end = last.end.unwrap_or(last.at);
+        Some((last.k, end, UnixMs(last.wall.0 + (end - last.at) * 1000 / i64::from(VIDEO_TIMESCALE))))
+    }
+
+    /// Begins an epoch that will make `renditions`.
+    pub fn begin(&mut self, epoch: &Epoch, renditions: Vec<RenditionRow>) {
+        let before = self.grid.last().map(|slot| slot.k);
+        self.grid.begin(epoch, self.settings.chunk);
+        self.live.state = State::Live;
+        self.live.epoch = epoch.number;
+        self.live.mode = None;
+        self.live.warnings.clear();
+        self.first_listed = None;
+        self.offers.insert(epoch.number, renditions.iter().map(|row| row.name.clone()).collect());
+        self.offers = self.offers.split_off(&epoch.number.saturating_sub(8));
+        for row in renditions {
+            match self.tracks.get_mut(&row.name) {
+                Some(track) => track.row = RenditionRow { peak_bps: track.row.peak_bps.max(row.peak_bps), ..row },
+                None => {
+                    let track = self.track(row.clone(), epoch.k);
+                    self.tracks.insert(row.name.clone(), track);
+                }
+            }
+        }
+        if before.is_some() {
+            self.advance();
+        }
+    }
+
+    /// The mode of the running epoch is known; renditions that it does not make leave its offer.
+    pub fn decide(&mut self, mode: Mode, target: u32) {
+        self.live.mode = Some(mode);
+        if self.target == 0 {
+            self.target = target;
+        }
+        if mode == Mode::Reencode {
+            self.withdraw(&Rendition::source());
+        }
+    }
+
+    /// The running epoch will not make `rendition` (any more).
+    pub fn withdraw(&mut self, rendition: &Rendition) {
+        if let Some(offer) = self.offers.get_mut(&self.live.epoch) {
+            offer.remove(rendition);
+        }
+        self.live.offered.retain(|name| name != rendition);
+        // A rendition that never listed anything leaves no trace.
+        if self
+            .tracks
+            .get(rendition)
+            .is_some_and(|t| !t.listed_media && t.list.as_ref().is_none_or(|list| list.next_k().is_none()))
+        {
+            self.tracks.remove(rendition);
+            self.live.renditions.remove(rendition);
+        }
+        self.advance();
+    }
+
+    /// The node cannot afford `rendition` now.
+    pub fn shed(&mut self, rendition: Rendition) {
+        self.withdraw(&rendition);
+        if !self.live.shed.contains(&rendition) {
+            self.live.shed.push(rendition);
+        }
+    }
+
+    pub fn set_shed(&mut self, shed: Vec<Rendition>) {
+        self.live.shed = shed;
+    }
+
+    pub fn warn(&mut self, warning: Warning) {
+        if !self.live.warnings.contains(&warning) {
+            self.live.warnings.push(warning);
+        }
+    }
+
+    /// Chunk `k` of the running epoch starts at `at`.
+    pub fn mark(&mut self, k: u64, at: i64) {
+        self.grid.mark(k, at);
+        self.advance();
+    }
+
+    /// The running epoch's media ends at `at`.
+    pub fn close(&mut self, at: i64) {
+        self.grid.close(at);
+        self.live.state = State::Away;
+        self.advance();
+    }
+
+    /// The encoder stays away: one more chunk number is a gap on every rendition.
+    pub fn gap(&mut self) {
+        self.grid.gap(self.settings.chunk);
+        self.advance();
+    }
+
+    /// No further chunk of `rendition` will come from `epoch`.
+    pub fn done(&mut self, rendition: &Rendition, epoch: u64) {
+        if let Some(track) = self.tracks.get_mut(rendition) {
+            track.done.insert(epoch);
+        }
+        self.advance();
+    }
+
+    /// The broadcast is over; playlists end.
+    pub fn end(&mut self) {
+        self.live.state = State::Ended;
+        for track in self.tracks.values_mut() {
+            if let Some(list) = &mut track.list {
+                list.end();
+                track.dirty = true;
+            }
+        }
+    }
+
+    /// Takes an init segment that the chunks of `rendition` name.
+    pub fn init(&mut self, rendition: &Rendition, hash: Arc<str>, bytes: Bytes) {
+        if let Some(track) = self.tracks.get_mut(rendition)
+            && !track.inits.iter().any(|(known, _)| *known == hash)
+        {
+            track.inits.push((hash, bytes));
+            track.dirty = true;
+        }
+    }
+
+    /// Corrects what the multivariant playlist says of a rendition, now that its config is known.
+    pub fn describe(&mut self, row: RenditionRow) {
+        if let Some(track) = self.tracks.get_mut(&row.name) {
+            track.row = RenditionRow { peak_bps: track.row.peak_bps.max(row.peak_bps), ..row };
+            track.dirty = true;
+        }
+    }
+
+    /// Takes a complete chunk. `false`: it came too late or nobody asked for it, and it is not part of the broadcast.
+    pub fn finished(&mut self, finished: Finished) -> bool {
+        let k = finished.chunk.k;
+        let Some(track) = self.tracks.get_mut(&finished.rendition) else { return false };
+        let valid = self.grid.slot(k).is_some_and(|slot| !slot.gap && slot.epoch == finished.chunk.epoch);
+        if k < track.next || !valid {
+            return false;
+        }
+        track.ready.insert(k, finished);
+        self.advance();
+        true
+    }
+
+    /// The bytes of a chunk are in the store and need no place in memory once they are out of the window.
+    pub fn stored(&mut self, rendition: &Rendition, k: u64, epoch: u64) {
+        if let Some(track) = self.tracks.get_mut(rendition) {
+            track.stored.insert((k, epoch));
+        }
+    }
+
+    /// Rows of all renditions that listed something, for the broadcast's row.
+    pub fn rows(&self) -> Vec<RenditionRow> {
+        self.tracks.values().filter(|track| track.listed_media).map(Track::measured).collect()
+    }
+
+    /// The renditions that `epoch` is making.
+    pub fn offer(&self, epoch: u64) -> usize {
+        self.offers.get(&epoch).map_or(0, BTreeSet::len)
+    }
+
+    pub fn slot(&self, k: u64) -> Option<&Slot> {
+        self.grid.slot(k)
+    }
+
+    pub fn state(&self) -> State {
+        self.live.state
+    }
+
+    /// When [`Broadcast::snapshot`] will offer what is there, though a rendition is still missing.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        (self.offered_epoch != self.live.epoch).then_some(self.first_listed? + FIRST_WAIT)
+    }
+
+    /// Gives the present state. Renditions that did not change share what the last snapshot held.
+    pub fn snapshot(&mut self, now: Timestamp) -> Live {
+        self.settle(now);
+        self.refresh();
+        self.live.clone()
+    }
+
+    fn track(&self, row: RenditionRow, next: u64) -> Track {
+        let shown = Arc::new(LiveRendition {
+            row: row.clone(),
+            window: List::new(1, 1).window(),
+            playlist: None,
+            chunks: Vec::new(),
+            inits: Vec::new(),
+        });
+        Track {
+            row,
+            list: None,
+            next,
+            ready: BTreeMap::new(),
+            done: BTreeSet::new(),
+            chunks: Vec::new(),
+            stored: BTreeSet::new(),
+            inits: Vec::new(),
+            bits: 0,
+            us: 0,
+            listed_media: false,
+            shown,
+            dirty: false,
+        }
+    }
+
+    /// An empty list whose first chunk will be `first`.
+    fn list(&self, first: u64) -> List {
+        new_list(self.target, self.settings.window, self.grid.discontinuities_before(first))
+    }
+
+    /// Lists whatever can be listed, in order, on every rendition.
+    fn advance(&mut self) {
+        if self.target == 0 {
+            return;
+        }
+        let Some(newest) = self.grid.last().map(|slot| slot.k) else { return };
+        let first_of_epoch = self.offers.keys().next().copied();
+        for (name, track) in &mut self.tracks {
+            while let Some(slot) = self.grid.slot(track.next)
+                && slot.end.is_some()
+            {
+                let offered = self.offers.get(&slot.epoch).is_some_and(|offer| offer.contains(name))
+                    || first_of_epoch.is_some_and(|first| slot.epoch < first);
+                let passed = track.ready.values().any(|f| f.chunk.k > slot.k && f.chunk.epoch == slot.epoch);
+                let over =
+                    slot.gap || !offered || passed || track.done.contains(&slot.epoch) || newest - slot.k > LATE_MAX;
+                let finished = track.ready.remove(&slot.k);
+                if finished.is_none() && !over {
+                    break;
+                }
+                if finished.is_none() && track.list.is_none() {
+                    // Nothing of this rendition was ever listed: it begins with its first chunk, not with holes.
+                    track.next += 1;
+                    continue;
+                }
+                let list = track.list.get_or_insert_with(|| {
+                    new_list(self.target, self.settings.window, self.grid.discontinuities_before(slot.k))
+                });
+                let us = finished.as_ref().map_or(slot_us(slot), |f| f.duration_us());
+                let entry = Entry {
+                    k: slot.k,
+                    epoch: slot.epoch,
+                    duration_us: us,
+                    discontinuity: slot.discontinuity,
+                    gap: finished.is_none(),
+                    wall: slot.wall,
+                    init: finished.as_ref().map_or_else(|| "".into(), |f| f.init.clone()),
+                };
+                list.append(entry).expect("numbers are listed one after the other, before the end");
+                if let Some(finished) = finished {
+                    let bits = finished.chunk.bytes.len() as u64 * 8;
+                    // A short last chunk's rate says nothing about the peak that a player must carry.
+                    if us * 2 >= u64::from(self.target) * 1_000_000 {
+                        track.row.peak_bps = track.row.peak_bps.max(bits * 1_000_000 / us.max(1));
+                    }
+                    track.bits += bits;
+                    track.us += us;
+                    track.chunks.push((slot.k, slot.epoch, finished.chunk.bytes));
+                    track.listed_media = true;
+                    self.live.k = self.live.k.max(Some(slot.k));
+                }
+                track.next += 1;
+                track.dirty = true;
+            }
+        }
+    }
+
+    /// Decides which renditions the multivariant playlist offers.
+    fn settle(&mut self, now: Timestamp) {
+        if self.offered_epoch == self.live.epoch || self.live.mode.is_none() {
+            return;
+        }
+        let Some(offer) = self.offers.get(&self.live.epoch) else { return };
+        let has = |name: &&Rendition| {
+            let entry = self.tracks.get(*name).and_then(|track| track.list.as_ref());
+            entry.is_some_and(|list| list.window().entries().iter().any(|e| e.epoch == self.live.epoch && !e.gap))
+        };
+        let here: Vec<_> = offer.iter().filter(has).cloned().collect();
+        if here.is_empty() {
+            return;
+        }
+        let first = *self.first_listed.get_or_insert(now);
+        let video = |name: &Rendition| *name != Rendition::audio();
+        let watchable = here.iter().any(video) || !offer.iter().any(video);
+        if here.len() == offer.len() {
+            self.live.offered = here;
+            self.offered_epoch = self.live.epoch;
+        } else if watchable && now >= first + FIRST_WAIT {
+            // What is still missing joins when it comes.
+            self.live.offered = here;
+        }
+    }
+
+    /// Renders what changed.
+    fn refresh(&mut self) {
+        let window = self.settings.window as u64;
+        for (name, track) in &mut self.tracks {
+            if !track.dirty && self.live.renditions.contains_key(name) {
+                continue;
+            }
+            track.dirty = false;
+            let Some(list) = &track.list else { continue };
+            let shown = list.window();
+            let first = shown.media_sequence();
+            let (stored, spare) = (&track.stored, window);
+            // What is not stored (the store is slow or gone) stays for one window more, then memory's bound wins.
+            track
+                .chunks
+                .retain(|(k, epoch, _)| *k >= first || (!stored.contains(&(*k, *epoch)) && *k + spare >= first));
+            track.stored.retain(|(k, _)| *k >= first);
+            if track.inits.len() > 1 {
+                let used = |hash: &Arc<str>| shown.entries().iter().any(|e| e.init == *hash);
+                let newest = track.inits.last().expect("there is more than one").0.clone();
+                track.inits.retain(|(hash, _)| used(hash) || *hash == newest);
+            }
+            track.shown = Arc::new(LiveRendition {
+                row: track.measured(),
+                playlist: list.next_k().map(|_| Arc::new(Text::new(playlist::media(&shown, false)))),
+                window: shown,
+                chunks: track.chunks.clone(),
+                inits: track.inits.clone(),
+            });
+            self.live.renditions.insert(name.clone(), track.shown.clone());
+        }
+        let rows: Vec<_> = self.live.offered.iter().filter_map(|name| self.live.renditions.get(name)).collect();
+        let rows: Vec<_> = rows.into_iter().map(|shown| shown.row.clone()).collect();
+        if rows.is_empty() {
+            return;
+        }
+        let prefix = format!("{}/", self.live.broadcast);
+        let text = multivariant(&rows, &prefix);
+        if self.live.multivariant.as_ref().is_none_or(|old| old.body != text.body) {
+            self.live.multivariant = Some(Arc::new(text));
+            self.live.multivariant_inside = Some(Arc::new(multivariant(&rows, "")));
+        }
+    }
+}
+
+impl Track {
+    fn measured(&self) -> RenditionRow {
+        let mean = if self.us > 0 { self.bits * 1_000_000 / self.us } else { self.row.mean_bps };
+        RenditionRow { mean_bps: mean, ..self.row.clone() }
+    }
+}
+
+impl Finished {
+    /// How long the chunk plays, in microseconds.
+    pub fn duration_us(&self) -> u64 {
+        (self.chunk.duration.max(0) as u64) * 1_000_000 / u64::from(self.chunk.timescale.max(1))
+    }
+}
+
+/// An empty list after `before` discontinuities.
+fn new_list(target: u32, len: usize, before: u64) -> List {
+    List::resume(&Window::from_entries(target, before, [], false).expect("nothing is always consecutive"), len)
+}
+
+fn slot_us(slot: &Slot) -> u64 {
+    let ticks = slot.end.unwrap_or(slot.at) - slot.at;
+    (ticks.max(0) as u64) * 1_000_000 / u64::from(VIDEO_TIMESCALE)
+}

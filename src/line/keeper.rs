@@ -1,0 +1,261 @@
+//! Writes what a line made to the store: bytes first, then the row, so that a row means stored.
+//!
+//! Jobs enter a bounded queue; the line learns by [`Stored`] what is safe. A store that fails or is slow never holds up
+//! the live edge: jobs are retried in order, and over the bound new chunks are not stored (and said so), never waited for.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tracing::{error, info};
+
+use super::grid::Slot;
+use crate::{
+    id::{BroadcastId, Rendition, StreamId},
+    store::{self, Blobs, BroadcastRow, ChunkRow, Meta, RenditionChunk, blob_name, health::Health, init_name},
+};
+
+/// Bytes that may wait for the store, per line: some 30 s of a full ladder. Beyond it new chunks are dropped.
+const QUEUE_BYTES: usize = 48 << 20;
+/// Jobs that may wait; a second bound for tiny chunks.
+const QUEUE_JOBS: usize = 512;
+/// One attempt at one object.
+const ATTEMPT: Duration = Duration::from_secs(4);
+/// A row whose last renditions do not come is written without them after this quiet time.
+const ROW_WAIT: Duration = Duration::from_millis(700);
+/// Rows that may still gain a rendition.
+const OPEN_ROWS: usize = 8;
+
+/// A chunk on its way to the store.
+#[derive(Debug)]
+pub struct ChunkJob {
+    pub broadcast: BroadcastId,
+    pub slot: Slot,
+    pub duration: i64,
+    /// Renditions that the chunk's epoch makes: the row is written at once when all are there.
+    pub expected: usize,
+    pub part: RenditionChunk,
+    pub bytes: Bytes,
+}
+
+#[derive(Debug)]
+pub enum Job {
+    Init { broadcast: BroadcastId, rendition: Rendition, hash: Arc<str>, bytes: Bytes },
+    Chunk(Box<ChunkJob>),
+    Broadcast(Box<BroadcastRow>),
+}
+
+/// A chunk's bytes and row are in the store.
+#[derive(Debug)]
+pub struct Stored {
+    pub rendition: Rendition,
+    pub k: u64,
+    pub epoch: u64,
+}
+
+/// The line's end of the queue. Dropping it lets the writer finish and end.
+#[derive(Debug)]
+pub struct Keeper {
+    jobs: mpsc::Sender<Job>,
+    waiting: Arc<AtomicUsize>,
+    stream: StreamId,
+}
+
+/// What the writer needs.
+#[derive(Clone)]
+pub struct Stores {
+    pub meta: Arc<dyn Meta>,
+    pub blobs: Arc<dyn Blobs>,
+    pub health: Arc<Health>,
+}
+
+impl Keeper {
+    /// Starts the writer of one line. The future ends when the keeper is dropped and everything was tried.
+    pub fn new(stream: StreamId, stores: Stores, stored: mpsc::Sender<Stored>) -> (Self, impl Future<Output = ()>) {
+        let (jobs, queue) = mpsc::channel(QUEUE_JOBS);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let writer = Writer { stream: stream.clone(), stores, stored, waiting: waiting.clone(), open: BTreeMap::new() };
+        (Self { jobs, waiting, stream }, writer.run(queue))
+    }
+
+    /// Hands a job to the writer; when the queue is full it is given up, counted and said.
+    pub fn submit(&self, job: Job) {
+        let size = job.size();
+        let fits = self.waiting.load(Ordering::Relaxed) + size <= QUEUE_BYTES;
+        if fits {
+            self.waiting.fetch_add(size, Ordering::Relaxed);
+            if self.jobs.try_send(job).is_ok() {
+                return;
+            }
+            self.waiting.fetch_sub(size, Ordering::Relaxed);
+        }
+        metrics::counter!("weir_store_dropped_total").increment(1);
+        error!(stream = %self.stream, bytes = size, "store is too slow or gone: a chunk will not be recorded");
+    }
+}
+
+impl Job {
+    fn size(&self) -> usize {
+        match self {
+            Job::Init { bytes, .. } => bytes.len(),
+            Job::Chunk(job) => job.bytes.len(),
+            Job::Broadcast(_) => 256,
+        }
+    }
+}
+
+struct Row {
+    row: ChunkRow,
+    expected: usize,
+    written: bool,
+}
+
+struct Writer {
+    stream: StreamId,
+    stores: Stores,
+    stored: mpsc::Sender<Stored>,
+    waiting: Arc<AtomicUsize>,
+    /// Rows under way, by (k, epoch); a late rendition writes its row again.
+    open: BTreeMap<(u64, u64), (BroadcastId, Row)>,
+}
+
+impl Writer {
+    async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+        loop {
+            match tokio::time::timeout(ROW_WAIT, queue.recv()).await {
+                Ok(Some(job)) => {
+                    let size = job.size();
+                    self.write(job, &queue).await;
+                    self.waiting.fetch_sub(size, Ordering::Relaxed);
+                }
+                Ok(None) => break,
+                Err(_quiet) => self.flush(u64::MAX, &queue).await,
+            }
+        }
+        self.flush(u64::MAX, &queue).await;
+    }
+
+    async fn write(&mut self, job: Job, queue: &mpsc::Receiver<Job>) {
+        match job {
+            Job::Init { broadcast, rendition, hash, bytes } => {
+                let name = init_name(&self.stream, &broadcast, &rendition, &hash);
+                self.put(&name, bytes, queue).await;
+            }
+            Job::Broadcast(row) => {
+                let meta = self.stores.meta.clone();
+                self.persist(queue, || meta.put_broadcast((*row).clone())).await;
+            }
+            Job::Chunk(job) => self.chunk(*job, queue).await,
+        }
+    }
+
+    async fn chunk(&mut self, job: ChunkJob, queue: &mpsc::Receiver<Job>) {
+        let (k, epoch) = (job.slot.k, job.slot.epoch);
+        let rendition = job.part.rendition.clone();
+        let name = blob_name(&self.stream, &job.broadcast, &rendition, k, epoch);
+        let size = job.bytes.len();
+        if !self.put(&name, job.bytes, queue).await {
+            return;
+        }
+        metrics::counter!("weir_store_bytes_total").increment(size as u64);
+        let (_, row) = self.open.entry((k, epoch)).or_insert_with(|| {
+            let slot = &job.slot;
+            let row = ChunkRow {
+                k,
+                epoch,
+                at: slot.at,
+                duration: job.duration,
+                wall: slot.wall,
+                discontinuity: slot.discontinuity,
+                renditions: Vec::new(),
+            };
+            (job.broadcast.clone(), Row { row, expected: job.expected, written: false })
+        });
+        row.row.renditions.retain(|known| known.rendition != rendition);
+        row.row.renditions.push(job.part);
+        let complete = row.row.renditions.len() >= row.expected;
+        if complete || row.written {
+            self.put_row(k, epoch, queue).await;
+        }
+        self.flush(k.saturating_sub(1), queue).await;
+        while self.open.len() > OPEN_ROWS {
+            self.open.pop_first();
+        }
+    }
+
+    /// Writes the rows below `k` that wait for a rendition that is late.
+    async fn flush(&mut self, k: u64, queue: &mpsc::Receiver<Job>) {
+        let late: Vec<_> =
+            self.open.iter().filter(|((n, _), (_, row))| *n < k && !row.written).map(|(key, _)| *key).collect();
+        for (k, epoch) in late {
+            self.put_row(k, epoch, queue).await;
+        }
+    }
+
+    async fn put_row(&mut self, k: u64, epoch: u64, queue: &mpsc::Receiver<Job>) {
+        let Some((broadcast, row)) = self.open.get(&(k, epoch)).map(|(b, r)| (b.clone(), r.row.clone())) else {
+            return;
+        };
+        let (meta, stream) = (self.stores.meta.clone(), self.stream.clone());
+        let written = self.persist(queue, || {
+            let (meta, stream, broadcast, row) = (meta.clone(), stream.clone(), broadcast.clone(), row.clone());
+            async move { meta.put_chunk(&stream, &broadcast, row).await }
+        });
+        if !written.await {
+            return;
+        }
+        if let Some((_, open)) = self.open.get_mut(&(k, epoch)) {
+            open.written = true;
+        }
+        for part in row.renditions {
+            // A line that does not listen any more has no memory to free.
+            let _ = self.stored.try_send(Stored { rendition: part.rendition, k, epoch });
+        }
+    }
+
+    async fn put(&self, name: &str, bytes: Bytes, queue: &mpsc::Receiver<Job>) -> bool {
+        let blobs = self.stores.blobs.clone();
+        self.persist(queue, || {
+            let (blobs, name, bytes) = (blobs.clone(), name.to_owned(), bytes.clone());
+            async move { blobs.put(&name, bytes).await }
+        })
+        .await
+    }
+
+    /// Tries until it is written, or until the line has ended and one more try failed.
+    async fn persist<F, W>(&self, queue: &mpsc::Receiver<Job>, write: F) -> bool
+    where
+        F: Fn() -> W,
+        W: Future<Output = store::Result<()>>,
+    {
+        let mut pause = Duration::from_millis(250);
+        loop {
+            let why = match tokio::time::timeout(ATTEMPT, write()).await {
+                Ok(Ok(())) => {
+                    if self.stores.health.recovered() {
+                        info!(stream = %self.stream, "store takes writes again");
+                    }
+                    return true;
+                }
+                Ok(Err(why)) => why.to_string(),
+                Err(_) => format!("no answer within {ATTEMPT:?}"),
+            };
+            metrics::counter!("weir_store_failures_total").increment(1);
+            if self.stores.health.failed(why.clone()) {
+                error!(stream = %self.stream, %why, "store does not take writes: live goes on from memory, nothing is recorded");
+            }
+            if queue.is_closed() {
+                return false;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(4));
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Lines: one per stream on this node. Feed in, chunks out.
+//!
+//! [`Lines`] is the registry: `ingest` attaches sessions and sends their feed, `http` reads the [`Live`] snapshots. Each
+//! line is one task ([`task`]) that owns the stream's [`broadcast`] (pure), its replay ring, its chunkers and its
+//! transcoder; [`keeper`] writes what it made to the store; [`archive`] reads it back. A line never waits for the store
+//! or for a viewer.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
+
+pub mod archive;
+pub mod broadcast;
+mod grid;
+pub mod keeper;
+pub mod live;
+mod recover;
+mod task;
+
+pub use keeper::Stores;
+pub use live::{Live, LiveRendition, State, Text};
+pub use task::{Begin, Begun};
+
+use crate::{
+    id::StreamId,
+    media::{Message, VIDEO_TIMESCALE, timeline::Warning},
+    transcode,
+};
+use task::{Command, Inputs, Task};
+
+/// Feed items that may wait for a line. When it is full the session stops reading its socket: TCP pushes back to the
+/// encoder. A line empties it in microseconds; 512 items are some 6 s of media for the rare long store answer.
+const FEED: usize = 512;
+/// Encoded packets that may wait for a line; when full the transcoder waits.
+const EVENTS: usize = 512;
+/// Answers of the store that may wait; when full they are dropped, which costs memory for one window, not correctness.
+const STORED: usize = 256;
+
+/// What every line of this node shares.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Name of this node in the epoch log.
+    pub node: String,
+    /// Nominal chunk duration.
+    pub chunk: Duration,
+    /// Chunks in a live playlist.
+    pub window: usize,
+    pub reconnect_window: Duration,
+    pub ladder: Vec<transcode::Entry>,
+    /// Bound of each line's replay ring, bytes.
+    pub ring_bytes: usize,
+}
+
+impl Config {
+    /// Nominal chunk duration in [`VIDEO_TIMESCALE`] ticks.
+    pub fn chunk_ticks(&self) -> i64 {
+        self.chunk.as_micros() as i64 * i64::from(VIDEO_TIMESCALE) / 1_000_000
+    }
+
+    fn broadcast(&self) -> broadcast::Settings {
+        broadcast::Settings { window: self.window, chunk: self.chunk_ticks() }
+    }
+}
+
+/// A stream's own settings; what is `None` is the node's.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamSettings {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ladder: Option<Vec<transcode::Entry>>,
+}
+
+/// The session was replaced by a newer one, or the node stops. Nothing it sends counts any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a newer session took over, or the node is stopping")]
+pub struct Fenced;
+
+struct Shared {
+    config: Config,
+    stores: Stores,
+    transcoding: transcode::Transcoding,
+    tasks: TaskTracker,
+}
+
+struct Handle {
+    commands: mpsc::Sender<Command>,
+    live: watch::Receiver<Option<Arc<Live>>>,
+}
+
+/// The registry of this node's lines. Cheap to clone.
+#[derive(Clone)]
+pub struct Lines {
+    shared: Arc<Shared>,
+    // Held for look-ups only, never across an await.
+    lines: Arc<Mutex<HashMap<StreamId, Handle>>>,
+    sessions: Arc<AtomicU64>,
+    closing: CancellationToken,
+}
+
+impl Lines {
+    pub fn new(config: Config, stores: Stores, transcoding: transcode::Transcoding) -> Self {
+        let shared = Shared { config, stores, transcoding, tasks: TaskTracker::new() };
+        Self {
+            shared: Arc::new(shared),
+            lines: Arc::default(),
+            sessions: Arc::default(),
+            closing: CancellationToken::new(),
+        }
+    }
+
+    /// Gives a new session the stream: the session before it, if any, is fenced and its `stop` fires.
+    pub async fn attach(
+        &self,
+        stream: &StreamId,
+        settings: StreamSettings,
+        stop: CancellationToken,
+    ) -> Result<Feed, Fenced> {
+        let session = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.closing.is_cancelled() {
+            return Err(Fenced);
+        }
+        let commands = self.line(stream, None);
+        commands.send(Command::Attach { session, settings, stop }).await.map_err(|_| Fenced)?;
+        Ok(Feed { session, commands })
+    }
+
+    /// The running broadcast of a stream.
+    pub fn live(&self, stream: &StreamId) -> Option<Arc<Live>> {
+        let lines = self.lines.lock().expect("no panic while held");
+        lines.get(stream).and_then(|line| line.live.borrow().clone())
+    }
+
+    /// All running broadcasts, by stream.
+    pub fn all(&self) -> Vec<Arc<Live>> {
+        let lines = self.lines.lock().expect("no panic while held");
+        let mut all: Vec<_> = lines.values().filter_map(|line| line.live.borrow().clone()).collect();
+        all.sort_by(|a, b| a.stream.cmp(&b.stream));
+        all
+    }
+
+    /// Takes up the broadcasts that were running when the node stopped, so that their playlists answer and a returning
+    /// encoder continues them. Broadcasts whose encoder is away for longer than the reconnect window are ended.
+    pub async fn recover(&self) -> crate::store::Result<()> {
+        for (stream, broadcast) in recover::open_broadcasts(&self.shared.config, &self.shared.stores).await? {
+            self.line(&stream, Some(broadcast));
+        }
+        Ok(())
+    }
+
+    /// Stops all lines: each finishes and stores its open chunk. Waits at most `patience`.
+    pub async fn close(&self, patience: Duration) {
+        self.closing.cancel();
+        let all: Vec<_> = {
+            let lines = self.lines.lock().expect("no panic while held");
+            lines.values().map(|line| line.commands.clone()).collect()
+        };
+        for commands in all {
+            // A full queue empties by itself; a line that is gone needs no word.
+            let _ = tokio::time::timeout(Duration::from_secs(1), commands.send(Command::Close)).await;
+        }
+        self.shared.tasks.close();
+        if tokio::time::timeout(patience, self.shared.tasks.wait()).await.is_err() {
+            warn!("some lines did not finish in time");
+        }
+    }
+
+    /// The line of `stream`, started when there is none.
+    fn line(&self, stream: &StreamId, restored: Option<broadcast::Broadcast>) -> mpsc::Sender<Command> {
+        let mut lines = self.lines.lock().expect("no panic while held");
+        if let Some(line) = lines.get(stream) {
+            return line.commands.clone();
+        }
+        let (commands, inbox) = mpsc::channel(FEED);
+        let (event_tx, events) = mpsc::channel(EVENTS);
+        let (stored_tx, stored) = mpsc::channel(STORED);
+        let (shown, live) = watch::channel(None);
+        let (keeper, writer) = keeper::Keeper::new(stream.clone(), self.shared.stores.clone(), stored_tx);
+        let task = Task::new(self.shared.clone(), stream.clone(), shown, keeper, event_tx, restored);
+        let inputs = Inputs { commands: inbox, events, stored };
+        self.shared.tasks.spawn(writer);
+        let (registry, name, mine) = (self.lines.clone(), stream.clone(), commands.downgrade());
+        self.shared.tasks.spawn(async move {
+            // Whoever attaches takes a sender under the registry's lock: alone means that nobody is on the way.
+            let release = || {
+                let mut lines = registry.lock().expect("no panic while held");
+                let alone = mine.strong_count() <= 1;
+                if alone {
+                    lines.remove(&name);
+                }
+                alone
+            };
+            task.run(inputs, release).await;
+        });
+        lines.insert(stream.clone(), Handle { commands: commands.clone(), live });
+        commands
+    }
+}
+
+/// A session's way into its line.
+#[derive(Debug, Clone)]
+pub struct Feed {
+    session: u64,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Feed {
+    /// Asks for an epoch.
+    pub async fn begin(&self, begin: Begin) -> Result<Begun, Fenced> {
+        let (reply, answer) = oneshot::channel();
+        self.command(Command::Begin { session: self.session, begin, reply }).await?;
+        answer.await.map_err(|_| Fenced)?
+    }
+
+    pub async fn send(&self, message: Message) -> Result<(), Fenced> {
+        self.command(Command::Media { session: self.session, message }).await
+    }
+
+    /// Tells the streamer something, by log, API and watch page.
+    pub async fn warn(&self, warning: Warning) -> Result<(), Fenced> {
+        self.command(Command::Warning { session: self.session, warning }).await
+    }
+
+    /// Ends the session's part in the line.
+    pub async fn detach(&self) {
+        // A line that is gone needs no word.
+        let _ = self.command(Command::Detach { session: self.session }).await;
+    }
+
+    async fn command(&self, command: Command) -> Result<(), Fenced> {
+        self.commands.send(command).await.map_err(|_| Fenced)
+    }
+}

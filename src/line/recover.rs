@@ -1,0 +1,72 @@
+//! Takes up at start what was running when the node stopped.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tracing::{info, warn};
+
+use super::{Config, Stores, broadcast::Broadcast};
+use crate::{
+    id::{Rendition, StreamId},
+    store::{self, BroadcastRow, init_name, valid_chunks},
+    time::{UnixMs, unix_now},
+};
+
+/// A node that was down for longer than this (or than the reconnect window, if that is more) ends what it finds open:
+/// nobody waits any more.
+const DOWN_MAX: Duration = Duration::from_secs(300);
+
+/// Rebuilds the broadcasts that have not ended; those whose encoder is away for too long are ended.
+pub async fn open_broadcasts(config: &Config, stores: &Stores) -> store::Result<Vec<(StreamId, Broadcast)>> {
+    let mut open = Vec::new();
+    for row in stores.meta.open_broadcasts().await? {
+        let stream = row.stream.clone();
+        match rebuild(config, stores, row).await {
+            Ok(Some(broadcast)) => open.push((stream, broadcast)),
+            Ok(None) => {}
+            Err(why) => warn!(%stream, %why, "an open broadcast cannot be taken up"),
+        }
+    }
+    Ok(open)
+}
+
+async fn rebuild(config: &Config, stores: &Stores, mut row: BroadcastRow) -> store::Result<Option<Broadcast>> {
+    let (stream, id) = (row.stream.clone(), row.id.clone());
+    let epochs = stores.meta.epochs(&stream, &id).await?;
+    // Several epochs may have written the same numbers: read some more than the window.
+    let rows = stores.meta.chunks_back(&stream, &id, None, config.window * 3 + 16).await?;
+    let chunks = valid_chunks(rows, &epochs);
+    let newest: Vec<_> = chunks.iter().rev().take(config.window + 1).rev().cloned().collect();
+    let Some(last) = newest.last() else {
+        // It never stored a chunk: nothing can be continued.
+        row.ended = Some(unix_now());
+        stores.meta.put_broadcast(row).await?;
+        return Ok(None);
+    };
+    let end = UnixMs(last.wall.0 + last.duration * 1000 / i64::from(crate::media::VIDEO_TIMESCALE));
+    let away = unix_now().since(end);
+    if away > config.reconnect_window.max(DOWN_MAX) {
+        info!(%stream, broadcast = %id, "broadcast ended while the node was down");
+        row.ended = Some(end);
+        stores.meta.put_broadcast(row).await?;
+        return Ok(None);
+    }
+    let mut inits: Vec<(Rendition, Arc<str>, Bytes)> = Vec::new();
+    for part in newest.iter().flat_map(|chunk| &chunk.renditions) {
+        if inits.iter().any(|(name, hash, _)| *name == part.rendition && **hash == *part.init) {
+            continue;
+        }
+        let bytes = stores.blobs.get(&init_name(&stream, &id, &part.rendition, &part.init)).await?;
+        inits.push((part.rendition.clone(), part.init.as_str().into(), bytes));
+    }
+    // The row may have been written before all its renditions had a chunk.
+    row.renditions.retain(|r| inits.iter().any(|(name, ..)| *name == r.name));
+    let breaks = epochs.iter().filter(|e| e.discontinuity).map(|e| e.k_start).collect();
+    let mut broadcast = Broadcast::restore(&row, &newest, breaks, &inits, config.broadcast());
+    // The time the node was down is time the encoder was away.
+    for _ in 0..away.as_micros() / config.chunk.as_micros().max(1) {
+        broadcast.gap();
+    }
+    info!(%stream, broadcast = %id, k = last.k, down_s = away.as_secs(), "broadcast taken up from the store");
+    Ok(Some(broadcast))
+}
