@@ -1,7 +1,8 @@
 //! Weir: RTMP in, aligned HLS renditions out.
 //!
 //! Data runs `rtmp → ingest → line → (transcode) → package → store`, and `http` answers viewers from the lines'
-//! snapshots and the store. A module uses only modules listed above it here; `node` alone joins things.
+//! snapshots and the store. A module uses only modules listed above it here; `config` composes the modules' settings,
+//! and `node` alone joins things.
 
 pub mod id;
 pub mod time;
@@ -12,9 +13,19 @@ pub mod rtmp;
 
 pub mod store;
 
+pub mod transcode;
+
+pub mod package;
+
+pub mod line;
+
+pub mod ingest;
+
 pub mod auth;
+
+pub mod http;
 
 pub mod config;
 
 pub mod cli;
-pub mod package;
+pub mod node;

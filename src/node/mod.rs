@@ -1,0 +1,198 @@
+//! A node: the one place that joins the modules, starts them in order and stops them in order.
+
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+mod gate;
+mod welcome;
+
+use crate::{
+    auth,
+    config::{self, Config},
+    http::{self, App, Readiness},
+    ingest::{Gate, Ingest},
+    line::{self, Lines, Stores, archive::Archive},
+    rtmp,
+    store::{blobs::Folder, embedded::Embedded, health::Health},
+    time::now,
+    transcode,
+};
+
+/// The open chunks must be finished and stored by then after the first signal.
+const LINES_PATIENCE: Duration = Duration::from_secs(7);
+/// Viewers' running requests get this long after that.
+const HTTP_PATIENCE: Duration = Duration::from_millis(1500);
+/// Each line's replay ring: three chunks and a long GOP of a 20 Mb/s stream.
+const RING_BYTES: usize = 32 << 20;
+
+/// Runs a node until it is told to stop (SIGTERM or SIGINT; a second one stops it at once).
+pub async fn serve(config: Config) -> Result<()> {
+    let node = Node::start(config).await?;
+    let signalled = stop_signal()?;
+    signalled.await;
+    info!("stopping: finishing the open chunks; a second signal stops at once");
+    let again = stop_signal()?;
+    tokio::select! {
+        () = node.stop() => info!("stopped"),
+        () = again => {
+            warn!("stopped at once");
+            std::process::exit(130);
+        }
+    }
+    Ok(())
+}
+
+fn stop_signal() -> Result<impl Future<Output = ()>> {
+    let mut term = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut int = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    })
+}
+
+struct Node {
+    app: Arc<App>,
+    lines: Lines,
+    ingest: Arc<Ingest>,
+    store: Arc<Embedded>,
+    no_more_publishers: CancellationToken,
+    no_more_viewers: CancellationToken,
+    servers: TaskTracker,
+}
+
+impl Node {
+    async fn start(config: Config) -> Result<Self> {
+        let started = now();
+        if let Err(why) = rtmp::server::raise_fd_limit() {
+            warn!(%why, "the limit of open files stays as it is");
+        }
+        let metrics = metrics_exporter_prometheus::PrometheusBuilder::new()
+            .install_recorder()
+            .context("cannot start the metrics recorder")?;
+
+        // Addresses first: a second node on the same machine should learn about the port, not about the store's lock.
+        let rtmp_listener = bind("rtmp.listen", config.rtmp.listen).await?;
+        let http_listener = bind("http.listen", config.http.listen).await?;
+        let internal_listener = bind("internal.listen", config.internal.listen).await?;
+        let (rtmp_addr, http_addr) = (rtmp_listener.local_addr()?, http_listener.local_addr()?);
+
+        let dir = &config.data.dir;
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make data.dir {}", dir.display()))?;
+        let store = Arc::new(Embedded::open(&dir.join("meta")).with_context(|| in_dir(dir))?);
+        let blobs = Arc::new(Folder::open(&dir.join("blobs")).with_context(|| in_dir(dir))?);
+        let token_file = dir.join("admin.token");
+        let admin = auth::admin::ensure_token_file(&token_file)
+            .with_context(|| format!("cannot write the admin token {}", token_file.display()))?;
+        let stores = Stores { meta: store.clone(), blobs, health: Arc::new(Health::default()) };
+
+        let open = config.auth.publish == config::Publish::Open;
+        let transcoding = transcode::Transcoding::start(config.transcoding()).await?;
+        let lines = Lines::new(config.lines(), stores.clone(), transcoding);
+        let gate: Arc<dyn Gate> =
+            if open { Arc::new(gate::Open(store.clone())) } else { Arc::new(gate::Keys(store.clone())) };
+        let ingest = Arc::new(Ingest::new(lines.clone(), gate, config.live.chunk.as_millis() as u32));
+
+        let app = Arc::new(App {
+            lines: lines.clone(),
+            archive: Archive::new(stores.clone()),
+            meta: stores.meta.clone(),
+            health: stores.health.clone(),
+            readiness: Readiness::default(),
+            admin,
+            open,
+            chunk: config.live.chunk,
+            rtmp_port: rtmp_addr.port(),
+            metrics: Arc::new(move || metrics.render()),
+            started,
+        });
+        let (no_more_publishers, no_more_viewers) = (CancellationToken::new(), CancellationToken::new());
+        let servers = TaskTracker::new();
+        let router = http::router(app.clone());
+        for listener in [http_listener, internal_listener] {
+            servers.spawn(http::serve::serve(listener, router.clone(), no_more_viewers.clone(), HTTP_PATIENCE));
+        }
+
+        // What was running is taken up before its encoder can come back.
+        lines.recover().await.context("cannot take up the broadcasts that were running")?;
+        let (settings, stop) = (config.rtmp(), no_more_publishers.clone());
+        servers.spawn(rtmp::server::Server::run(rtmp_listener, ingest.clone(), settings, stop));
+        app.readiness.start();
+        welcome::welcome(&stores.meta, &config, rtmp_addr, http_addr).await?;
+        Ok(Self { app, lines, ingest, store, no_more_publishers, no_more_viewers, servers })
+    }
+
+    /// Stops in the order that loses nothing: no new work, open chunks finished and stored, viewers, store.
+    async fn stop(self) {
+        self.app.readiness.drain();
+        self.no_more_publishers.cancel();
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.ingest.drained()).await;
+        self.lines.close(LINES_PATIENCE).await;
+        self.no_more_viewers.cancel();
+        self.servers.close();
+        let _ = tokio::time::timeout(HTTP_PATIENCE, self.servers.wait()).await;
+        if let Err(why) = self.store.flush().await {
+            warn!(%why, "the store could not be flushed");
+        }
+    }
+}
+
+async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|why| match why.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            anyhow::anyhow!(
+                "{key} = {address} is in use: another weir or another server listens there; stop it or set {key}"
+            )
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            anyhow::anyhow!("{key} = {address} needs rights this user lacks: use a port above 1023")
+        }
+        std::io::ErrorKind::AddrNotAvailable => anyhow::anyhow!("{key} = {address} is no address of this machine"),
+        _ => anyhow::Error::new(why).context(format!("cannot listen on {key} = {address}")),
+    })
+}
+
+fn in_dir(dir: &Path) -> String {
+    format!("cannot open the store in data.dir {}", dir.display())
+}
+
+impl Config {
+    fn lines(&self) -> line::Config {
+        line::Config {
+            node: self.node.id.clone(),
+            chunk: self.live.chunk,
+            window: self.live.window as usize,
+            reconnect_window: self.live.reconnect_window,
+            ladder: self
+                .ladder
+                .iter()
+                .map(|r| transcode::Entry { height: r.height, bitrate_kbps: r.bitrate_kbps })
+                .collect(),
+            ring_bytes: RING_BYTES,
+        }
+    }
+
+    fn rtmp(&self) -> rtmp::Config {
+        rtmp::Config {
+            listen: self.rtmp.listen,
+            idle_timeout: self.rtmp.idle_timeout,
+            first_media_timeout: self.rtmp.first_media_timeout,
+            half_open_max: self.rtmp.half_open_max as usize,
+            publishers_max: self.rtmp.publishers_max as usize,
+            ..rtmp::Config::default()
+        }
+    }
+
+    fn transcoding(&self) -> transcode::Config {
+        transcode::Config::default()
+    }
+}
