@@ -1,0 +1,63 @@
+//! The watch page in a real Chromium.
+
+mod support;
+
+use std::process::{Command, Stdio};
+
+use support::{Node, Publisher, secs, wait};
+
+fn play(node: &Node, stream: &str, args: &[&str]) -> std::process::Child {
+    let mut command = Command::new("node");
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/web/test/browser.mjs")).args(["play", "--url"]);
+    command.arg(node.url(&format!("/watch/{stream}"))).args(args);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    command.spawn().expect("node must be installed, and `npm ci` run in web/")
+}
+
+fn report(child: std::process::Child) -> serde_json::Value {
+    let output = child.wait_with_output().expect("our child");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let report: serde_json::Value = serde_json::from_str(text.trim()).unwrap_or_else(|why| panic!("{why}: {text}"));
+    assert_eq!(report["ok"], true, "{report}");
+    assert_eq!(report["cspViolations"].as_array().map(Vec::len), Some(0), "{report}");
+    report
+}
+
+#[test]
+fn thirty_seconds_play_without_a_stall_and_a_switch_drops_no_frame() {
+    let node = Node::start(&["ladder=[{height=180,bitrate_kbps=200}]"]);
+    // The page is there first and starts by itself when the stream comes.
+    let page = play(&node, "show", &["--seconds", "30", "--switch", "180p"]);
+    let _publisher = Publisher::test_picture(&node, "show", "640x360", 30, "-g 60 -b:v 500k", "-b:a 64k", 120);
+    let report = report(page);
+    assert_eq!(report["stalls"], 0, "{report}");
+    assert_eq!(report["fatalErrors"], 0, "{report}");
+    assert_eq!(report["switch"]["dropped"].as_u64().or(report["dropped"].as_u64()), Some(0), "{report}");
+    assert!(report["playedSeconds"].as_f64().unwrap() >= 29.0, "{report}");
+    let heights = report["heights"].as_array().unwrap();
+    assert!(heights.iter().any(|h| h == 180) && heights.iter().any(|h| h == 360), "{report}");
+}
+
+#[test]
+fn the_page_survives_an_encoder_that_reconnects() {
+    let node = Node::start(&["ladder=[]"]);
+    let first = Publisher::test_picture(&node, "again", "320x180", 30, "-g 60 -b:v 200k", "-b:a 64k", 60);
+    node.wait_live("again");
+    let page = play(&node, "again", &["--seconds", "25"]);
+    let before = node.wait_live("again")["k"].as_u64().unwrap();
+    node.wait_stream("again", "some chunks on", |s| s["k"].as_u64() >= Some(before + 4));
+    first.kill();
+    node.wait_stream("again", "away", |s| s["state"] == "away");
+    let _second = Publisher::test_picture(&node, "again", "320x180", 30, "-g 60 -b:v 200k", "-b:a 64k", 90);
+    let report = report(page);
+    assert_eq!(report["fatalErrors"], 0, "{report}");
+    assert_eq!(report["restarts"], 0, "{report}");
+}
+
+#[test]
+fn the_page_waits_for_a_stream_that_is_not_live() {
+    let node = Node::start(&["ladder=[]"]);
+    let mut page = play(&node, "later", &["--seconds", "2", "--start-within", "3"]);
+    let status = wait("the driver's end", secs(60), || page.try_wait().expect("our child"));
+    assert!(!status.success(), "nothing is live, so nothing can play");
+}
