@@ -97,17 +97,14 @@ async function play({ url, seconds, quality, shot, startWithin, progress }) {
         if (quality !== null && result.switch === null && Date.now() - begunMs > seconds * 300) {
           result.switch = await choose(page, quality, now);
         }
-        if (result.switch !== null && result.switch.afterMs === null && shows(now, result.switch.id)) {
-          result.switch.afterMs = Date.now() - result.switch.atMs;
-        }
+        if (result.switch !== null) follow(result.switch, now);
         await sleep(SAMPLE_MS);
       }
       result.playedSeconds = Math.round((last.position - begin.position) * 10) / 10;
       if (result.playedSeconds < seconds * 0.5) fail(`played ${result.playedSeconds} s in ${seconds} s`);
       if (result.switch !== null) {
-        result.switch.droppedAfter = last.droppedFrames - result.switch.droppedBefore;
-        result.switch.stallsAfter = last.stalls - result.switch.stallsBefore;
         delete result.switch.atMs;
+        delete result.switch.shownAtMs;
         if (result.switch.afterMs === null) fail(`${quality} never came on screen`);
         else if (result.switch.afterMs > SWITCH_WITHIN_MS) fail(`${quality} came after ${result.switch.afterMs} ms`);
       }
@@ -132,6 +129,22 @@ async function play({ url, seconds, quality, shot, startWithin, progress }) {
 
 const shows = (now, id) => now !== null && now.levels[now.currentLevel]?.id === id && now.height === now.levels[now.currentLevel].height;
 
+/** Keeps the numbers of a switch: `during` is from the choice to two seconds after the new picture came, `after` the rest. */
+function follow(change, now) {
+  if (now === null) return;
+  if (change.shownAtMs === null && shows(now, change.id)) {
+    change.shownAtMs = Date.now();
+    change.afterMs = change.shownAtMs - change.atMs;
+  }
+  const during = change.shownAtMs === null || Date.now() - change.shownAtMs <= 2_000;
+  if (during) {
+    change.droppedDuring = now.droppedFrames - change.droppedBefore;
+    change.stallsDuring = now.stalls - change.stallsBefore;
+  }
+  change.droppedAfter = now.droppedFrames - change.droppedBefore - change.droppedDuring;
+  change.stallsAfter = now.stalls - change.stallsBefore - change.stallsDuring;
+}
+
 /** Chooses a quality as a viewer does, with the keyboard through the menu. */
 async function choose(page, quality, before) {
   const level = before.levels.find(({ id, height }) => id === quality || `${height}p` === quality);
@@ -144,8 +157,9 @@ async function choose(page, quality, before) {
   await item.focus();
   await page.keyboard.press('Enter');
   return {
-    id: level.id, atMs: Date.now(), afterMs: null,
-    droppedBefore: before.droppedFrames, droppedAfter: 0, stallsBefore: before.stalls, stallsAfter: 0,
+    id: level.id, atMs: Date.now(), shownAtMs: null, afterMs: null,
+    droppedBefore: before.droppedFrames, droppedDuring: 0, droppedAfter: 0,
+    stallsBefore: before.stalls, stallsDuring: 0, stallsAfter: 0,
   };
 }
 

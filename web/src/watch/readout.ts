@@ -20,7 +20,8 @@ export interface Reading {
 export function healthOf(reading: Reading): Health {
   if (reading.stalled) return 'poor';
   if (!reading.moving) return 'none';
-  const droppedShare = reading.totalFrames > 0 ? reading.droppedFrames / reading.totalFrames : 0;
+  // The first frames are often dropped while the decoder warms up.
+  const droppedShare = reading.totalFrames > 300 ? reading.droppedFrames / reading.totalFrames : 0;
   if (reading.buffer < 0.5 || reading.calm < 10 || droppedShare > 0.05) return 'fair';
   return 'good';
 }

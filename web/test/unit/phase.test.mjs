@@ -1,0 +1,65 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { load } from './load.mjs';
+
+const { phaseOf, shouldLoad, words, askAgainMs } = await load('src/watch/phase.ts');
+
+test('the phase follows the API, and what is buffered is played out first', () => {
+  const table = [
+    // api, motion, seen, phase
+    ['none', 'idle', false, 'connecting'],
+    ['offline', 'idle', false, 'waiting'],
+    ['live', 'idle', false, 'starting'],
+    ['live', 'loading', false, 'starting'],
+    ['live', 'moving', true, 'live'],
+    ['live', 'still', true, 'live'],
+    ['live', 'ended', true, 'starting'],
+    ['away', 'moving', true, 'away'],
+    ['away', 'still', true, 'away'],
+    ['away', 'loading', false, 'away'],
+    ['offline', 'moving', true, 'live'],
+    ['offline', 'still', true, 'ended'],
+    ['offline', 'ended', true, 'ended'],
+    ['missing', 'idle', false, 'unknown'],
+    ['missing', 'moving', true, 'live'],
+    ['missing', 'still', true, 'ended'],
+    ['unreachable', 'moving', true, 'live'],
+    ['unreachable', 'still', true, 'unreachable'],
+    ['unreachable', 'idle', false, 'unreachable'],
+  ];
+  for (const [api, motion, seen, expected] of table) {
+    assert.equal(phaseOf({ api, motion, seen }), expected, `${api} ${motion} ${seen}`);
+  }
+});
+
+test('a playlist is loaded when there is one to load and never over a moving picture', () => {
+  const stream = (state, broadcast) => ({ state, broadcast });
+  assert.equal(shouldLoad(stream('live', 'b1'), null, 'idle'), true);
+  assert.equal(shouldLoad(stream('away', 'b1'), null, 'idle'), true);
+  assert.equal(shouldLoad(stream('offline', null), null, 'idle'), false);
+  assert.equal(shouldLoad(stream('live', 'b1'), 'b1', 'still'), false);
+  assert.equal(shouldLoad(stream('live', 'b2'), 'b1', 'moving'), false);
+  assert.equal(shouldLoad(stream('live', 'b2'), 'b1', 'still'), true);
+  assert.equal(shouldLoad(stream('live', 'b2'), 'b1', 'ended'), true);
+  assert.equal(shouldLoad(stream('offline', null), 'b1', 'ended'), false);
+});
+
+test('every phase but live has words, and they name the stream', () => {
+  for (const phase of ['connecting', 'waiting', 'starting', 'away', 'ended', 'unknown', 'unreachable']) {
+    assert.notEqual(words(phase, 'alice'), null, phase);
+  }
+  assert.equal(words('live', 'alice'), null);
+  assert.match(words('waiting', 'alice').title, /alice/);
+});
+
+test('the API is asked every two to five seconds, and less often when nobody looks or nobody answers', () => {
+  for (const random of [0, 0.5, 0.999]) {
+    for (const api of ['none', 'live', 'away', 'offline']) {
+      const waitMs = askAgainMs(api, 0, false, random);
+      assert.ok(waitMs >= 1_800 && waitMs <= 5_000, `${api}: ${waitMs}`);
+    }
+    assert.ok(askAgainMs('live', 0, true, random) > 10_000);
+    assert.ok(askAgainMs('unreachable', 50, false, random) <= 10_000);
+  }
+  assert.ok(askAgainMs('unreachable', 3, false, 0.5) > askAgainMs('unreachable', 1, false, 0.5));
+});
