@@ -242,7 +242,8 @@ fn write(messages: &[(u8, u32, Vec<u8>)], chunk_size: usize, order: &[u8], repea
 
 fn any_messages() -> impl Strategy<Value = Vec<(u8, u32, Vec<u8>)>> {
     let time = prop_oneof![0u32..100_000, EXTENDED - 2..EXTENDED + 2, any::<u32>()];
-    let payload = prop::collection::vec(any::<u8>(), prop_oneof![0usize..10, 100usize..140, 0usize..3000]);
+    let bytes = |len| prop::collection::vec(any::<u8>(), len);
+    let payload = prop_oneof![bytes(0..10), bytes(100..140), bytes(0..3000)];
     prop::collection::vec((prop::sample::select(vec![8u8, 9, 18]), time, payload), 0..12)
 }
 
