@@ -1,13 +1,7 @@
 //! RTMP on loopback: real publishers go live and are understood; whoever crosses a limit is closed with the right reason
 //! while a good publisher goes on.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    process::Stdio,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::HashMap, net::SocketAddr, process::Stdio, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -236,9 +230,8 @@ async fn a_refused_publisher_reads_why() {
         let (_, mut publication) = fixture.opened().await;
         all_tags(&mut publication).await;
         assert!(matches!(publication.ended.try_recv(), Ok(Ended::Lost(Reason::Media(_)))));
-        // ffmpeg reads what comes while it sends.
         let log = printed(publisher).await;
-        assert!(log.contains(words) || log.contains("Broken pipe") || log.contains("reset"), "{log}");
+        assert!(log.contains(words), "{log}");
     }
     fixture.closed("unsupported_codec", 2).await;
 
@@ -375,7 +368,7 @@ async fn whoever_crosses_a_limit_is_closed_and_nobody_else() {
         (chunk(3, 20, &[3, 0, 1, b'a'].repeat(25)), "amf_depth"),
         (chunk(3, 20, &[5; 1025]), "amf_too_big"),
         (chunk(3, 20, &[2, 0, 9]), "bad_amf"),
-        (chunk(3, 20, &[2, 0, 7, b'p', b'u', b'b', b'l', b'i', b's', b'h']), "bad_amf"),
+        (chunk(3, 20, &[2, 0, 7, b'p', b'u', b'b', b'l', b'i', b's', b'h']), "bad_command"),
         (chunk(3, 20, &[5]), "bad_command"),
         ((0..65).flat_map(|i| [&[0, i], &header(0, 0, 9)[1..]].concat()).collect(), "too_many_chunk_streams"),
         ((0..9).flat_map(|i| [header(4 + i, 200, 9), vec![0; 128]].concat()).collect(), "too_many_partial_messages"),
