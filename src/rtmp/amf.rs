@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn limits_are_exact() {
-        let nested = |levels: usize| [vec![10, 0, 0, 0, 1].repeat(levels - 1), vec![5]].concat();
+        let nested = |levels: usize| [[10, 0, 0, 0, 1].repeat(levels - 1), vec![5]].concat();
         assert!(decode(&nested(DEPTH_MAX)).is_ok());
         assert_eq!(decode(&nested(DEPTH_MAX + 1)), Err(Error::TooDeep));
         assert_eq!(decode(&[3, 0, 1, b'a'].repeat(16_000)), Err(Error::TooDeep));

@@ -253,12 +253,15 @@ impl Drop for Place {
 async fn connection<P: Publishers>(socket: TcpStream, peer: SocketAddr, place: Place, shared: Arc<Shared<P>>) {
     let opened = now();
     // Most of what a hostile crowd sends is nothing: until the first byte there is only this small future.
+    let mut byte = [0];
     let first = tokio::select! {
         biased;
         () = shared.shutdown.cancelled() => Err(Reason::Shutdown),
         () = place.evicted.cancelled() => Err(Reason::HalfOpenFull),
-        ready = timeout(shared.config.handshake_timeout, socket.readable()) => match ready {
-            Ok(Ok(())) => Ok(()),
+        // Not `readable`, which may be wrong and then says so only to a read with a buffer.
+        ready = timeout(shared.config.handshake_timeout, socket.peek(&mut byte)) => match ready {
+            Ok(Ok(0)) => Err(Reason::PeerClosed),
+            Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(Reason::ConnectionLost(error.kind())),
             Err(_) => Err(Reason::HandshakeTimeout),
         },
@@ -325,10 +328,13 @@ impl<'a, P: Publishers> Connection<'a, P> {
     }
 
     async fn run(mut self) -> Reason {
-        let (reason, told) = self.serve().await;
+        let (mut reason, told) = self.serve().await;
         if let Some(publishing) = self.publishing.take() {
             tracing::info!(peer = %self.peer, %reason, "publisher lost");
             publishing.end(Ended::Lost(reason.clone()));
+        } else if let Reason::ConnectionLost(_) = reason {
+            // Encoders go without reading our farewell, which resets the connection: nothing was lost.
+            reason = Reason::PeerClosed;
         }
         if told {
             self.linger().await;
@@ -492,5 +498,37 @@ async fn at(deadline: Option<Timestamp>) {
     match deadline {
         Some(deadline) => tokio::time::sleep(deadline - now()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nobody;
+
+    #[async_trait]
+    impl Publishers for Nobody {
+        async fn publish(&self, _: PublishRequest) -> Result<Accepted, Refusal> {
+            Err(Refusal::new(Code::Denied, "nobody"))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_silent_connection_is_small() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared {
+            half_open: HalfOpen::new(10),
+            publishing: AtomicUsize::new(0),
+            bytes: metrics::Counter::noop(),
+            publishers: Arc::new(Nobody),
+            config: Config::default(),
+            shutdown: CancellationToken::new(),
+        });
+        let socket = TcpStream::connect(address).await.unwrap();
+        let future = connection(socket, address, shared.half_open.enter(), shared);
+        let size = size_of_val(&future);
+        assert!(size < 1024, "{size}");
     }
 }

@@ -198,11 +198,14 @@ fn announced_lengths_cost_no_memory_before_the_bytes_come() {
     assert!(reserved <= 8 * Limits::AFTER_AUTH.reserve, "{reserved}");
 }
 
+/// A type of message, those still to be written, and the rest of the one under way with its extended timestamp.
+type Lane = (u8, std::vec::IntoIter<(u32, Vec<u8>)>, Option<(Option<u32>, Vec<u8>)>);
+
 /// Writes messages as a publisher might: chunks of `chunk_size`, several messages under way at once.
 fn write(messages: &[(u8, u32, Vec<u8>)], chunk_size: usize, order: &[u8], repeat_extended: bool) -> Vec<u8> {
     let mut bytes = chunk(0, 2, 0, 4, SET_CHUNK_SIZE, None, &(chunk_size as u32).to_be_bytes());
     // One chunk stream for each type of message; its messages follow each other.
-    let mut lanes: Vec<(u8, std::vec::IntoIter<(u32, Vec<u8>)>, Option<(Option<u32>, Vec<u8>)>)> = [8u8, 9, 18]
+    let mut lanes: Vec<Lane> = [8u8, 9, 18]
         .iter()
         .map(|&type_id| {
             let own = messages.iter().filter(|m| m.0 == type_id).map(|m| (m.1, m.2.clone())).collect::<Vec<_>>();
@@ -242,7 +245,8 @@ fn write(messages: &[(u8, u32, Vec<u8>)], chunk_size: usize, order: &[u8], repea
 
 fn any_messages() -> impl Strategy<Value = Vec<(u8, u32, Vec<u8>)>> {
     let time = prop_oneof![0u32..100_000, EXTENDED - 2..EXTENDED + 2, any::<u32>()];
-    let payload = prop::collection::vec(any::<u8>(), prop_oneof![0usize..10, 100usize..140, 0usize..3000]);
+    let bytes = |len| prop::collection::vec(any::<u8>(), len);
+    let payload = prop_oneof![bytes(0..10), bytes(100..140), bytes(0..3000)];
     prop::collection::vec((prop::sample::select(vec![8u8, 9, 18]), time, payload), 0..12)
 }
 

@@ -431,7 +431,7 @@ fn limits_before_a_publish_close_the_connection() {
     assert_eq!(peer.closed.unwrap().label(), "too_big_before_auth");
 
     let mut peer = Peer::shaken();
-    let mut nested = vec![3, 0, 1, b'a'].repeat(1000);
+    let mut nested = [3, 0, 1, b'a'].repeat(1000);
     nested.splice(0..0, amf_header("connect"));
     peer.send(RtmpMessage::Unknown { type_id: 20, data: nested.into() }, 0, 0);
     assert_eq!(peer.closed, Some(Reason::Amf(amf::Error::TooDeep)));
@@ -465,7 +465,7 @@ fn broken_metadata_does_not_end_a_broadcast_but_a_crossed_limit_does() {
     assert_eq!(peer.closed, None);
     peer.send(RtmpMessage::Amf0Data { values: vec![text("@setDataFrame")] }, 0, 1);
     assert_eq!(peer.closed, None);
-    peer.send(RtmpMessage::Unknown { type_id: 18, data: vec![10, 0, 0, 0, 1].repeat(20).into() }, 0, 1);
+    peer.send(RtmpMessage::Unknown { type_id: 18, data: [10, 0, 0, 0, 1].repeat(20).into() }, 0, 1);
     assert_eq!(peer.closed, Some(Reason::Amf(amf::Error::TooDeep)));
 }
 
