@@ -16,7 +16,7 @@ use super::{AudioConfig, Epoch, Message, Packet, Track, VIDEO_TIMESCALE, VideoCo
 /// What a ring keeps at most.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Bytes of payloads. When more come, the oldest go, even if a keyframe goes with them.
+    /// Bytes of messages. When more come, the oldest go, even if a keyframe goes with them.
     pub max_bytes: usize,
     /// Finished chunks kept beside the one that is being filled.
     pub chunks: usize,
@@ -118,11 +118,13 @@ impl Context {
     }
 }
 
+/// Counts the payload and the message itself, so that many small ones are bounded as well.
 fn size(message: &Message) -> usize {
-    match message {
-        Message::Packet(packet) => packet.payload.len(),
-        _ => 0,
-    }
+    size_of::<Message>()
+        + match message {
+            Message::Packet(packet) => packet.payload.len(),
+            _ => 0,
+        }
 }
 
 impl Ring {
@@ -535,20 +537,22 @@ mod tests {
 
     #[test]
     fn bytes_are_bounded_and_the_oldest_go() {
-        let ring = ring(5000);
+        // Two chunks and a bit.
+        let max = 2 * (2 * size(&video(0, true, None)) + 2 * size(&audio(0.0, None))) + 100;
+        let ring = ring(max);
         let mut live = ring.reader(From::Live);
         feed(&ring, 1, 2, Mode::Follow);
         drain(&mut live);
         feed(&ring, 6, 2, Mode::Follow);
         assert_eq!(ring.boundaries(), [4, 5]);
         let state = ring.shared.lock();
-        assert!(state.bytes <= 5000);
+        assert!(state.bytes <= max);
         assert_eq!(state.bytes, state.messages.iter().map(size).sum::<usize>());
     }
 
     #[test]
     fn without_a_kept_idr_readers_wait_for_the_next() {
-        let ring = ring(3500);
+        let ring = ring(3 * size(&video(0, true, None)));
         feed(&ring, 4, 100, Mode::Reencode);
         assert_eq!(ring.boundaries(), [] as [u64; 0]);
         let mut reader = ring.reader(From::Live);
