@@ -3,8 +3,9 @@
 use bytes::Bytes;
 
 use super::{
-    AudioConfig, Epoch, VideoConfig,
+    AudioConfig, Epoch, Message, Packet, Track, VIDEO_TIMESCALE, VideoConfig, rescale,
     timeline::{Config, Input, Output, Timeline},
+    wire::Decoder,
 };
 use crate::{id::BroadcastId, time::UnixMs};
 
@@ -17,7 +18,90 @@ pub fn codec(data: &[u8]) {
     }
 }
 
-/// Plays a session written in the bytes: one byte of kind, then what that kind needs.
+/// Reads the bytes as a feed: as they are, and behind a good beginning.
+pub fn wire(data: &[u8]) {
+    for preamble in [&b""[..], b"WEIR\x00\x01"] {
+        let mut decoder = Decoder::new();
+        decoder.push(preamble);
+        decoder.push(data);
+        while let Ok(Some(_)) = decoder.poll() {}
+    }
+    // Bodies deep enough to be interesting need a length that fits.
+    let mut decoder = Decoder::new();
+    decoder.push(b"WEIR\x00\x01");
+    decoder.push(&(data.len() as u32).to_be_bytes());
+    decoder.push(data);
+    let _ = decoder.poll();
+}
+
+/// What must hold for the messages of every session.
+#[derive(Default)]
+struct Watch {
+    running: bool,
+    epoch: Option<(u64, i64)>,
+    rate: Option<u32>,
+    target: Option<u32>,
+    chunk: Option<(u64, i64)>,
+    video_dts: Option<i64>,
+    audio_pts: Option<i64>,
+}
+
+impl Watch {
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Epoch(epoch) => {
+                assert!(!self.running);
+                *self = Self { running: true, epoch: Some((epoch.k, epoch.at)), ..Self::default() };
+            }
+            Message::Video(_) => assert!(self.running && self.chunk.is_none()),
+            Message::Audio(config) => self.rate = Some(config.sample_rate),
+            Message::Mode { target, .. } => assert_eq!(self.target.replace(target), None),
+            Message::Packet(packet) => self.packet(packet),
+            Message::End { at } => {
+                assert!(std::mem::take(&mut self.running));
+                self.ends(at);
+            }
+        }
+    }
+
+    fn packet(&mut self, packet: Packet) {
+        assert!(self.running);
+        let last = match packet.track {
+            Track::Video => &mut self.video_dts,
+            Track::Audio => &mut self.audio_pts,
+        };
+        assert!(packet.pts >= packet.dts && last.replace(packet.dts).is_none_or(|last| packet.dts > last));
+        let Some(k) = packet.mark else { return };
+        let start = match packet.track {
+            Track::Video => packet.pts,
+            Track::Audio => rescale(packet.pts, self.rate.expect("a config before packets"), VIDEO_TIMESCALE),
+        };
+        match self.chunk {
+            Some((last, _)) => {
+                assert!(self.target.is_some(), "the mode is known before the second mark");
+                assert_eq!(k, last + 1);
+                self.ends(start);
+            }
+            None => {
+                let (first, at) = self.epoch.expect("an epoch before packets");
+                // A sample is longer than a tick.
+                assert!(k == first && (start - at).abs() <= 10);
+            }
+        }
+        self.chunk = Some((k, start));
+    }
+
+    fn ends(&mut self, at: i64) {
+        if let Some((_, start)) = self.chunk {
+            // Rounded to seconds it must not exceed the target; before the mode is known the largest one counts.
+            let longest = i64::from(self.target.unwrap_or(10)) * 90_000 + 45_000;
+            assert!(at > start && at - start < longest, "{start}..{at}");
+        }
+    }
+}
+
+/// Plays a session written in the bytes: one byte of kind, then what that kind needs. Checks what must hold for its
+/// messages.
 pub fn timeline(data: &[u8]) {
     let Some((&flags, mut data)) = data.split_first() else { return };
     let mut timeline = Timeline::new(Config { chunk_ms: 500 * u32::from(flags >> 4), encode: flags & 1 == 1 });
@@ -32,6 +116,7 @@ pub fn timeline(data: &[u8]) {
         channels: 2,
         frame_len: 1024,
     };
+    let mut watch = Watch::default();
     let mut time = 0u32;
     let mut number = 0;
     while let Some((head, rest)) = data.split_first_chunk::<4>() {
@@ -46,8 +131,9 @@ pub fn timeline(data: &[u8]) {
             0 => Input::Video { time_ms: time, composition_ms, payload: picture(0x65) },
             1 | 2 => Input::Video { time_ms: time, composition_ms, payload: picture(0x41) },
             3 | 4 => Input::Audio { time_ms: time, payload: Bytes::from_static(&[1]) },
-            5 => Input::VideoConfig(configs[usize::from(head[3] & 1)].clone()),
-            6 if head[3] & 1 == 0 => Input::AudioConfig(audio(&[0x11, 0x90], 48_000)),
+            // Mostly the same config, for the same reason.
+            5 => Input::VideoConfig(configs[usize::from(head[3] % 16 == 0)].clone()),
+            6 if head[3] % 16 != 0 => Input::AudioConfig(audio(&[0x11, 0x90], 48_000)),
             6 => Input::AudioConfig(audio(&[0x12, 0x10], 44_100)),
             _ if head[3] == 0 => Input::End,
             _ => {
@@ -57,7 +143,9 @@ pub fn timeline(data: &[u8]) {
         };
         let failed = timeline.handle(input).is_err();
         while let Some(output) = timeline.poll() {
-            if let Output::NeedEpoch { next, .. } = output {
+            if let Output::Message(message) = output {
+                watch.take(message);
+            } else if let Output::NeedEpoch { next, .. } = output {
                 let (k, at) = next.unwrap_or((0, i64::from(head[1]) * 90_000));
                 number += 1;
                 timeline.begin(Epoch {

@@ -4,7 +4,11 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     id::BroadcastId,
-    media::codec::tests::{HD, VERTICAL, access_unit, hex},
+    media::{
+        Packet, Track, VIDEO_TIMESCALE,
+        codec::tests::{HD, VERTICAL, access_unit, hex},
+        rescale,
+    },
     time::UnixMs,
 };
 
@@ -340,6 +344,23 @@ fn keyframes_at_scene_cuts_do_not_make_chunks_too_long() {
     assert_eq!(made.modes, [(Mode::Follow, 2)]);
     assert_eq!(made.reasons(), [Break::First]);
     assert!(longest_ms(&made) <= 2490, "{:?}", made.lengths_ms());
+}
+
+#[test]
+fn rounded_times_do_not_miss_keyframes() {
+    // Decode time and offset are each cut to whole milliseconds.
+    for fps in [24.0, 60.0, 120.0] {
+        let mut inputs = film(fps, 2 * fps as usize, 2, 20.0);
+        for (n, input) in inputs.iter_mut().enumerate() {
+            if let Input::Video { time_ms, composition_ms, .. } = input {
+                *time_ms = (*time_ms + 1000) - (n as u32 * 7919 % 7 % 2);
+                *composition_ms = (*composition_ms - n as i32 * 104_729 % 5 % 2).max(0);
+            }
+        }
+        let made = play(ENCODE, [both(), inputs].concat());
+        assert_eq!(made.modes, [(Mode::Follow, 2)]);
+        assert!(made.lengths_ms()[..9].iter().all(|ms| (ms - 2000).abs() <= 4), "{fps} {:?}", made.lengths_ms());
+    }
 }
 
 #[test]
