@@ -21,8 +21,8 @@ const CHUNK_BYTES_MAX: usize = 128 << 20;
 /// Most packets in an open chunk: 30 s at 240 per second, rounded up.
 const CHUNK_PACKETS_MAX: usize = 8192;
 pub(super) const LIMITS: &str = "30 s, 8192 packets or 128 MiB";
-/// How many chunks audio may lag behind the marks before it is cut all the same.
-const LAG_MARKS_MAX: usize = 8;
+/// How many marks of unfinished chunks are kept: audio that lags more than this behind the video, less one chunk, is lost.
+const LAG_MARKS_MAX: usize = 4;
 
 /// One finished chunk; times in ticks of the track's timescale.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,7 +95,7 @@ impl Chunker {
     /// Tells an audio rendition that chunk `k` starts at `at` (90 kHz), as a video packet's mark says.
     ///
     /// The chunk before it completes here when frames at or after `at` have come already, or when audio has stopped: no frame
-    /// since the last mark. Marks that do not go forward, and marks to a video rendition, which has its own, are ignored.
+    /// since the last mark. Audio that comes, but late, is waited for during three chunks. Marks that do not go forward, and marks to a video rendition, which has its own, are ignored.
     pub fn mark(&mut self, k: u64, at: i64) -> Option<Chunk> {
         let cut = match &mut self.cutter {
             Cutter::Video(_) => None,
@@ -230,16 +230,26 @@ struct Audio {
     bytes: usize,
     /// Marks of the unfinished chunks: number and the first sample that belongs to it.
     marks: VecDeque<(u64, i64)>,
-    /// Start of the last frame taken.
+    /// Start of the last frame taken; frames up to here are late.
     last: i64,
-    /// A frame has come since the last mark.
+    /// A frame has come, and one since the last mark.
+    came: bool,
     flows: bool,
 }
 
 impl Audio {
     fn new(rate: u32, frame_len: i64) -> Self {
         // Times are not negative, so any frame comes after -1.
-        Self { rate, frame_len, frames: VecDeque::new(), bytes: 0, marks: VecDeque::new(), last: -1, flows: false }
+        Self {
+            rate,
+            frame_len,
+            frames: VecDeque::new(),
+            bytes: 0,
+            marks: VecDeque::new(),
+            last: -1,
+            came: false,
+            flows: false,
+        }
     }
 
     /// Gives the first sample at or after a time in 90 kHz.
@@ -254,7 +264,7 @@ impl Audio {
             if pts <= self.last || self.marks.back().is_some_and(|&(last, at)| k <= last || pts <= at) {
                 return Err(Error::Backwards { k, at: pts, last: self.marks.back().map_or(0, |mark| mark.0) });
             }
-            self.marks.push_back((k, pts));
+            self.add_mark(k, pts);
         }
         if pts <= self.last || self.marks.front().is_some_and(|&(_, at)| pts < at) {
             return Ok(None);
@@ -272,7 +282,7 @@ impl Audio {
             }
         }
         self.last = pts;
-        self.flows = true;
+        (self.came, self.flows) = (true, true);
         self.bytes += packet.payload.len();
         self.frames.push_back((pts, packet.payload));
         Ok(self.cut_reached())
@@ -282,11 +292,9 @@ impl Audio {
         if at < 0 || self.marks.back().is_some_and(|&(last, last_at)| k <= last || at <= last_at) {
             return None;
         }
-        let stopped = !std::mem::take(&mut self.flows);
-        if self.marks.is_empty() {
-            self.drop_before(at);
-        }
-        self.marks.push_back((k, at));
+        // Before its first frame audio has not stopped, it is late.
+        let stopped = !std::mem::take(&mut self.flows) && self.came;
+        self.add_mark(k, at);
         if let Some(cut) = self.cut_reached() {
             return Some(cut);
         }
@@ -340,10 +348,12 @@ impl Audio {
         self.last = self.last.max(end - 1);
         let (start, last) = (frames.first()?.0, frames.last()?.0);
         // Where audio goes on, the last frame lasts until then. A hole of more than half a second is not put into this chunk,
-        // whose duration must stay near that of the video beside it.
-        let until = next
-            .filter(|next| next - end <= i64::from(self.rate) / 2)
-            .unwrap_or_else(|| end.max(last + self.frame_len));
+        // whose duration must stay near that of the video beside it. Where audio stops, the last frame fills the chunk.
+        let until = match next.filter(|next| next - end <= i64::from(self.rate) / 2) {
+            Some(next) => next,
+            None if end - last >= 2 * self.frame_len => end,
+            None => last + self.frame_len,
+        };
         let times: Vec<_> = frames.iter().map(|frame| frame.0).chain([until]).collect();
         let samples = frames.into_iter().zip(times.windows(2)).map(|((_, payload), time)| Sample {
             duration: u32::try_from(time[1] - time[0]).unwrap_or(u32::MAX),
@@ -354,10 +364,11 @@ impl Audio {
         Some(Cut { k, start, timescale: self.rate, samples: samples.collect() })
     }
 
-    fn drop_before(&mut self, at: i64) {
-        while self.frames.front().is_some_and(|frame| frame.0 < at) {
+    fn add_mark(&mut self, k: u64, at: i64) {
+        while self.marks.is_empty() && self.frames.front().is_some_and(|frame| frame.0 < at) {
             self.pop_frame();
         }
+        self.marks.push_back((k, at));
     }
 
     fn pop_frame(&mut self) {

@@ -76,7 +76,8 @@ fn write(
         }
         .encode(out)?;
         out.encode_atom(b"moov", |b| {
-            Mvhd { timescale, rate: 1.into(), volume: 1.into(), next_track_id: TRACK_ID + 1, ..Mvhd::default() }.encode(b)?;
+            Mvhd { timescale, rate: 1.into(), volume: 1.into(), next_track_id: TRACK_ID + 1, ..Mvhd::default() }
+                .encode(b)?;
             b.encode_atom(b"trak", |b| {
                 Tkhd {
                     track_id: TRACK_ID,
@@ -260,7 +261,10 @@ impl Layout {
                 + usize::from(flags == Flags::EachItsOwn)
                 + usize::from(offsets));
         // moof 8 + mfhd 16 + traf 8 + tfhd 16.. + tfdt 20 + trun 20..
-        let tfhd = 16 + 4 * (usize::from(duration.is_some()) + usize::from(size.is_some()) + usize::from(flags != Flags::EachItsOwn));
+        let tfhd = 16
+            + 4 * (usize::from(duration.is_some())
+                + usize::from(size.is_some())
+                + usize::from(flags != Flags::EachItsOwn));
         let trun = 20 + 4 * usize::from(flags == Flags::FirstSync) + each * samples.len();
         let payload_len = samples.iter().map(|s| s.payload.len()).sum();
         Self { duration, size, flags, offsets, moof_len: 8 + 16 + 8 + tfhd + 20 + trun, payload_len }

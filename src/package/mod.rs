@@ -8,6 +8,8 @@
 pub mod chunker;
 pub mod cmaf;
 mod codecs;
+#[cfg(test)]
+mod ffmpeg_tests;
 pub mod playlist;
 #[cfg(test)]
 mod testing;
@@ -18,8 +20,8 @@ pub use cmaf::Init;
 pub use playlist::{AudioVariant, Variant};
 pub use window::{Entry, List, Window};
 
-/// Says why something could not be packaged. All but [`Error::NotNext`] are the publisher's fault; none is cured by trying
-/// the same again.
+/// Says why something could not be packaged. The first four blame the packets that came, the last two our own caller; none
+/// is cured by trying the same again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// A video packet for an audio rendition, or the reverse.

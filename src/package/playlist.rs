@@ -5,9 +5,7 @@
 
 use std::{collections::HashMap, fmt::Write};
 
-use m3u8_rs::{
-    AlternativeMedia, AlternativeMediaType, MasterPlaylist, QuotedOrUnquoted, Resolution, VariantStream,
-};
+use m3u8_rs::{AlternativeMedia, AlternativeMediaType, MasterPlaylist, QuotedOrUnquoted, Resolution, VariantStream};
 
 use super::Window;
 use crate::{id::Rendition, store::RenditionRow};
