@@ -1,8 +1,8 @@
 //! Cuts the packets of one rendition into chunks at the marks.
 //!
-//! Packets enter in decode order, whole chunks leave. Decode times are set anew in each chunk of video so that it is decoded
-//! from the very time at which its key frame is shown, in every rendition, whatever B-frames it has; so `tfdt` is the same
-//! on all of them and goes on without a seam. Audio times are the packets' own, exact to the sample.
+//! Packets enter in decode order, whole chunks leave. Decode times are set anew in each chunk of video so that it is
+//! decoded from the very time at which its key frame is shown, in every rendition, whatever B-frames it has; so `tfdt`
+//! is the same on all of them and goes on without a seam. Audio times are the packets' own, exact to the sample.
 
 use std::collections::VecDeque;
 
@@ -21,7 +21,8 @@ const CHUNK_BYTES_MAX: usize = 128 << 20;
 /// Most packets in an open chunk: 30 s at 240 per second, rounded up.
 const CHUNK_PACKETS_MAX: usize = 8192;
 pub(super) const LIMITS: &str = "30 s, 8192 packets or 128 MiB";
-/// How many marks of unfinished chunks are kept: audio that lags more than this behind the video, less one chunk, is lost.
+/// How many marks of unfinished chunks are kept: audio that lags more than this behind the video, less one chunk, is
+/// lost.
 const LAG_MARKS_MAX: usize = 4;
 
 /// One finished chunk; times in ticks of the track's timescale.
@@ -57,20 +58,24 @@ enum Cutter {
 }
 
 impl Chunker {
+    /// Begins a video rendition, which is cut at its own packets' marks. A new config needs a new chunker.
     pub fn video(config: &VideoConfig, epoch: u64) -> Self {
         Self { init: Init::video(config), epoch, cutter: Cutter::Video(Video::default()) }
     }
 
+    /// Begins an audio rendition, which is cut at its own packets' marks or at those told by [`Chunker::mark`].
     pub fn audio(config: &AudioConfig, epoch: u64) -> Self {
         let (rate, frame) = (config.sample_rate.max(1), config.frame_len.max(1).into());
         Self { init: Init::audio(config), epoch, cutter: Cutter::Audio(Audio::new(rate, frame)) }
     }
 
+    /// Gives the init segment that its chunks need.
     pub fn init(&self) -> &Init {
         &self.init
     }
 
-    /// Tells the first chunk that is not out yet; nothing before the first mark. A lower number that has not come out is a gap.
+    /// Tells the first chunk that is not out yet; nothing before the first mark. A lower number that has not come out
+    /// is a gap.
     pub fn open(&self) -> Option<u64> {
         match &self.cutter {
             Cutter::Video(video) => video.open.as_ref().map(|open| open.k),
@@ -78,11 +83,11 @@ impl Chunker {
         }
     }
 
-    /// Takes the next packet. A marked one completes the chunk before it; in an audio rendition, so does the first frame at or
-    /// after the next mark.
+    /// Takes the next packet. A marked one completes the chunk before it; in an audio rendition, so does the first
+    /// frame at or after the next mark.
     ///
-    /// Packets that no player could use are dropped: those before the first mark, leading pictures shown before the chunk's key
-    /// frame, audio frames that do not come after the one before. An error concerns this packet alone.
+    /// Packets that no player could use are dropped: those before the first mark, leading pictures shown before the
+    /// chunk's key frame, audio frames that do not come after the one before. An error concerns this packet alone.
     pub fn push(&mut self, packet: Packet) -> Result<Option<Chunk>, Error> {
         let cut = match (&mut self.cutter, packet.track) {
             (Cutter::Video(video), Track::Video) => video.push(packet)?,
@@ -94,8 +99,9 @@ impl Chunker {
 
     /// Tells an audio rendition that chunk `k` starts at `at` (90 kHz), as a video packet's mark says.
     ///
-    /// The chunk before it completes here when frames at or after `at` have come already, or when audio has stopped: no frame
-    /// since the last mark. Audio that comes, but late, is waited for during three chunks. Marks that do not go forward, and marks to a video rendition, which has its own, are ignored.
+    /// The chunk before it completes here when frames at or after `at` have come already, or when audio has stopped: no
+    /// frame since the last mark. Audio that comes, but late, is waited for during three chunks. Marks that do not go
+    /// forward, and marks to a video rendition, which has its own, are ignored.
     pub fn mark(&mut self, k: u64, at: i64) -> Option<Chunk> {
         let cut = match &mut self.cutter {
             Cutter::Video(_) => None,
@@ -298,8 +304,9 @@ impl Audio {
         if let Some(cut) = self.cut_reached() {
             return Some(cut);
         }
-        // The chunk that has just got its end may wait for the frame that completes it; the chunks before wait only while
-        // frames come. Frames that have not reached the end of the first chunk are all in it, so one cut at most has any.
+        // The chunk that has just got its end may wait for the frame that completes it; the chunks before wait only
+        // while frames come. Frames that have not reached the end of the first chunk are all in it, so one cut at most
+        // has any.
         let keep = if stopped { 2 } else { LAG_MARKS_MAX };
         let mut cut = None;
         while self.marks.len() > keep {
@@ -347,8 +354,9 @@ impl Audio {
         // Late frames of a chunk that is out must not come into the next.
         self.last = self.last.max(end - 1);
         let (start, last) = (frames.first()?.0, frames.last()?.0);
-        // Where audio goes on, the last frame lasts until then. A hole of more than half a second is not put into this chunk,
-        // whose duration must stay near that of the video beside it. Where audio stops, the last frame fills the chunk.
+        // Where audio goes on, the last frame lasts until then. A hole of more than half a second is not put into this
+        // chunk, whose duration must stay near that of the video beside it. Where audio stops, the last frame fills the
+        // chunk.
         let until = match next.filter(|next| next - end <= i64::from(self.rate) / 2) {
             Some(next) => next,
             None if end - last >= 2 * self.frame_len => end,

@@ -137,7 +137,8 @@ fn audio_is_cut_at_the_videos_marks() {
     }
 }
 
-/// Feeds 48 kHz audio for `seconds`, and the marks of 2 s chunks `lag` seconds before (or after) the frames of their time.
+/// Feeds 48 kHz audio for `seconds`, and the marks of 2 s chunks `lag` seconds before (or after) the frames of their
+/// time.
 fn with_lag(lag: f64, seconds: i64) -> Vec<Chunk> {
     let mut chunker = Chunker::audio(&aac(48_000, 1024), 1);
     let (mut out, mut k) = (Vec::new(), 0);

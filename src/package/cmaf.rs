@@ -1,8 +1,8 @@
 //! CMAF boxes (ISO/IEC 23000-19 on ISO/IEC 14496-12): init segments, and the fragments that chunks are made of.
 //!
-//! One track per file, track id 1, no edit list: the first picture of a chunk is shown at the chunk's `tfdt`, and pictures
-//! that are shown earlier than they are decoded have negative composition offsets (brand `cmf2`). All bytes follow from the
-//! arguments; no date, version or address is written.
+//! One track per file, track id 1, no edit list: the first picture of a chunk is shown at the chunk's `tfdt`, and
+//! pictures that are shown earlier than they are decoded have negative composition offsets (brand `cmf2`). All bytes
+//! follow from the arguments; no date, version or address is written.
 
 use bytes::Bytes;
 use mp4_atom::{
@@ -58,8 +58,8 @@ impl Init {
 
 type Size = (FixedPoint<u16>, FixedPoint<u16>);
 
-/// Writes `ftyp` and `moov`. The nesting is written here and not through the library's structs because its `avc1` cannot
-/// carry a configuration record byte for byte; the leaves are the library's.
+/// Writes `ftyp` and `moov`. The nesting is written here and not through the library's structs because its `avc1`
+/// cannot carry a configuration record byte for byte; the leaves are the library's.
 fn write(
     timescale: u32,
     (width, height): Size,
