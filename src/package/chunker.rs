@@ -1,8 +1,8 @@
 //! Cuts the packets of one rendition into chunks at the marks.
 //!
-//! Packets enter in decode order, whole chunks leave. Decode times are set anew in each chunk of video so that it is decoded
-//! from the very time at which its key frame is shown, in every rendition, whatever B-frames it has; so `tfdt` is the same
-//! on all of them and goes on without a seam. Audio times are the packets' own, exact to the sample.
+//! Packets enter in decode order, whole chunks leave. Decode times are set anew in each chunk of video so that it is
+//! decoded from the very time at which its key frame is shown, in every rendition, whatever B-frames it has; so `tfdt`
+//! is the same on all of them and goes on without a seam. Audio times are the packets' own, exact to the sample.
 
 use std::collections::VecDeque;
 
@@ -21,8 +21,9 @@ const CHUNK_BYTES_MAX: usize = 128 << 20;
 /// Most packets in an open chunk: 30 s at 240 per second, rounded up.
 const CHUNK_PACKETS_MAX: usize = 8192;
 pub(super) const LIMITS: &str = "30 s, 8192 packets or 128 MiB";
-/// How many chunks audio may lag behind the marks before it is cut all the same.
-const LAG_MARKS_MAX: usize = 8;
+/// How many marks of unfinished chunks are kept: audio that lags more than this behind the video, less one chunk, is
+/// lost.
+const LAG_MARKS_MAX: usize = 4;
 
 /// One finished chunk; times in ticks of the track's timescale.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,20 +58,24 @@ enum Cutter {
 }
 
 impl Chunker {
+    /// Begins a video rendition, which is cut at its own packets' marks. A new config needs a new chunker.
     pub fn video(config: &VideoConfig, epoch: u64) -> Self {
         Self { init: Init::video(config), epoch, cutter: Cutter::Video(Video::default()) }
     }
 
+    /// Begins an audio rendition, which is cut at its own packets' marks or at those told by [`Chunker::mark`].
     pub fn audio(config: &AudioConfig, epoch: u64) -> Self {
         let (rate, frame) = (config.sample_rate.max(1), config.frame_len.max(1).into());
         Self { init: Init::audio(config), epoch, cutter: Cutter::Audio(Audio::new(rate, frame)) }
     }
 
+    /// Gives the init segment that its chunks need.
     pub fn init(&self) -> &Init {
         &self.init
     }
 
-    /// Tells the first chunk that is not out yet; nothing before the first mark. A lower number that has not come out is a gap.
+    /// Tells the first chunk that is not out yet; nothing before the first mark. A lower number that has not come out
+    /// is a gap.
     pub fn open(&self) -> Option<u64> {
         match &self.cutter {
             Cutter::Video(video) => video.open.as_ref().map(|open| open.k),
@@ -78,11 +83,11 @@ impl Chunker {
         }
     }
 
-    /// Takes the next packet. A marked one completes the chunk before it; in an audio rendition, so does the first frame at or
-    /// after the next mark.
+    /// Takes the next packet. A marked one completes the chunk before it; in an audio rendition, so does the first
+    /// frame at or after the next mark.
     ///
-    /// Packets that no player could use are dropped: those before the first mark, leading pictures shown before the chunk's key
-    /// frame, audio frames that do not come after the one before. An error concerns this packet alone.
+    /// Packets that no player could use are dropped: those before the first mark, leading pictures shown before the
+    /// chunk's key frame, audio frames that do not come after the one before. An error concerns this packet alone.
     pub fn push(&mut self, packet: Packet) -> Result<Option<Chunk>, Error> {
         let cut = match (&mut self.cutter, packet.track) {
             (Cutter::Video(video), Track::Video) => video.push(packet)?,
@@ -94,8 +99,9 @@ impl Chunker {
 
     /// Tells an audio rendition that chunk `k` starts at `at` (90 kHz), as a video packet's mark says.
     ///
-    /// The chunk before it completes here when frames at or after `at` have come already, or when audio has stopped: no frame
-    /// since the last mark. Marks that do not go forward, and marks to a video rendition, which has its own, are ignored.
+    /// The chunk before it completes here when frames at or after `at` have come already, or when audio has stopped: no
+    /// frame since the last mark. Audio that comes, but late, is waited for during three chunks. Marks that do not go
+    /// forward, and marks to a video rendition, which has its own, are ignored.
     pub fn mark(&mut self, k: u64, at: i64) -> Option<Chunk> {
         let cut = match &mut self.cutter {
             Cutter::Video(_) => None,
@@ -230,16 +236,26 @@ struct Audio {
     bytes: usize,
     /// Marks of the unfinished chunks: number and the first sample that belongs to it.
     marks: VecDeque<(u64, i64)>,
-    /// Start of the last frame taken.
+    /// Start of the last frame taken; frames up to here are late.
     last: i64,
-    /// A frame has come since the last mark.
+    /// A frame has come, and one since the last mark.
+    came: bool,
     flows: bool,
 }
 
 impl Audio {
     fn new(rate: u32, frame_len: i64) -> Self {
         // Times are not negative, so any frame comes after -1.
-        Self { rate, frame_len, frames: VecDeque::new(), bytes: 0, marks: VecDeque::new(), last: -1, flows: false }
+        Self {
+            rate,
+            frame_len,
+            frames: VecDeque::new(),
+            bytes: 0,
+            marks: VecDeque::new(),
+            last: -1,
+            came: false,
+            flows: false,
+        }
     }
 
     /// Gives the first sample at or after a time in 90 kHz.
@@ -254,7 +270,7 @@ impl Audio {
             if pts <= self.last || self.marks.back().is_some_and(|&(last, at)| k <= last || pts <= at) {
                 return Err(Error::Backwards { k, at: pts, last: self.marks.back().map_or(0, |mark| mark.0) });
             }
-            self.marks.push_back((k, pts));
+            self.add_mark(k, pts);
         }
         if pts <= self.last || self.marks.front().is_some_and(|&(_, at)| pts < at) {
             return Ok(None);
@@ -272,7 +288,7 @@ impl Audio {
             }
         }
         self.last = pts;
-        self.flows = true;
+        (self.came, self.flows) = (true, true);
         self.bytes += packet.payload.len();
         self.frames.push_back((pts, packet.payload));
         Ok(self.cut_reached())
@@ -282,16 +298,15 @@ impl Audio {
         if at < 0 || self.marks.back().is_some_and(|&(last, last_at)| k <= last || at <= last_at) {
             return None;
         }
-        let stopped = !std::mem::take(&mut self.flows);
-        if self.marks.is_empty() {
-            self.drop_before(at);
-        }
-        self.marks.push_back((k, at));
+        // Before its first frame audio has not stopped, it is late.
+        let stopped = !std::mem::take(&mut self.flows) && self.came;
+        self.add_mark(k, at);
         if let Some(cut) = self.cut_reached() {
             return Some(cut);
         }
-        // The chunk that has just got its end may wait for the frame that completes it; the chunks before wait only while
-        // frames come. Frames that have not reached the end of the first chunk are all in it, so one cut at most has any.
+        // The chunk that has just got its end may wait for the frame that completes it; the chunks before wait only
+        // while frames come. Frames that have not reached the end of the first chunk are all in it, so one cut at most
+        // has any.
         let keep = if stopped { 2 } else { LAG_MARKS_MAX };
         let mut cut = None;
         while self.marks.len() > keep {
@@ -339,11 +354,14 @@ impl Audio {
         // Late frames of a chunk that is out must not come into the next.
         self.last = self.last.max(end - 1);
         let (start, last) = (frames.first()?.0, frames.last()?.0);
-        // Where audio goes on, the last frame lasts until then. A hole of more than half a second is not put into this chunk,
-        // whose duration must stay near that of the video beside it.
-        let until = next
-            .filter(|next| next - end <= i64::from(self.rate) / 2)
-            .unwrap_or_else(|| end.max(last + self.frame_len));
+        // Where audio goes on, the last frame lasts until then. A hole of more than half a second is not put into this
+        // chunk, whose duration must stay near that of the video beside it. Where audio stops, the last frame fills the
+        // chunk.
+        let until = match next.filter(|next| next - end <= i64::from(self.rate) / 2) {
+            Some(next) => next,
+            None if end - last >= 2 * self.frame_len => end,
+            None => last + self.frame_len,
+        };
         let times: Vec<_> = frames.iter().map(|frame| frame.0).chain([until]).collect();
         let samples = frames.into_iter().zip(times.windows(2)).map(|((_, payload), time)| Sample {
             duration: u32::try_from(time[1] - time[0]).unwrap_or(u32::MAX),
@@ -354,10 +372,11 @@ impl Audio {
         Some(Cut { k, start, timescale: self.rate, samples: samples.collect() })
     }
 
-    fn drop_before(&mut self, at: i64) {
-        while self.frames.front().is_some_and(|frame| frame.0 < at) {
+    fn add_mark(&mut self, k: u64, at: i64) {
+        while self.marks.is_empty() && self.frames.front().is_some_and(|frame| frame.0 < at) {
             self.pop_frame();
         }
+        self.marks.push_back((k, at));
     }
 
     fn pop_frame(&mut self) {

@@ -1,8 +1,8 @@
 //! CMAF boxes (ISO/IEC 23000-19 on ISO/IEC 14496-12): init segments, and the fragments that chunks are made of.
 //!
-//! One track per file, track id 1, no edit list: the first picture of a chunk is shown at the chunk's `tfdt`, and pictures
-//! that are shown earlier than they are decoded have negative composition offsets (brand `cmf2`). All bytes follow from the
-//! arguments; no date, version or address is written.
+//! One track per file, track id 1, no edit list: the first picture of a chunk is shown at the chunk's `tfdt`, and
+//! pictures that are shown earlier than they are decoded have negative composition offsets (brand `cmf2`). All bytes
+//! follow from the arguments; no date, version or address is written.
 
 use bytes::Bytes;
 use mp4_atom::{
@@ -58,8 +58,8 @@ impl Init {
 
 type Size = (FixedPoint<u16>, FixedPoint<u16>);
 
-/// Writes `ftyp` and `moov`. The nesting is written here and not through the library's structs because its `avc1` cannot
-/// carry a configuration record byte for byte; the leaves are the library's.
+/// Writes `ftyp` and `moov`. The nesting is written here and not through the library's structs because its `avc1`
+/// cannot carry a configuration record byte for byte; the leaves are the library's.
 fn write(
     timescale: u32,
     (width, height): Size,
@@ -76,7 +76,8 @@ fn write(
         }
         .encode(out)?;
         out.encode_atom(b"moov", |b| {
-            Mvhd { timescale, rate: 1.into(), volume: 1.into(), next_track_id: TRACK_ID + 1, ..Mvhd::default() }.encode(b)?;
+            Mvhd { timescale, rate: 1.into(), volume: 1.into(), next_track_id: TRACK_ID + 1, ..Mvhd::default() }
+                .encode(b)?;
             b.encode_atom(b"trak", |b| {
                 Tkhd {
                     track_id: TRACK_ID,
@@ -260,7 +261,10 @@ impl Layout {
                 + usize::from(flags == Flags::EachItsOwn)
                 + usize::from(offsets));
         // moof 8 + mfhd 16 + traf 8 + tfhd 16.. + tfdt 20 + trun 20..
-        let tfhd = 16 + 4 * (usize::from(duration.is_some()) + usize::from(size.is_some()) + usize::from(flags != Flags::EachItsOwn));
+        let tfhd = 16
+            + 4 * (usize::from(duration.is_some())
+                + usize::from(size.is_some())
+                + usize::from(flags != Flags::EachItsOwn));
         let trun = 20 + 4 * usize::from(flags == Flags::FirstSync) + each * samples.len();
         let payload_len = samples.iter().map(|s| s.payload.len()).sum();
         Self { duration, size, flags, offsets, moof_len: 8 + 16 + 8 + tfhd + 20 + trun, payload_len }

@@ -37,7 +37,10 @@ fn one(start: u64, samples: &[Sample]) -> Bytes {
 fn boxes_are_what_they_were() {
     golden("init-video.hex", &Init::video(&VideoConfig { sar: (4, 3), ..avc() }).bytes);
     golden("init-audio.hex", &Init::audio(&aac(48_000, 1024)).bytes);
-    golden("b-frames.hex", &one(1 << 33, &[sample(3000, 0, true, 5), sample(3000, 3000, false, 3), sample(3000, -3000, false, 2)]));
+    golden(
+        "b-frames.hex",
+        &one(1 << 33, &[sample(3000, 0, true, 5), sample(3000, 3000, false, 3), sample(3000, -3000, false, 2)]),
+    );
     golden("all-alike.hex", &one(0, &[sample(1024, 0, true, 4), sample(1024, 0, true, 4)]));
 }
 

@@ -1,13 +1,15 @@
 //! Packets become CMAF chunks, chunks become playlists.
 //!
-//! Marked packets of one rendition enter a [`Chunker`]; its [`Init`] and [`Chunk`]s leave, ready to be served and stored.
-//! What is listed of them is kept in a [`List`], whose immutable [`Window`] snapshots [`playlist`] renders. The line drives
-//! the chunkers and lists; `http` renders. Everything here is a pure function of its input: two nodes that are given the
-//! same packets make the same bytes. Nothing here does IO, reads a clock or looks into coded pictures.
+//! Marked packets of one rendition enter a [`Chunker`]; its [`Init`] and [`Chunk`]s leave, ready to be served and
+//! stored. What is listed of them is kept in a [`List`], whose immutable [`Window`] snapshots [`playlist`] renders. The
+//! line drives the chunkers and lists; `http` renders. Everything here is a pure function of its input: two nodes that
+//! are given the same packets make the same bytes. Nothing here does IO, reads a clock or looks into coded pictures.
 
 pub mod chunker;
 pub mod cmaf;
 mod codecs;
+#[cfg(test)]
+mod ffmpeg_tests;
 pub mod playlist;
 #[cfg(test)]
 mod testing;
@@ -18,14 +20,15 @@ pub use cmaf::Init;
 pub use playlist::{AudioVariant, Variant};
 pub use window::{Entry, List, Window};
 
-/// Says why something could not be packaged. All but [`Error::NotNext`] are the publisher's fault; none is cured by trying
-/// the same again.
+/// Says why something could not be packaged. The first four blame the packets that came, the last two our own caller;
+/// none is cured by trying the same again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// A video packet for an audio rendition, or the reverse.
     #[error("packet of another track")]
     WrongTrack,
-    /// A chunk of video would not start with a key frame. The mark is void: the packets after it go on in the open chunk.
+    /// A chunk of video would not start with a key frame. The mark is void: the packets after it go on in the open
+    /// chunk.
     #[error("chunk {k} does not start with a key frame")]
     NotKey { k: u64 },
     /// A chunk's number or start does not come after the one before it, or lies before the timeline's zero.

@@ -1,13 +1,11 @@
 //! Playlist text (rfc8216bis). Media playlists are written here, multivariant playlists through `m3u8-rs`.
 //!
-//! Both are functions of their arguments alone and hold nothing about the viewer. URIs are relative, so a ticket in the path
-//! carries over.
+//! Both are functions of their arguments alone and hold nothing about the viewer. URIs are relative, so a ticket in the
+//! path carries over.
 
 use std::{collections::HashMap, fmt::Write};
 
-use m3u8_rs::{
-    AlternativeMedia, AlternativeMediaType, MasterPlaylist, QuotedOrUnquoted, Resolution, VariantStream,
-};
+use m3u8_rs::{AlternativeMedia, AlternativeMediaType, MasterPlaylist, QuotedOrUnquoted, Resolution, VariantStream};
 
 use super::Window;
 use crate::{id::Rendition, store::RenditionRow};
@@ -22,8 +20,8 @@ const AUDIO_GROUP: &str = "audio";
 
 /// Renders a media playlist.
 ///
-/// `vod` makes it a recording: PLAYLIST-TYPE VOD and ENDLIST. Every entry carries PROGRAM-DATE-TIME, so that a player that
-/// comes in anywhere, and one that lost count, knows the wall time exactly.
+/// `vod` makes it a recording: PLAYLIST-TYPE VOD and ENDLIST. Every entry carries PROGRAM-DATE-TIME, so that a player
+/// that comes in anywhere, and one that lost count, knows the wall time exactly.
 pub fn media(window: &Window, vod: bool) -> String {
     let mut out = String::with_capacity(256 + window.entries().len() * ENTRY_LEN);
     render(&mut out, window, vod).expect("writing to a String does not fail");
@@ -112,8 +110,8 @@ impl From<&RenditionRow> for AudioVariant {
     }
 }
 
-/// Renders the multivariant playlist: the variant nearest to 2 Mb/s first, then from the highest bit rate down. Audio is
-/// a group of its own, except without variants, when it is the one variant.
+/// Renders the multivariant playlist: the variant nearest to 2 Mb/s first, then from the highest bit rate down. Audio
+/// is a group of its own, except without variants, when it is the one variant.
 ///
 /// `prefix` leads from the playlist to the renditions' folders: empty, or ending in a slash.
 pub fn multivariant(variants: &[Variant], audio: Option<&AudioVariant>, prefix: &str) -> String {
@@ -174,8 +172,8 @@ pub fn multivariant(variants: &[Variant], audio: Option<&AudioVariant>, prefix: 
     String::from_utf8(out).expect("all of its parts are text")
 }
 
-/// FRAME-RATE with three decimals. As an attribute of its own kind, because `m3u8-rs` writes the field it has for it as the
-/// shortest float (`30`, `29.97`).
+/// FRAME-RATE with three decimals. As an attribute of its own kind, because `m3u8-rs` writes the field it has for it as
+/// the shortest float (`30`, `29.97`).
 fn frame_rate(fps_milli: u32) -> Option<HashMap<String, QuotedOrUnquoted>> {
     let text = format!("{}.{:03}", fps_milli / 1000, fps_milli % 1000);
     (fps_milli > 0).then(|| HashMap::from([("FRAME-RATE".into(), QuotedOrUnquoted::Unquoted(text))]))

@@ -92,7 +92,8 @@ fn media_playlists_are_what_they_were() {
     golden("ended.m3u8", &media(&ended.window(), false));
     golden("vod.m3u8", &media(&ended.window(), true));
     // A rendition that came late: its first numbers are gaps without an init segment.
-    let late = (4..8).map(|k| if k < 6 { Entry { gap: true, init: "".into(), ..entry(k, 2_000_000) } } else { entry(k, 2_000_000) });
+    let late = (4..8)
+        .map(|k| if k < 6 { Entry { gap: true, init: "".into(), ..entry(k, 2_000_000) } } else { entry(k, 2_000_000) });
     golden("late.m3u8", &media(&Window::from_entries(2, 1, late, false).unwrap(), false));
 }
 
@@ -115,7 +116,11 @@ fn lines_of_an_entry_stay_the_same() {
         for line in text.lines() {
             if line.starts_with("#EXT-X-MAP") {
                 map = Some(line.to_string());
-            } else if ["#EXTINF", "#EXT-X-GAP", "#EXT-X-DISCONTINUITY\n", "#EXT-X-PROGRAM"].iter().any(|t| line.starts_with(t.trim())) && !line.contains("SEQUENCE") {
+            } else if ["#EXTINF", "#EXT-X-GAP", "#EXT-X-DISCONTINUITY\n", "#EXT-X-PROGRAM"]
+                .iter()
+                .any(|t| line.starts_with(t.trim()))
+                && !line.contains("SEQUENCE")
+            {
                 lines.push_str(line);
             } else if !line.starts_with('#') {
                 let k = line.split('.').next().unwrap().parse().unwrap();

@@ -1,8 +1,9 @@
 //! What one media playlist lists: a sliding window over the chunks of one rendition.
 //!
-//! The line owns a [`List`] per rendition and appends to it; everyone else reads [`Window`] snapshots, which never change.
-//! All renditions of a broadcast list the same numbers: where one lacks a chunk it lists a gap, with the discontinuity flag
-//! that the others have there, so that media and discontinuity sequence agree in all of them (rfc8216bis 6.2.4).
+//! The line owns a [`List`] per rendition and appends to it; everyone else reads [`Window`] snapshots, which never
+//! change. All renditions of a broadcast list the same numbers: where one lacks a chunk it lists a gap, with the
+//! discontinuity flag that the others have there, so that media and discontinuity sequence agree in all of them
+//! (rfc8216bis 6.2.4).
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -41,8 +42,8 @@ pub struct Window {
 impl Window {
     /// Makes a snapshot of stored entries: a recording, or the last chunks of a broadcast before a restart.
     ///
-    /// `target` is EXT-X-TARGETDURATION in seconds, `discontinuity_sequence` the number of discontinuities before the first
-    /// entry. Fails with [`Error::NotNext`] where a number is missing.
+    /// `target` is EXT-X-TARGETDURATION in seconds, `discontinuity_sequence` the number of discontinuities before the
+    /// first entry. Fails with [`Error::NotNext`] where a number is missing.
     pub fn from_entries(
         target: u32,
         discontinuity_sequence: u64,
@@ -99,8 +100,8 @@ pub struct List {
 }
 
 impl List {
-    /// Makes an empty list. `target` is EXT-X-TARGETDURATION in seconds, fixed for the playlist's life; `len_max` says how many
-    /// entries are kept ([`LEN_MAX`]).
+    /// Makes an empty list. `target` is EXT-X-TARGETDURATION in seconds, fixed for the playlist's life; `len_max` says
+    /// how many entries are kept ([`LEN_MAX`]).
     pub fn new(target: u32, len_max: usize) -> Self {
         Self { target, len_max, discontinuity_sequence: 0, entries: VecDeque::new(), total_us: 0, ended: false }
     }
@@ -123,8 +124,8 @@ impl List {
 
     /// Appends the next chunk number and lets the oldest go.
     ///
-    /// A gap that names no init segment takes the one before it, so that what is said of it stays the same when it has become
-    /// the first entry.
+    /// A gap that names no init segment takes the one before it, so that what is said of it stays the same when it has
+    /// become the first entry.
     pub fn append(&mut self, mut entry: Entry) -> Result<(), Error> {
         if self.ended {
             return Err(Error::Ended);
