@@ -4,6 +4,8 @@
  *
  *   node test/mock.mjs [--port 8099]
  *   curl -X POST 'http://127.0.0.1:8099/mock?state=away'     live, away, offline, missing, down
+ *   curl -X POST 'http://127.0.0.1:8099/mock?warn=1'         a note for the streamer
+ *   curl -X POST 'http://127.0.0.1:8099/mock?sound=only'     sound without picture
  */
 import { execFile } from 'node:child_process';
 import { createReadStream, existsSync } from 'node:fs';
@@ -65,6 +67,7 @@ export async function startMock({ port = 0 } = {}) {
   let broadcast = null;
   let shows = 0;
   let warnings = [];
+  let soundOnly = false;
 
   const count = () => Math.min(CHUNKS, Math.floor((Date.now() - broadcast.startMs) / CHUNK_MS));
   const set = (next) => {
@@ -87,13 +90,15 @@ export async function startMock({ port = 0 } = {}) {
     state: state === 'away' || state === 'live' ? state : 'offline',
     broadcast: state === 'offline' ? null : broadcast.id,
     started: state === 'offline' ? null : new Date(broadcast.startMs).toISOString(),
-    mode: 'follow',
-    renditions: state === 'offline' ? [] : RENDITIONS,
+    mode: soundOnly ? 'audio-only' : 'follow',
+    renditions: state === 'offline' || soundOnly ? [] : RENDITIONS,
     warnings,
     shed: [],
   });
   const multivariant = () =>
-    ['#EXTM3U', '#EXT-X-VERSION:7', '#EXT-X-INDEPENDENT-SEGMENTS',
+    soundOnly
+      ? ['#EXTM3U', '#EXT-X-VERSION:7', '#EXT-X-STREAM-INF:BANDWIDTH=110000,CODECS="mp4a.40.2"', `${broadcast.id}/audio/index.m3u8`, ''].join('\n')
+      : ['#EXTM3U', '#EXT-X-VERSION:7', '#EXT-X-INDEPENDENT-SEGMENTS',
       `#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="a",NAME="audio",DEFAULT=YES,AUTOSELECT=YES,URI="${broadcast.id}/audio/index.m3u8"`,
       ...RENDITIONS.flatMap((r) => [
         `#EXT-X-STREAM-INF:BANDWIDTH=${r.kbps * 1200},AVERAGE-BANDWIDTH=${r.kbps * 1000},CODECS="${r.codec},mp4a.40.2",RESOLUTION=${r.width}x${r.height},FRAME-RATE=30,AUDIO="a"`,
@@ -133,6 +138,7 @@ export async function startMock({ port = 0 } = {}) {
     const path = normalize(url.pathname);
     if (path === '/mock') {
       if (url.searchParams.has('state')) set(url.searchParams.get('state'));
+      if (url.searchParams.has('sound')) soundOnly = url.searchParams.get('sound') === 'only';
       if (url.searchParams.has('warn')) {
         warnings = [{ code: 'long_keyframe_interval', text: 'Keyframes come every 8.3 s, so the picture is encoded once more to cut it every 2 s.', fix: 'In OBS: Settings, Output, set Keyframe Interval to 2 s.' }];
       }

@@ -30,12 +30,22 @@ async function moves(page, seconds) {
   assert.equal(to.stalls, from.stalls, `halted: ${to.errors.join('; ')}`);
 }
 
+/** Makes the browser ask for a gesture before sound: by itself Chromium sometimes does and sometimes does not. */
+function wantGesture() {
+  const { play } = HTMLMediaElement.prototype;
+  HTMLMediaElement.prototype.play = function () {
+    const allowed = this.muted || navigator.userActivation.hasBeenActive;
+    return allowed ? play.call(this) : Promise.reject(new DOMException('a gesture first', 'NotAllowedError'));
+  };
+}
+
 async function watch(t, name = 'demo', options = {}) {
   const { page, seen } = await open(browser, options);
   t.after(async () => {
     await page.context().close();
     assert.deepEqual(seen.cspViolations, []);
   });
+  await page.addInitScript(wantGesture);
   await page.goto(`${mock.url}/watch/${name}`);
   return page;
 }
@@ -107,8 +117,10 @@ test('the live button takes a viewer who fell behind to the edge', async (t) => 
   const behind = (await stats(page)).latency;
   await live.click();
   await page.waitForFunction(() => document.querySelector('media-live-button').hasAttribute('mediatimeislive'));
+  // hls.js measures anew with the next timeupdate.
+  await page.waitForFunction((limit) => window.weir.stats().latency < limit, behind - 2, { timeout: 5_000 });
   const { latency } = await stats(page);
-  assert.ok(latency < behind - 2 && latency > 4, `${behind} to ${latency}`);
+  assert.ok(latency > 4, `${behind} to ${latency}`);
 });
 
 test('an encoder that drops and returns: last picture, words, and on by itself with a full buffer', async (t) => {
@@ -200,6 +212,17 @@ test('a viewer who paused stays paused when the encoder drops and returns', asyn
   assert.equal((await stats(page)).paused, true);
 });
 
+test('sound without a picture plays, and says what it is', async (t) => {
+  await fetch(`${mock.url}/mock?sound=only&state=live`, { method: 'POST' });
+  t.after(() => fetch(`${mock.url}/mock?sound=no`, { method: 'POST' }));
+  const page = await watch(t);
+  await page.waitForFunction(() => window.weir?.stats().playing && window.weir.stats().position > 0, null, { timeout: 30_000 });
+  await page.locator('#curtain').waitFor({ state: 'hidden' });
+  assert.equal(await page.locator('#quality').textContent(), 'Sound only');
+  assert.equal(await page.locator('media-rendition-menu-button').isVisible(), false);
+  await moves(page, 3);
+});
+
 test('an unknown stream is told, with a way out', async (t) => {
   const page = await watch(t, 'nobody');
   await phase(page, 'unknown');
@@ -212,6 +235,7 @@ test('on a phone everything fits and is large enough to touch', async (t) => {
   await playing(page);
   assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 320);
   for (const name of ['media-control-bar media-play-button', 'media-mute-button', 'media-live-button', 'media-rendition-menu-button', 'media-fullscreen-button', '#unmute']) {
+    await page.locator(name).waitFor();
     const box = await page.locator(name).boundingBox();
     assert.ok(box !== null && box.height >= 40 && box.width >= 40, `${name}: ${JSON.stringify(box)}`);
     assert.ok(box.x >= 0 && box.x + box.width <= 320, `${name} is outside: ${JSON.stringify(box)}`);

@@ -40,6 +40,7 @@ export function describeQuality(player: Player): string {
     const { videoWidth, videoHeight } = player.video;
     return videoWidth > 0 ? quality(videoWidth, videoHeight) : '–';
   }
+  if (level.width === 0) return quality(0, 0);
   const parts = [quality(level.width, level.height)];
   if (level.frameRate > 0) parts.push(`${Math.round(level.frameRate)} fps`);
   parts.push(bitrate(level.bitrate / 1000));
