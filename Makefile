@@ -38,20 +38,18 @@ web: target/web.stamp ## Build the pages, when their sources changed
 # The stamps live outside the folders they speak of; a folder that was deleted is made again.
 target/web-packages.stamp: web/package.json web/package-lock.json $(if $(wildcard web/node_modules),,FORCE)
 	@scripts/install-deps run
-	$(call need,node,it could not be installed; get Node.js 18 or newer from https://nodejs.org)
-	$(call need,npm,it could not be installed; it comes with Node.js from https://nodejs.org)
 	$(call say,fetching the npm packages of the pages)
-	@npm --prefix web ci --no-audit --no-fund --loglevel=error
+	@scripts/with-node npm --prefix web ci --no-audit --no-fund --loglevel=error
 	@mkdir -p target && touch $@
 
 target/web.stamp: target/web-packages.stamp $(WEB_SOURCES) $(if $(wildcard web/dist/index.html),,FORCE)
 	$(call say,building the pages)
-	@npm --prefix web run --silent build
+	@scripts/with-node npm --prefix web run --silent build
 	@touch $@
 
 test: rust web ## Install what the tests need and run all of them
 	@scripts/install-deps test
-	@scripts/run-tests
+	@scripts/with-node scripts/run-tests
 
 check: rust web ## Formatting, lints, documentation, types, layout rules, shell syntax
 	$(call say,checking the formatting)
@@ -59,7 +57,7 @@ check: rust web ## Formatting, lints, documentation, types, layout rules, shell 
 	$(call say,checking the shell scripts)
 	@for script in $(SCRIPTS); do bash -n "$$script"; done
 	$(call say,checking the types of the pages)
-	@npm --prefix web run --silent check
+	@scripts/with-node npm --prefix web run --silent check
 	$(call say,linting)
 	@cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
 	$(call say,checking the documentation)
