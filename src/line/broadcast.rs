@@ -438,7 +438,7 @@ impl Broadcast {
                 let list = track.list.get_or_insert_with(|| {
                     new_list(self.target, self.settings.window, self.grid.discontinuities_before(slot.k))
                 });
-                let us = finished.as_ref().map_or(slot_us(slot), |f| f.duration_us());
+                let us = finished.as_ref().map_or(slot_us(slot), |f| f.chunk.duration_us());
                 let entry = Entry {
                     k: slot.k,
                     epoch: slot.epoch,
@@ -542,13 +542,6 @@ impl Track {
     fn measured(&self) -> RenditionRow {
         let mean = if self.us > 0 { self.bits * 1_000_000 / self.us } else { self.row.mean_bps };
         RenditionRow { mean_bps: mean, ..self.row.clone() }
-    }
-}
-
-impl Finished {
-    /// How long the chunk plays, in microseconds.
-    pub fn duration_us(&self) -> u64 {
-        (self.chunk.duration.max(0) as u64) * 1_000_000 / u64::from(self.chunk.timescale.max(1))
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     id::{BroadcastId, Rendition, StreamId},
     media::{
         AudioConfig, Epoch, Message, Mode, Packet, Track, VIDEO_TIMESCALE, VideoConfig, rescale,
-        ring::Ring,
+        ring::{self, Ring},
         timeline::{Break, Warning},
     },
     package::{Chunk, Chunker},
@@ -122,7 +122,7 @@ pub struct Task {
     stream: StreamId,
     shown: watch::Sender<Option<Arc<Live>>>,
     keeper: Keeper,
-    ring: Ring,
+    ring: Arc<Ring>,
     session: Option<Session>,
     broadcast: Option<Broadcast>,
     run: Option<Run>,
@@ -158,7 +158,7 @@ impl Task {
         events: mpsc::Sender<(u64, Option<transcode::Event>)>,
         restored: Option<Broadcast>,
     ) -> Self {
-        let ring = Ring::new(shared.config.ring_bytes);
+        let ring = Arc::new(Ring::new(ring::Config { max_bytes: shared.config.ring_bytes, ..ring::Config::default() }));
         // The time the node was away counts as time the encoder was away.
         let away = restored.as_ref().map(|_| (now(), 0));
         let last_epoch = 0;
@@ -394,8 +394,11 @@ impl Task {
 
     fn media(&mut self, message: Message) {
         self.heard = now();
-        self.ring.push(message.clone());
         let Some(run) = &mut self.run else { return };
+        // The end goes to the ring where every epoch ends.
+        if !matches!(message, Message::End { .. }) {
+            self.ring.push(message.clone());
+        }
         match message {
             Message::Epoch(_) => {}
             Message::Video(config) => {
@@ -605,7 +608,7 @@ impl Task {
         let Some(broadcast) = &mut self.broadcast else { return };
         let Some(slot) = broadcast.slot(chunk.k).cloned() else { return };
         let finished = Finished { rendition: rendition.clone(), chunk: chunk.clone(), init: init.clone() };
-        let duration_us = finished.duration_us();
+        let duration_us = chunk.duration_us();
         if !broadcast.finished(finished) {
             metrics::counter!("weir_chunks_late_total").increment(1);
             return;
@@ -635,9 +638,7 @@ impl Task {
     fn end_epoch(&mut self, at: Option<i64>) {
         let Some(run) = self.run.take() else { return };
         let at = at.unwrap_or(run.end);
-        if !matches!(self.ring.last(), Some(Message::End { .. })) {
-            self.ring.push(Message::End { at });
-        }
+        self.ring.push(Message::End { at });
         let broadcast = self.broadcast.as_mut().expect("a run belongs to a broadcast");
         let epoch = run.epoch.number;
         broadcast.close(at);
