@@ -309,10 +309,8 @@ impl Reader {
     pub async fn next(&mut self) -> Result<Message, Error> {
         let shared = self.shared.clone();
         loop {
+            // Made before looking: it is woken by every push from here on.
             let pushed = shared.pushed.notified();
-            tokio::pin!(pushed);
-            // Before looking, so that a push right after it is not missed.
-            pushed.as_mut().enable();
             if let Some(message) = self.try_next()? {
                 return Ok(message);
             }

@@ -543,6 +543,23 @@ fn config_changes_start_an_epoch_at_the_next_keyframe() {
     assert_eq!(made.video.len(), 300, "frames that need the new config before a keyframe are dropped");
     assert!(made.audio.windows(2).all(|pair| pair[1].pts - pair[0].pts <= 1024), "audio goes on");
 
+    // Audio runs ahead, so the second epoch's first part came before its first picture.
+    let pictures =
+        [film(30.0, 60, 0, 5.0), vec![Input::VideoConfig(other.clone())], shift(&film(30.0, 60, 0, 5.0), 5000)];
+    let (mut ahead, mut voice) = (both(), speech(0, 10_000).into_iter().peekable());
+    for picture in pictures.concat() {
+        while let Some(sound) = voice.next_if(|sound| time_of(sound) < time_of(&picture) + 300) {
+            ahead.push(sound);
+        }
+        ahead.push(picture);
+    }
+    let made = play(ENCODE, ahead);
+    assert_eq!(made.reasons(), [Break::First, Break::ConfigChange]);
+    let at = rescale(made.epochs[1].1.at, VIDEO_TIMESCALE, 48_000);
+    let again = made.audio.windows(2).position(|pair| pair[1].pts <= pair[0].pts).unwrap() + 1;
+    assert!((0..1024).contains(&(made.audio[again].pts - at)), "an epoch has all of its audio");
+    assert!(made.audio[again..].windows(2).all(|pair| pair[1].pts - pair[0].pts == 1024));
+
     let parts = scuffle_h264::AVCDecoderConfigurationRecord::parse(&mut std::io::Cursor::new(other.avcc)).unwrap();
     let mut payload = BytesMut::from(&access_unit(&[&parts.sps[0], &parts.pps[0]])[..]);
     payload.put_slice(&picture(true));
