@@ -30,12 +30,13 @@ async function moves(page, seconds) {
   assert.equal(to.stalls, from.stalls, `halted: ${to.errors.join('; ')}`);
 }
 
-/** Makes the browser ask for a gesture before sound: by itself Chromium sometimes does and sometimes does not. */
+/** Makes the page need a gesture for sound: Playwright's own evaluation counts as one to Chromium, at an unknown moment. */
 function wantGesture() {
   const { play } = HTMLMediaElement.prototype;
+  let touched = false;
+  addEventListener('pointerdown', () => (touched = true), true);
   HTMLMediaElement.prototype.play = function () {
-    const allowed = this.muted || navigator.userActivation.hasBeenActive;
-    return allowed ? play.call(this) : Promise.reject(new DOMException('a gesture first', 'NotAllowedError'));
+    return this.muted || touched ? play.call(this) : Promise.reject(new DOMException('a gesture first', 'NotAllowedError'));
   };
 }
 
@@ -114,10 +115,11 @@ test('the live button takes a viewer who fell behind to the edge', async (t) => 
   });
   const live = page.locator('media-live-button');
   await page.waitForFunction(() => !document.querySelector('media-live-button').hasAttribute('mediatimeislive'));
+  // hls.js measures anew with the next timeupdate.
+  await page.waitForFunction(() => window.weir.stats().latency > 8, null, { timeout: 5_000 });
   const behind = (await stats(page)).latency;
   await live.click();
   await page.waitForFunction(() => document.querySelector('media-live-button').hasAttribute('mediatimeislive'));
-  // hls.js measures anew with the next timeupdate.
   await page.waitForFunction((limit) => window.weir.stats().latency < limit, behind - 2, { timeout: 5_000 });
   const { latency } = await stats(page);
   assert.ok(latency > 4, `${behind} to ${latency}`);
@@ -218,7 +220,7 @@ test('sound without a picture plays, and says what it is', async (t) => {
   const page = await watch(t);
   await page.waitForFunction(() => window.weir?.stats().playing && window.weir.stats().position > 0, null, { timeout: 30_000 });
   await page.locator('#curtain').waitFor({ state: 'hidden' });
-  assert.equal(await page.locator('#quality').textContent(), 'Sound only');
+  await page.locator('#quality', { hasText: 'Sound only' }).waitFor();
   assert.equal(await page.locator('media-rendition-menu-button').isVisible(), false);
   await moves(page, 3);
 });
