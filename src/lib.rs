@@ -9,3 +9,5 @@ pub mod time;
 pub mod media;
 
 pub mod store;
+
+pub mod transcode;
