@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::{
     AudioConfig, Epoch, VideoConfig,
     timeline::{Config, Input, Output, Timeline},
+    wire::Decoder,
 };
 use crate::{id::BroadcastId, time::UnixMs};
 
@@ -15,6 +16,22 @@ pub fn codec(data: &[u8]) {
     if let Ok(config) = VideoConfig::parse(bytes) {
         let _ = config.with_inband(data);
     }
+}
+
+/// Reads the bytes as a feed: as they are, and behind a good beginning.
+pub fn wire(data: &[u8]) {
+    for preamble in [&b""[..], b"WEIR\x00\x01"] {
+        let mut decoder = Decoder::new();
+        decoder.push(preamble);
+        decoder.push(data);
+        while let Ok(Some(_)) = decoder.poll() {}
+    }
+    // Bodies deep enough to be interesting need a length that fits.
+    let mut decoder = Decoder::new();
+    decoder.push(b"WEIR\x00\x01");
+    decoder.push(&(data.len() as u32).to_be_bytes());
+    decoder.push(data);
+    let _ = decoder.poll();
 }
 
 /// Plays a session written in the bytes: one byte of kind, then what that kind needs.
