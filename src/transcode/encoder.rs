@@ -345,10 +345,9 @@ fn probe_decoder(pad: &gst::Pad, state: &Shared) {
             Decoded::Skip => gst::PadProbeReturn::Drop,
             Decoded::Encode { boundary } => {
                 if boundary {
-                    let event = gst_video::DownstreamForceKeyUnitEvent::builder()
-                        .running_time(to_clock(pts))
-                        .all_headers(true)
-                        .build();
+                    // Without a time, which means the next picture: GStreamer 1.22 compares the time with x264enc's
+                    // times shifted by 1,000 hours and ignores all requests but the first.
+                    let event = gst_video::DownstreamForceKeyUnitEvent::builder().all_headers(true).build();
                     pad.push_event(event);
                 }
                 gst::PadProbeReturn::Ok
@@ -376,10 +375,14 @@ fn probe_branch(pad: &gst::Pad, state: &Shared, index: usize, below: Vec<usize>)
 /// Notes what goes into the encoder; drains it when the rung stops.
 fn probe_feed(pad: &gst::Pad, encoder: gst::Pad, state: &Shared, index: usize) {
     let state = Arc::clone(state);
-    pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
-        let Some(pts) = pts_of(info) else { return gst::PadProbeReturn::Drop };
+    pad.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
         let mut guard = lock(&state);
         let rung = &mut guard.rungs[index];
+        if info.event().is_some() {
+            // An encoder that has ended refuses everything, and a refusal would end the other rungs, too.
+            return if rung.drained { gst::PadProbeReturn::Drop } else { gst::PadProbeReturn::Ok };
+        }
+        let Some(pts) = pts_of(info) else { return gst::PadProbeReturn::Drop };
         if !rung.stopped(pts) {
             rung.times.push_back(pts);
             return gst::PadProbeReturn::Ok;

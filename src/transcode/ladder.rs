@@ -111,9 +111,9 @@ impl Picture {
     }
 
     fn scaled(self, short: u32) -> Self {
-        let even = |side: u32| {
-            let (side, of) = (u64::from(side) * u64::from(short), u64::from(self.short()));
-            (((side + of) / (2 * of)) * 2).max(2) as u32
+        let even = |long: u32| {
+            let (side, of) = (u64::from(long) * u64::from(short), u64::from(self.short()));
+            ((((side + of) / (2 * of)) * 2) as u32).min(long & !1).max(2)
         };
         // The short side is the name of the rung: rounded down, never up.
         let exact = (short & !1).max(2);
@@ -233,7 +233,7 @@ mod tests {
             let shown = Picture::shown(&video(w, h, sar, None));
             for r in &rungs {
                 prop_assert!(r.width % 2 == 0 && r.height % 2 == 0 && r.width >= 2 && r.height >= 2);
-                prop_assert!(r.width <= shown.width + 1 && r.height <= shown.height + 1);
+                prop_assert!(r.width <= shown.width && r.height <= shown.height);
             }
             for pair in rungs.windows(2) {
                 prop_assert!(pair[0].width.min(pair[0].height) >= pair[1].width.min(pair[1].height));

@@ -121,7 +121,8 @@ pub struct Recovery {
     offered: i64,
     offering: bool,
     last_out: Option<i64>,
-    behind: Option<(Timestamp, i64)>,
+    /// Since when the child is behind, its lag and its newest picture then.
+    behind: Option<(Timestamp, i64, Option<i64>)>,
     out: VecDeque<Output>,
 }
 
@@ -159,7 +160,7 @@ impl Recovery {
             Child::Due(at) => Some(at),
             Child::Running => {
                 let hang = self.owes.map(|(since, _)| since + self.patience());
-                let behind = self.behind.map(|(since, _)| since + BEHIND_FOR);
+                let behind = self.behind.map(|(since, ..)| since + BEHIND_FOR);
                 hang.into_iter().chain(behind).min()
             }
             Child::Killed | Child::Done => None,
@@ -192,7 +193,7 @@ impl Recovery {
     /// Does what is due by the clock.
     pub fn tick(&mut self, now: Timestamp) {
         match self.child {
-            Child::Due(at) if at <= now => self.start(now),
+            Child::Due(at) if at <= now => self.start(),
             Child::Running => {
                 if let Some((since, dts)) = self.owes.filter(|(since, _)| *since + self.patience() <= now) {
                     if self.offering || self.finished.is_some() || self.offered - dts >= INSIDE {
@@ -213,7 +214,7 @@ impl Recovery {
         self.chunk + HANG_EXTRA + if self.spoke { Duration::ZERO } else { START_EXTRA }
     }
 
-    fn start(&mut self, now: Timestamp) {
+    fn start(&mut self) {
         self.channels = (0..self.rungs.len()).filter(|&i| !self.rungs[i].shed && !self.rungs[i].ended).collect();
         let Some(wanted) = self.channels.iter().map(|&i| self.rungs[i].next_k).min() else { return self.done() };
         let from_k = wanted.max(self.oldest);
@@ -225,7 +226,6 @@ impl Recovery {
         self.child = Child::Running;
         (self.owes, self.behind, self.offering, self.last_out) = (None, None, false, None);
         self.offered = 0;
-        let _ = now;
         self.out.push_back(Output::Start { from_k, rungs: self.channels.clone() });
     }
 
@@ -314,6 +314,11 @@ impl Recovery {
         self.child = Child::Due(now + wait);
     }
 
+    /// Tells if the child keeps up with real time, so that what it takes is what real time costs.
+    pub fn steady(&self) -> bool {
+        self.child == Child::Running && self.spoke && self.behind.is_none() && self.finished.is_none()
+    }
+
     fn lag(&self) -> i64 {
         self.last_out.map_or(0, |out| self.head.saturating_sub(out))
     }
@@ -322,15 +327,19 @@ impl Recovery {
         let limit = (self.chunk.as_micros() as i64 * 3 / 2) * i64::from(VIDEO_TIMESCALE) / 1_000_000;
         if self.child == Child::Running && self.finished.is_none() && self.lag() > limit {
             let lag = self.lag();
-            self.behind.get_or_insert((now, lag));
+            self.behind.get_or_insert((now, lag, self.last_out));
         } else {
             self.behind = None;
         }
     }
 
     fn shed_if_behind(&mut self, now: Timestamp) {
-        let Some((since, lag)) = self.behind.filter(|(since, _)| *since + BEHIND_FOR <= now) else { return };
-        self.behind = Some((now, self.lag()));
+        let Some((since, lag, out)) = self.behind.filter(|(since, ..)| *since + BEHIND_FOR <= now) else { return };
+        self.behind = Some((now, self.lag(), self.last_out));
+        // One that says nothing at all hangs, and is judged as such.
+        if self.last_out == out {
+            return;
+        }
         // Catching up after a restart is being behind, too, but less so with each second.
         let gained = Duration::from_micros(((lag - self.lag()).max(0) * 1_000_000 / i64::from(VIDEO_TIMESCALE)) as u64);
         if gained * 4 >= now - since {
@@ -514,10 +523,14 @@ mod tests {
         m.handle(at(4100), Input::Head { pts: 4 * TICKS });
         assert_eq!(show(&drain(&mut m)), "");
         m.handle(at(7100), Input::Head { pts: 5 * TICKS });
+        assert_eq!(show(&drain(&mut m)), "", "silence is another matter");
+        say(&mut m, 8000, 0, packet(TICKS, None));
+        drain(&mut m);
+        m.handle(at(10_100), Input::Head { pts: 6 * TICKS });
         assert_eq!(show(&drain(&mut m)), "drop 1, shed 160p");
-        say(&mut m, 7200, 1, Item::End { at: TICKS });
+        say(&mut m, 10_200, 1, Item::End { at: TICKS });
         assert_eq!(show(&drain(&mut m)), "160p ends 1");
-        m.handle(at(7300), Input::Gone);
+        m.handle(at(10_300), Input::Gone);
         assert_eq!(show(&drain(&mut m)), "restarted 0, start 0 [0]", "a new child does not bring it back");
     }
 
