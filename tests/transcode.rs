@@ -15,7 +15,7 @@ use weir::{
     time::UnixMs,
     transcode::{
         Choice, Entry, Family, Rung, Spec,
-        budget::Budget,
+        budget::{Budget, Load},
         description::{self, Source},
         ladder, probe,
         supervisor::{Event, Item, Settings, Transcoder},
@@ -33,7 +33,20 @@ const CHUNK: i64 = 180_000;
 fn clip(size: &str, fps: u32, seconds: u32, options: &[&str]) -> (VideoConfig, Vec<Packet>) {
     let source = format!("testsrc2=s={size}:r={fps}:d={seconds}");
     let output = Command::new("ffmpeg")
-        .args(["-v", "error", "-f", "lavfi", "-i", &source, "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"])
+        .args([
+            "-v",
+            "error",
+            "-f",
+            "lavfi",
+            "-i",
+            &source,
+            "-c:v",
+            "libx264",
+            "-preset",
+            "ultrafast",
+            "-pix_fmt",
+            "yuv420p",
+        ])
         .args(options)
         .args(["-f", "flv", "-flvflags", "no_duration_filesize", "-"])
         .output()
@@ -232,7 +245,8 @@ fn bench(exe: &str) -> Bench {
         chunk: Duration::from_secs(2),
         budget: Budget::new(64, 1.0),
     };
-    let (transcoder, events) = Transcoder::spawn(settings, &rungs, source(&config, 30), Arc::clone(&ring), 0).unwrap();
+    let granted = settings.budget.admit(&rungs, Load { width: 640, height: 360, fps: 30.0 });
+    let (transcoder, events) = Transcoder::spawn(settings, granted, source(&config, 30), Arc::clone(&ring), 0).unwrap();
     assert_eq!(transcoder.rungs(), rungs);
     Bench { ring, packets, rungs, transcoder: Some(transcoder), events }
 }

@@ -16,6 +16,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     config::{self, Config},
     id::StreamId,
+    transcode,
 };
 
 mod client;
@@ -44,6 +45,12 @@ enum Command {
     },
     /// Tell how the running node is.
     Status(Remote),
+    /// Encode one broadcast; run by the server as its child.
+    #[command(name = transcode::worker::SUBCOMMAND, hide = true)]
+    TranscodeWorker,
+    /// Find out what encodes on this machine; run by the server as its child.
+    #[command(name = transcode::probe::SUBCOMMAND, hide = true)]
+    TranscodeProbe,
 }
 
 /// Where the configuration comes from.
@@ -126,6 +133,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(settings) => check(&settings),
         Command::Stream { action } => stream(action),
         Command::Status(remote) => status(&remote),
+        Command::TranscodeWorker => transcode::worker::run().map_err(|why| Error::Serve(format!("{why:#}"))),
+        Command::TranscodeProbe => transcode::probe::run().map_err(|why| Error::Serve(format!("{why:#}"))),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -87,7 +87,7 @@ pub struct Fenced;
 struct Shared {
     config: Config,
     stores: Stores,
-    transcoding: transcode::Transcoding,
+    transcoding: Option<transcode::Pool>,
     tasks: TaskTracker,
 }
 
@@ -107,7 +107,8 @@ pub struct Lines {
 }
 
 impl Lines {
-    pub fn new(config: Config, stores: Stores, transcoding: transcode::Transcoding) -> Self {
+    /// Without a pool nothing is encoded, as with an empty ladder.
+    pub fn new(config: Config, stores: Stores, transcoding: Option<transcode::Pool>) -> Self {
         let shared = Shared { config, stores, transcoding, tasks: TaskTracker::new() };
         Self {
             shared: Arc::new(shared),

@@ -29,7 +29,7 @@ use crate::{
     package::{Chunk, Chunker},
     store::{self, BroadcastRow, EpochRow, RenditionChunk, RenditionRow},
     time::{Timestamp, UnixMs, now, unix_now},
-    transcode::{self, Rung, Transcoder},
+    transcode::{self, Granted, Item, Rung, Transcoder},
 };
 
 /// How long an ended broadcast's window stays, with ENDLIST, before the stable URLs answer with the recording: every
@@ -100,9 +100,8 @@ struct Run {
     mode: Option<Mode>,
     source: Option<Chunker>,
     audio: Option<Chunker>,
-    /// The rungs to encode, until the first mark starts the transcoder.
-    rungs: Vec<Rung>,
-    grant: Option<transcode::Grant>,
+    /// What to encode, until the first mark starts the transcoder.
+    granted: Option<Granted>,
     /// The rung that only re-encode mode needs.
     top: Option<Rendition>,
     /// End of the media so far, 90 kHz.
@@ -298,15 +297,15 @@ impl Task {
         let mut epoch = Epoch { broadcast, number: 0, k, at, wall, discontinuity };
         epoch.number = self.take_epoch(&epoch).await;
         self.last_epoch = epoch.number;
-        let (rungs, top, grant) = self.plan(begin.video.as_ref());
+        let (granted, top) = self.plan(begin.video.as_ref());
+        let rungs = granted.as_ref().map(|g| g.rungs.clone()).unwrap_or_default();
         let rows = self.rows(&begin, &rungs);
         info!(stream = %self.stream, broadcast = %epoch.broadcast, epoch = epoch.number, k = epoch.k, reason = ?begin.reason,
             rungs = ?rungs.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), "epoch begins");
         let live = self.broadcast.as_mut().expect("begun above");
         live.begin(&epoch, rows);
-        if let Some(grant) = &grant {
-            live.set_shed(grant.shed().to_vec());
-        }
+        let shed = granted.as_ref().map(|g| g.shed.iter().map(|rung| rung.name.clone()).collect());
+        live.set_shed(shed.unwrap_or_default());
         let encode = !rungs.is_empty();
         self.away = None;
         self.run = Some(Run {
@@ -315,8 +314,7 @@ impl Task {
             mode: None,
             source: None,
             audio: None,
-            rungs,
-            grant,
+            granted: granted.filter(|g| !g.rungs.is_empty()),
             top,
             end: epoch.at,
             last_dts: None,
@@ -367,18 +365,17 @@ impl Task {
     }
 
     /// Chooses the rungs to encode, as far as the node can afford them, and names the one only re-encode mode needs.
-    fn plan(&self, video: Option<&VideoConfig>) -> (Vec<Rung>, Option<Rendition>, Option<transcode::Grant>) {
-        let Some(video) = video else { return (Vec::new(), None, None) };
+    fn plan(&self, video: Option<&VideoConfig>) -> (Option<Granted>, Option<Rendition>) {
+        let (Some(video), Some(pool)) = (video, &self.shared.transcoding) else { return (None, None) };
         let own = self.session.as_ref().and_then(|s| s.settings.ladder.as_ref());
         let ladder = own.unwrap_or(&self.shared.config.ladder);
         if ladder.is_empty() {
-            return (Vec::new(), None, None);
+            return (None, None);
         }
         let wanted = transcode::ladder::plan(ladder, video, true);
         let below = transcode::ladder::plan(ladder, video, false);
         let top = wanted.iter().find(|r| below.iter().all(|b| b.name != r.name)).map(|r| r.name.clone());
-        let grant = self.shared.transcoding.admit(wanted, video);
-        (grant.rungs().to_vec(), top, Some(grant))
+        (Some(pool.admit(&wanted, video)), top)
     }
 
     /// What the epoch offers, as far as is known now.
@@ -386,10 +383,21 @@ impl Task {
         let mut rows = Vec::new();
         if let Some(video) = &begin.video {
             rows.push(video_row(Rendition::source(), video));
-            rows.extend(rungs.iter().map(rung_row));
+            rows.extend(rungs.iter().map(|rung| self.rung_row(rung, video)));
         }
         rows.extend(begin.audio.as_ref().map(audio_row));
         rows
+    }
+
+    fn rung_row(&self, rung: &Rung, source: &VideoConfig) -> RenditionRow {
+        RenditionRow {
+            codec: String::new(),
+            width: rung.width,
+            height: rung.height,
+            peak_bps: peak_bps(rung, self.shared.config.chunk),
+            mean_bps: u64::from(rung.bitrate_kbps) * 1000,
+            ..video_row(rung.name.clone(), source)
+        }
     }
 
     fn media(&mut self, message: Message) {
@@ -441,12 +449,8 @@ impl Task {
         match mode {
             Mode::Follow => {
                 if let Some(top) = run.top.take() {
-                    run.rungs.retain(|rung| rung.name != top);
                     if let Some(encoding) = self.encodings.get_mut(&run.epoch.number) {
                         encoding.transcoder.drop_rung(&top);
-                    }
-                    if let Some(grant) = &mut run.grant {
-                        grant.give_back(&top);
                     }
                     broadcast.withdraw(&top);
                 }
@@ -475,25 +479,9 @@ impl Task {
                         let hash = hash(audio);
                         finished.extend(audio.mark(k, packet.pts).map(|c| (Rendition::audio(), hash, c)));
                     }
-                    if !run.rungs.is_empty() && !self.encodings.contains_key(&number) {
-                        let (rungs, video) = (std::mem::take(&mut run.rungs), run.video.clone());
-                        let video = video.expect("configs come before packets");
-                        let grant = run.grant.take();
-                        let transcoder = self.shared.transcoding.spawn(
-                            &self.stream,
-                            rungs.clone(),
-                            video,
-                            self.ring.clone(),
-                            k,
-                            grant,
-                        );
-                        let encoding = Encoding {
-                            transcoder,
-                            rungs: rungs.into_iter().map(|r| (r.name.clone(), r)).collect(),
-                            chunkers: BTreeMap::new(),
-                        };
-                        self.encodings.insert(number, encoding);
-                        self.pump(number);
+                    if let Some(granted) = run.granted.take() {
+                        let video = run.video.clone().expect("configs come before packets");
+                        self.encode(number, granted, &video, k);
                     }
                 }
                 let run = self.run.as_mut().expect("checked above");
@@ -527,16 +515,28 @@ impl Task {
         }
     }
 
-    /// Forwards a transcoder's events to this task's inbox.
-    fn pump(&mut self, epoch: u64) {
-        let Some(encoding) = self.encodings.get_mut(&epoch) else { return };
-        let (mut from, to) = (encoding.transcoder.take_events(), self.events.clone());
+    /// Starts a transcoder for the epoch and forwards its events to this task's inbox.
+    fn encode(&mut self, epoch: u64, granted: Granted, video: &VideoConfig, k: u64) {
+        let Some(pool) = &self.shared.transcoding else { return };
+        let rungs: BTreeMap<_, _> = granted.rungs.iter().map(|rung| (rung.name.clone(), rung.clone())).collect();
+        let (transcoder, mut from) = match pool.spawn(granted, video, self.ring.clone(), k) {
+            Ok(spawned) => spawned,
+            Err(why) => {
+                warn!(stream = %self.stream, %why, "nothing is encoded");
+                let broadcast = self.broadcast.as_mut().expect("an epoch belongs to a broadcast");
+                rungs.keys().for_each(|name| broadcast.withdraw(name));
+                return;
+            }
+        };
+        self.encodings.insert(epoch, Encoding { transcoder, rungs, chunkers: BTreeMap::new() });
+        let to = self.events.clone();
         self.shared.tasks.spawn(async move {
             while let Some(event) = from.recv().await {
                 if to.send((epoch, Some(event))).await.is_err() {
                     return;
                 }
             }
+            // The line may be gone.
             let _ = to.send((epoch, None)).await;
         });
     }
@@ -556,17 +556,17 @@ impl Task {
         };
         let Some(broadcast) = broadcast else { return };
         match event {
-            transcode::Event::Config { rung, config } => {
+            transcode::Event::Item { rung, item: Item::Config(config) } => {
                 let chunker = Chunker::video(&config, epoch);
                 let mut row = video_row(rung.clone(), &config);
                 if let Some(plan) = encoding.rungs.get(&rung) {
-                    row = RenditionRow { peak_bps: plan.peak_bps(), ..row };
+                    row = RenditionRow { peak_bps: peak_bps(plan, self.shared.config.chunk), ..row };
                 }
                 let init = (Arc::from(chunker.init().hash.as_str()), chunker.init().bytes.clone());
                 encoding.chunkers.insert(rung, chunker);
                 self.describe(row, init);
             }
-            transcode::Event::Packet { rung, packet } => {
+            transcode::Event::Item { rung, item: Item::Packet(packet) } => {
                 let Some(chunker) = encoding.chunkers.get_mut(&rung) else { return };
                 match chunker.push(packet) {
                     Ok(Some(chunk)) => {
@@ -577,7 +577,7 @@ impl Task {
                     Err(why) => warn!(stream = %self.stream, %rung, %why, "an encoded packet was dropped"),
                 }
             }
-            transcode::Event::End { rung, at } => {
+            transcode::Event::Item { rung, item: Item::End { at } } => {
                 if let Some(chunker) = encoding.chunkers.remove(&rung) {
                     let hash = hash(&chunker);
                     for chunk in chunker.finish(at) {
@@ -589,7 +589,7 @@ impl Task {
                     self.changed = true;
                 }
             }
-            transcode::Event::Restarted => {
+            transcode::Event::Restarted { .. } => {
                 // What was half made is made again from its boundary, by an encoder that tells its config anew.
                 encoding.chunkers.clear();
                 warn!(stream = %self.stream, "transcoder restarts");
@@ -761,17 +761,9 @@ fn video_row(name: Rendition, config: &VideoConfig) -> RenditionRow {
     RenditionRow { name, codec: config.codec_string(), width, height, fps_milli, channels: 0, peak_bps: 0, mean_bps: 0 }
 }
 
-fn rung_row(rung: &Rung) -> RenditionRow {
-    RenditionRow {
-        name: rung.name.clone(),
-        codec: String::new(),
-        width: rung.width,
-        height: rung.height,
-        fps_milli: 0,
-        channels: 0,
-        peak_bps: rung.peak_bps(),
-        mean_bps: u64::from(rung.bitrate_kbps) * 1000,
-    }
+/// What a chunk of this rung needs at most, and 2 % for its boxes.
+fn peak_bps(rung: &Rung, chunk: Duration) -> u64 {
+    u64::from(rung.peak_kbps(chunk.as_millis() as u32)) * 1020
 }
 
 fn audio_row(config: &AudioConfig) -> RenditionRow {

@@ -17,6 +17,7 @@ use crate::{
     auth,
     config::{self, Config},
     http::{self, App, Readiness},
+    id::Rendition,
     ingest::{Gate, Ingest},
     line::{self, Lines, Stores, archive::Archive},
     rtmp,
@@ -96,7 +97,15 @@ impl Node {
         let stores = Stores { meta: store.clone(), blobs, health: Arc::new(Health::default()) };
 
         let open = config.auth.publish == config::Publish::Open;
-        let transcoding = transcode::Transcoding::start(config.transcoding()).await?;
+        // An empty ladder needs no encoder on this machine.
+        let transcoding = match config.ladder.is_empty() {
+            true => None,
+            false => Some(
+                transcode::Pool::start(&config.transcoding(), config.live.chunk)
+                    .await
+                    .context("the ladder cannot be encoded (`--set 'ladder=[]'` serves the source alone)")?,
+            ),
+        };
         let lines = Lines::new(config.lines(), stores.clone(), transcoding);
         let gate: Arc<dyn Gate> =
             if open { Arc::new(gate::Open(store.clone())) } else { Arc::new(gate::Keys(store.clone())) };
@@ -172,11 +181,7 @@ impl Config {
             chunk: self.live.chunk,
             window: self.live.window as usize,
             reconnect_window: self.live.reconnect_window,
-            ladder: self
-                .ladder
-                .iter()
-                .map(|r| transcode::Entry { height: r.height, bitrate_kbps: r.bitrate_kbps })
-                .collect(),
+            ladder: self.ladder.iter().map(entry).collect(),
             ring_bytes: RING_BYTES,
         }
     }
@@ -193,6 +198,25 @@ impl Config {
     }
 
     fn transcoding(&self) -> transcode::Config {
-        transcode::Config::default()
+        transcode::Config {
+            family: match self.transcode.family {
+                config::Family::Auto => transcode::Choice::Auto,
+                config::Family::X264 => transcode::Choice::X264,
+                config::Family::Vaapi => transcode::Choice::Vaapi,
+                config::Family::Nvenc => transcode::Choice::Nvenc,
+            },
+            pipelines: self.transcode.pipelines.clone(),
+            cpu_share: self.transcode.cpu_share as f32,
+            ..transcode::Config::default()
+        }
+    }
+}
+
+fn entry(rung: &config::Rung) -> transcode::Entry {
+    transcode::Entry {
+        height: rung.height,
+        bitrate_kbps: rung.bitrate_kbps,
+        fps_max: rung.fps_max,
+        name: rung.name.as_deref().map(|name| Rendition::new(name).expect("the configuration was checked")),
     }
 }

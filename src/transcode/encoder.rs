@@ -188,10 +188,8 @@ impl Encoder {
         pipeline.use_clock(None::<&gst::Clock>);
 
         let frame = i64::from(VIDEO_TIMESCALE) * i64::from(spec.fps.1) / i64::from(spec.fps.0.max(1));
-        let rung = |r: &super::Rung| Rung {
-            thinning: Thinning { cap: r.fps_max, ..Thinning::default() },
-            ..Rung::default()
-        };
+        let rung =
+            |r: &super::Rung| Rung { thinning: Thinning { cap: r.fps_max, ..Thinning::default() }, ..Rung::default() };
         let state = Arc::new(Mutex::new(State {
             start_k: spec.start_k,
             started: false,
@@ -364,11 +362,7 @@ fn probe_branch(pad: &gst::Pad, state: &Shared, index: usize, below: Vec<usize>)
         let mut state = lock(&state);
         // A stopped rung's encoder must still see the first frame past its end, to be told to drain.
         let idle = below.iter().all(|&i| state.rungs[i].stopped(pts) && state.rungs[i].drained);
-        if !idle && state.rungs[index].thinning.keep(pts) {
-            gst::PadProbeReturn::Ok
-        } else {
-            gst::PadProbeReturn::Drop
-        }
+        if !idle && state.rungs[index].thinning.keep(pts) { gst::PadProbeReturn::Ok } else { gst::PadProbeReturn::Drop }
     });
 }
 

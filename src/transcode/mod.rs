@@ -13,12 +13,16 @@ pub mod budget;
 pub mod description;
 pub mod encoder;
 pub mod ladder;
+pub mod pool;
 pub mod probe;
 pub mod recovery;
 pub mod supervisor;
 pub mod worker;
 
+pub use budget::Granted;
 pub use ladder::{Entry, Rung};
+pub use pool::Pool;
+pub use supervisor::{Event, Item, Transcoder};
 
 /// The `[transcode]` table of the configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

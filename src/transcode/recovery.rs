@@ -51,6 +51,8 @@ pub enum Input {
     Taken,
     /// The whole input is with the child; it only has to finish. The media ends at `at`.
     Finished { at: i64 },
+    /// The line has no use for this rung.
+    Drop { rung: Rendition },
     /// The child said this on this channel.
     Said { channel: u8, item: Item },
     /// The child is gone, or what it says cannot be understood and it counts as gone.
@@ -60,11 +62,16 @@ pub enum Input {
 #[derive(Debug, PartialEq)]
 pub enum Output {
     /// Start a child with the rungs at these places of the ladder, and feed it from chunk `from_k`.
-    Start { from_k: u64, rungs: Vec<usize> },
+    Start {
+        from_k: u64,
+        rungs: Vec<usize>,
+    },
     /// Kill the child; [`Input::Gone`] follows.
     Kill,
     /// Tell the child to stop a channel.
-    Drop { channel: u8 },
+    Drop {
+        channel: u8,
+    },
     Emit(Event),
     /// Nothing is left to do.
     Done,
@@ -184,6 +191,7 @@ impl Recovery {
                 self.finished = Some(at);
                 self.owes.get_or_insert((now, self.offered));
             }
+            Input::Drop { rung } => self.drop_rung(&rung),
             Input::Said { channel, item } => self.said(now, channel, item),
             Input::Gone => self.gone(now),
         }
@@ -227,6 +235,14 @@ impl Recovery {
         (self.owes, self.behind, self.offering, self.last_out) = (None, None, false, None);
         self.offered = 0;
         self.out.push_back(Output::Start { from_k, rungs: self.channels.clone() });
+    }
+
+    fn drop_rung(&mut self, rung: &Rendition) {
+        let Some(place) = self.rungs.iter().position(|r| r.rung.name == *rung && !r.shed && !r.ended) else { return };
+        self.rungs[place].shed = true;
+        if let Some(channel) = self.channels.iter().position(|&p| p == place).filter(|_| self.child == Child::Running) {
+            self.out.push_back(Output::Drop { channel: channel as u8 });
+        }
     }
 
     fn done(&mut self) {

@@ -1,12 +1,7 @@
 //! Runs a line's transcoder child: starts it, feeds it from the replay ring, forwards what it says as [`Event`]s, counts its
 //! CPU. What to do when it fails is decided by [`super::recovery`]; this is the IO around it.
 
-use std::{
-    path::PathBuf,
-    process::Stdio,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, process::Stdio, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use tokio::{
@@ -19,12 +14,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub use super::recovery::{Event, Item};
 use super::{
     Rung, Spec,
-    budget::{Budget, Load, Reservation},
+    budget::{Budget, Granted, Reservation},
     description::{self, Source},
     recovery::{Input, Output, Recovery},
     worker,
 };
 use crate::{
+    id::Rendition,
     media::{
         Message, Track,
         ring::{self, Ring},
@@ -50,9 +46,12 @@ pub struct Settings {
 /// A running transcoder. Dropping it kills the child.
 pub struct Transcoder {
     rungs: Vec<Rung>,
+    drop_rung: mpsc::Sender<Rendition>,
     _stop: DropGuard,
 }
 
+/// Rungs that may be given up at once.
+const UNWANTED_MAX: usize = 32;
 /// Events on their way to the line. Full: the child waits, and after it the ring's reader, which in the end falls behind and
 /// starts anew at a boundary.
 const EVENTS_MAX: usize = 256;
@@ -65,8 +64,7 @@ const USER_HZ: f64 = 100.0;
 const READ_LEN: usize = 64 * 1024;
 
 impl Transcoder {
-    /// Starts encoding as many of `rungs` as the node can carry, from chunk `start_k` on. Rungs that were not admitted are
-    /// told as [`Event::Shed`] before anything else. The channel closes when every rung has ended.
+    /// Starts encoding what was granted, from chunk `start_k` on. The channel closes when every rung has ended.
     ///
     /// One transcoder serves one epoch: it ends with the epoch's `End`, or where the next epoch begins.
     ///
@@ -74,16 +72,14 @@ impl Transcoder {
     /// The description does not fill in.
     pub fn spawn(
         settings: Settings,
-        rungs: &[Rung],
+        granted: Granted,
         source: Source,
         ring: Arc<Ring>,
         start_k: u64,
     ) -> Result<(Self, mpsc::Receiver<Event>), description::Error> {
-        let fps = f64::from(source.fps.0) / f64::from(source.fps.1.max(1));
-        let load = Load { width: source.width, height: source.height, fps };
-        let granted = settings.budget.admit(rungs, load);
         description::render(&settings.description, source, &granted.rungs)?;
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
+        let (drop_rung, unwanted) = mpsc::channel(UNWANTED_MAX);
         let stop = CancellationToken::new();
         let task = Supervisor {
             machine: Recovery::new(time::now(), &granted.rungs, start_k, settings.chunk),
@@ -99,13 +95,18 @@ impl Transcoder {
         };
         let token = stop.clone();
         tokio::spawn(async move {
-            let shed = granted.shed.into_iter().map(|rung| Event::Shed { rung: rung.name });
             tokio::select! {
                 () = token.cancelled() => {}
-                () = task.run(shed) => {}
+                () = task.run(unwanted) => {}
             }
         });
-        Ok((Self { rungs: granted.rungs, _stop: stop.drop_guard() }, receiver))
+        Ok((Self { rungs: granted.rungs, drop_rung, _stop: stop.drop_guard() }, receiver))
+    }
+
+    /// Stops encoding a rung, at a chunk's end; its `End` follows.
+    pub fn drop_rung(&self, rung: &Rendition) {
+        // There is room for every rung once; a second word about one changes nothing.
+        let _ = self.drop_rung.try_send(rung.clone());
     }
 
     /// The rungs that were admitted, largest first.
@@ -147,12 +148,7 @@ struct Running {
 }
 
 impl Supervisor {
-    async fn run(mut self, shed: impl Iterator<Item = Event>) {
-        for event in shed {
-            if self.events.send(event).await.is_err() {
-                return;
-            }
-        }
+    async fn run(mut self, mut unwanted: mpsc::Receiver<Rendition>) {
         let (notes_in, mut notes) = mpsc::channel::<(u64, Note)>(NOTES_MAX);
         let mut head = Some(self.ring.reader(ring::From::Live));
         let mut cpu = tokio::time::interval(CPU_EVERY);
@@ -183,6 +179,7 @@ impl Supervisor {
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {
                     self.machine.tick(time::now());
                 }
+                Some(rung) = unwanted.recv() => self.machine.handle(time::now(), Input::Drop { rung }),
                 _ = cpu.tick() => self.count_cpu(),
                 () = self.events.closed() => return,
             }
@@ -375,9 +372,9 @@ impl Feeder {
                 Ok(Message::Epoch(epoch)) => {
                     if self.epoch.is_some_and(|ours| ours != epoch.number) {
                         {
-                        let at = self.last;
-                        return self.finish(at).await;
-                    };
+                            let at = self.last;
+                            return self.finish(at).await;
+                        };
                     }
                     self.epoch = Some(epoch.number);
                     self.say(Note::Epoch(epoch.number)).await;
@@ -386,9 +383,9 @@ impl Feeder {
                 Ok(Message::End { at }) => return self.finish(at).await,
                 Ok(message) => message,
                 Err(ring::Error::Closed) => {
-                        let at = self.last;
-                        return self.finish(at).await;
-                    },
+                    let at = self.last;
+                    return self.finish(at).await;
+                }
                 Err(ring::Error::Lagged { .. }) => return self.say(Note::Lagged).await,
             };
             match &message {
