@@ -53,10 +53,9 @@ pub async fn run(stream: &StreamId, feed: &Feed, chunk_ms: u32, mut tags: mpsc::
         }
     };
     if !matches!(ended, Ended::Fenced) {
-        // The open chunk is ended where its media ends; a timeline in trouble has nothing more to say.
-        if session.timeline.handle(Input::End).is_ok()
-            && let Err(why) = session.forward().await
-        {
+        // The open chunk is ended where its media ends. A timeline that gave up has said its end already.
+        let _ = session.timeline.handle(Input::End);
+        if let Err(why) = session.forward().await {
             debug!(%stream, %why, "the line was gone before the session's end");
         }
     }

@@ -55,13 +55,15 @@ impl Archive {
         Ok(multivariant(&rows, ""))
     }
 
-    /// A media playlist of a recording: all its chunks, ended.
+    /// A media playlist of a recording: all its chunks, with ENDLIST when the broadcast has ended.
     pub async fn playlist(&self, stream: &StreamId, id: &BroadcastId, rendition: &Rendition) -> store::Result<Text> {
         let recording = self.recording(stream, id).await?;
         let mut chunks = recording.chunks.iter().skip_while(|c| part(c, rendition).is_none()).peekable();
         let first = chunks.peek().ok_or(store::Error::NotFound)?.k;
         let before = recording.chunks.iter().filter(|c| c.k < first && c.discontinuity).count() as u64;
         let mut entries = Vec::with_capacity(recording.chunks.len());
+        // An open broadcast may go on: only its end makes it a recording.
+        let ended = recording.row.ended.is_some();
         let mut next: Option<(u64, i64)> = None;
         for chunk in chunks {
             // Numbers without a row are holes, which together last as long as the time between their neighbours.
@@ -94,9 +96,9 @@ impl Archive {
             });
             next = Some((chunk.k + 1, chunk.at + chunk.duration));
         }
-        let window = Window::from_entries(recording.row.target, before, entries, true);
+        let window = Window::from_entries(recording.row.target, before, entries, ended);
         let window = window.map_err(|why| store::Error::Damaged(why.to_string()))?;
-        Ok(Text::new(playlist::media(&window, true)))
+        Ok(Text::new(playlist::media(&window, ended)))
     }
 
     /// A chunk's bytes. An older epoch's name whose bytes are not there is answered with the valid chunk of that number:

@@ -264,6 +264,12 @@ impl Broadcast {
         }
     }
 
+    /// Nobody asks for `rendition` any more, so it is not missing.
+    pub fn unshed(&mut self, rendition: &Rendition) {
+        self.live.shed.retain(|name| name != rendition);
+    }
+
+    /// Sets what was not admitted at the start of the epoch.
     pub fn set_shed(&mut self, shed: Vec<Rendition>) {
         self.live.shed = shed;
     }
@@ -540,7 +546,7 @@ impl Broadcast {
 
 impl Track {
     fn measured(&self) -> RenditionRow {
-        let mean = if self.us > 0 { self.bits * 1_000_000 / self.us } else { self.row.mean_bps };
+        let mean = (self.bits * 1_000_000).checked_div(self.us).unwrap_or(self.row.mean_bps);
         RenditionRow { mean_bps: mean, ..self.row.clone() }
     }
 }

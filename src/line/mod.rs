@@ -189,12 +189,14 @@ impl Lines {
         let inputs = Inputs { commands: inbox, events, stored };
         self.shared.tasks.spawn(writer);
         let (registry, name, mine) = (self.lines.clone(), stream.clone(), commands.downgrade());
+        let closing = self.closing.clone();
         self.shared.tasks.spawn(async move {
             // Whoever attaches takes a sender under the registry's lock: alone means that nobody is on the way.
             let release = || {
                 let mut lines = registry.lock().expect("no panic while held");
                 let alone = mine.strong_count() <= 1;
-                if alone {
+                // A node that stops shows what it has to the last moment.
+                if alone && !closing.is_cancelled() {
                     lines.remove(&name);
                 }
                 alone

@@ -330,6 +330,12 @@ impl Recovery {
         self.child = Child::Due(now + wait);
     }
 
+    /// The rungs that the child encodes.
+    pub fn active(&self) -> Vec<Rung> {
+        let running = self.channels.iter().map(|&place| &self.rungs[place]).filter(|r| !r.shed && !r.ended);
+        running.map(|r| r.rung.clone()).collect()
+    }
+
     /// Tells if the child keeps up with real time, so that what it takes is what real time costs.
     pub fn steady(&self) -> bool {
         self.child == Child::Running && self.spoke && self.behind.is_none() && self.finished.is_none()

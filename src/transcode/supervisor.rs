@@ -139,7 +139,6 @@ struct Supervisor {
 
 struct Running {
     pid: Option<u32>,
-    rungs: Vec<Rung>,
     kill: CancellationToken,
     drops: mpsc::Sender<u8>,
     /// CPU seconds at a time, to measure from.
@@ -293,7 +292,7 @@ impl Supervisor {
             self.generation,
             kill.clone(),
         )));
-        self.child = Some(Running { pid, rungs, kill, drops, cpu: None, _tasks: tasks.drop_guard() });
+        self.child = Some(Running { pid, kill, drops, cpu: None, _tasks: tasks.drop_guard() });
         Ok(())
     }
 
@@ -307,7 +306,7 @@ impl Supervisor {
             metrics::gauge!("weir_transcoder_cores").set(cores);
             // A child that is ahead, behind or idle says nothing of what real time costs.
             if wall > 1.0 && self.machine.steady() {
-                self.reservation.measured(&child.rungs, cores);
+                self.reservation.measured(&self.machine.active(), cores);
             }
         }
     }

@@ -1,0 +1,248 @@
+//! What an epoch is made of: packets to chunks, encoded packets to chunks, chunks to viewers and the store.
+
+use super::{
+    epoch::{audio_row, peak_bps, video_row},
+    *,
+};
+
+impl Task {
+    pub(super) fn media(&mut self, message: Message) {
+        self.heard = now();
+        let Some(run) = &mut self.run else { return };
+        // The end goes to the ring where every epoch ends.
+        if !matches!(message, Message::End { .. }) {
+            self.ring.push(message.clone());
+        }
+        match message {
+            Message::Epoch(_) => {}
+            Message::Video(config) => {
+                let chunker = Chunker::video(&config, run.epoch.number);
+                let row = video_row(Rendition::source(), &config);
+                let init = (Arc::from(chunker.init().hash.as_str()), chunker.init().bytes.clone());
+                run.source = Some(chunker);
+                run.video = Some(config);
+                self.describe(row, init);
+            }
+            Message::Audio(config) => {
+                let chunker = Chunker::audio(&config, run.epoch.number);
+                let row = audio_row(&config);
+                let init = (Arc::from(chunker.init().hash.as_str()), chunker.init().bytes.clone());
+                run.audio = Some(chunker);
+                run.audio_config = Some(config);
+                self.describe(row, init);
+            }
+            Message::Mode { mode, target } => self.decide(mode, target),
+            Message::Packet(packet) => self.packet(packet),
+            Message::End { at } => self.end_epoch(Some(at)),
+        }
+    }
+
+    pub(super) fn describe(&mut self, row: RenditionRow, (hash, bytes): (Arc<str>, bytes::Bytes)) {
+        let Some(broadcast) = &mut self.broadcast else { return };
+        let rendition = row.name.clone();
+        broadcast.describe(row);
+        broadcast.init(&rendition, hash.clone(), bytes.clone());
+        if self.inits.insert((rendition.clone(), hash.clone())) {
+            self.keeper.submit(Job::Init { broadcast: broadcast.id().clone(), rendition, hash, bytes });
+        }
+    }
+
+    pub(super) fn decide(&mut self, mode: Mode, target: u32) {
+        let Some(run) = &mut self.run else { return };
+        let broadcast = self.broadcast.as_mut().expect("a run belongs to a broadcast");
+        run.mode = Some(mode);
+        broadcast.decide(mode, target);
+        match mode {
+            Mode::Follow => {
+                if let Some(top) = run.top.take() {
+                    broadcast.unshed(&top);
+                    if let Some(encoding) = self.encodings.get_mut(&run.epoch.number) {
+                        encoding.transcoder.drop_rung(&top);
+                    }
+                    broadcast.withdraw(&top);
+                }
+            }
+            Mode::Reencode => run.source = None,
+            Mode::AudioOnly => {}
+        }
+        info!(stream = %self.stream, ?mode, target, "chunk starts decided");
+        self.changed = true;
+    }
+
+    pub(super) fn packet(&mut self, packet: Packet) {
+        let Some(run) = &mut self.run else { return };
+        let broadcast = self.broadcast.as_mut().expect("a run belongs to a broadcast");
+        let number = run.epoch.number;
+        let mut finished = Vec::new();
+        match packet.track {
+            Track::Video => {
+                let frame = run.last_dts.map_or(3000, |last| (packet.dts - last).clamp(1, i64::from(VIDEO_TIMESCALE)));
+                run.last_dts = Some(packet.dts);
+                run.end = run.end.max(packet.pts + frame);
+                if let Some(k) = packet.mark {
+                    broadcast.mark(k, packet.pts);
+                    self.changed = true;
+                    if let Some(audio) = &mut run.audio {
+                        let hash = hash(audio);
+                        finished.extend(audio.mark(k, packet.pts).map(|c| (Rendition::audio(), hash, c)));
+                    }
+                    if let Some(granted) = run.granted.take() {
+                        let video = run.video.clone().expect("configs come before packets");
+                        self.encode(number, granted, &video, k);
+                    }
+                }
+                let run = self.run.as_mut().expect("checked above");
+                if let Some(source) = &mut run.source {
+                    let hash = hash(source);
+                    match source.push(packet) {
+                        Ok(chunk) => finished.extend(chunk.map(|c| (Rendition::source(), hash, c))),
+                        Err(why) => warn!(stream = %self.stream, %why, "a video packet was dropped"),
+                    }
+                }
+            }
+            Track::Audio => {
+                let (Some(audio), Some(config)) = (&mut run.audio, &run.audio_config) else { return };
+                let rate = config.sample_rate;
+                if let Some(k) = packet.mark {
+                    broadcast.mark(k, rescale(packet.pts, rate, VIDEO_TIMESCALE));
+                    self.changed = true;
+                }
+                if run.video.is_none() {
+                    run.end = run.end.max(rescale(packet.pts + i64::from(config.frame_len), rate, VIDEO_TIMESCALE));
+                }
+                let hash = hash(audio);
+                match audio.push(packet) {
+                    Ok(chunk) => finished.extend(chunk.map(|c| (Rendition::audio(), hash, c))),
+                    Err(why) => warn!(stream = %self.stream, %why, "an audio packet was dropped"),
+                }
+            }
+        }
+        for (rendition, hash, chunk) in finished {
+            self.finished(rendition, hash, chunk);
+        }
+    }
+
+    /// Starts a transcoder for the epoch and forwards its events to this task's inbox.
+    pub(super) fn encode(&mut self, epoch: u64, granted: Granted, video: &VideoConfig, k: u64) {
+        let Some(pool) = &self.shared.transcoding else { return };
+        let rungs: BTreeMap<_, _> = granted.rungs.iter().map(|rung| (rung.name.clone(), rung.clone())).collect();
+        let (transcoder, mut from) = match pool.spawn(granted, video, self.ring.clone(), k) {
+            Ok(spawned) => spawned,
+            Err(why) => {
+                warn!(stream = %self.stream, %why, "nothing is encoded");
+                let broadcast = self.broadcast.as_mut().expect("an epoch belongs to a broadcast");
+                rungs.keys().for_each(|name| broadcast.withdraw(name));
+                return;
+            }
+        };
+        self.encodings.insert(epoch, Encoding { transcoder, rungs, chunkers: BTreeMap::new() });
+        let to = self.events.clone();
+        self.shared.tasks.spawn(async move {
+            while let Some(event) = from.recv().await {
+                if to.send((epoch, Some(event))).await.is_err() {
+                    return;
+                }
+            }
+            // The line may be gone.
+            let _ = to.send((epoch, None)).await;
+        });
+    }
+
+    pub(super) fn encoded(&mut self, epoch: u64, event: Option<transcode::Event>) {
+        let Some(encoding) = self.encodings.get_mut(&epoch) else { return };
+        let broadcast = self.broadcast.as_mut();
+        let Some(event) = event else {
+            let encoding = self.encodings.remove(&epoch).expect("checked above");
+            if let Some(broadcast) = broadcast {
+                for name in encoding.rungs.keys() {
+                    broadcast.done(name, epoch);
+                }
+                self.changed = true;
+            }
+            return;
+        };
+        let Some(broadcast) = broadcast else { return };
+        match event {
+            transcode::Event::Item { rung, item: Item::Config(config) } => {
+                let chunker = Chunker::video(&config, epoch);
+                let mut row = video_row(rung.clone(), &config);
+                if let Some(plan) = encoding.rungs.get(&rung) {
+                    row = RenditionRow { peak_bps: peak_bps(plan, self.shared.config.chunk), ..row };
+                }
+                let init = (Arc::from(chunker.init().hash.as_str()), chunker.init().bytes.clone());
+                encoding.chunkers.insert(rung, chunker);
+                self.describe(row, init);
+            }
+            transcode::Event::Item { rung, item: Item::Packet(packet) } => {
+                let Some(chunker) = encoding.chunkers.get_mut(&rung) else { return };
+                match chunker.push(packet) {
+                    Ok(Some(chunk)) => {
+                        let hash = hash(chunker);
+                        self.finished(rung, hash, chunk);
+                    }
+                    Ok(None) => {}
+                    Err(why) => warn!(stream = %self.stream, %rung, %why, "an encoded packet was dropped"),
+                }
+            }
+            transcode::Event::Item { rung, item: Item::End { at } } => {
+                if let Some(chunker) = encoding.chunkers.remove(&rung) {
+                    let hash = hash(&chunker);
+                    for chunk in chunker.finish(at) {
+                        self.finished(rung.clone(), hash.clone(), chunk);
+                    }
+                }
+                if let Some(broadcast) = &mut self.broadcast {
+                    broadcast.done(&rung, epoch);
+                    self.changed = true;
+                }
+            }
+            transcode::Event::Restarted { .. } => {
+                // What was half made is made again from its boundary, by an encoder that tells its config anew.
+                encoding.chunkers.clear();
+                warn!(stream = %self.stream, "transcoder restarts");
+            }
+            transcode::Event::Shed { rung } => {
+                if epoch == self.last_epoch {
+                    warn!(stream = %self.stream, %rung, "the node cannot keep up: rung shed");
+                    broadcast.shed(rung);
+                    self.changed = true;
+                }
+            }
+        }
+    }
+
+    pub(super) fn finished(&mut self, rendition: Rendition, init: Arc<str>, chunk: Chunk) {
+        let Some(broadcast) = &mut self.broadcast else { return };
+        let Some(slot) = broadcast.slot(chunk.k).cloned() else { return };
+        let finished = Finished { rendition: rendition.clone(), chunk: chunk.clone(), init: init.clone() };
+        let duration_us = chunk.duration_us();
+        if !broadcast.finished(finished) {
+            metrics::counter!("weir_chunks_late_total").increment(1);
+            return;
+        }
+        metrics::counter!("weir_chunks_total").increment(1);
+        metrics::counter!("weir_chunk_bytes_total").increment(chunk.bytes.len() as u64);
+        self.changed = true;
+        let duration =
+            slot.end.unwrap_or_else(|| slot.at + rescale(chunk.duration, chunk.timescale, VIDEO_TIMESCALE)) - slot.at;
+        self.keeper.submit(Job::Chunk(Box::new(ChunkJob {
+            broadcast: broadcast.id().clone(),
+            duration,
+            expected: broadcast.offer(slot.epoch),
+            slot,
+            part: RenditionChunk { rendition, init: init.to_string(), bytes: chunk.bytes.len() as u32, duration_us },
+            bytes: chunk.bytes,
+        })));
+    }
+
+    pub(super) fn stored(&mut self, stored: Stored) {
+        if let Some(broadcast) = &mut self.broadcast {
+            broadcast.stored(&stored.rendition, stored.k, stored.epoch);
+        }
+    }
+}
+
+/// Hash that names a chunker's init segment.
+pub(super) fn hash(chunker: &Chunker) -> Arc<str> {
+    chunker.init().hash.as_str().into()
+}

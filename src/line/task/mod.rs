@@ -1,0 +1,352 @@
+//! The task that owns one stream's line: feed in, chunks out.
+//!
+//! It alone touches the stream's broadcast, ring, chunkers and transcoders. Others talk to it through [`Command`]s on a
+//! bounded channel; viewers read the snapshots it leaves.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{
+    Fenced, Shared, StreamSettings,
+    broadcast::{Broadcast, Finished},
+    keeper::{ChunkJob, Job, Keeper, Stored},
+    live::{Live, State},
+};
+use crate::{
+    id::{BroadcastId, Rendition, StreamId},
+    media::{
+        AudioConfig, Epoch, Message, Mode, Packet, Track, VIDEO_TIMESCALE, VideoConfig, rescale,
+        ring::{self, Ring},
+        timeline::{Break, Warning},
+    },
+    package::{Chunk, Chunker},
+    store::{self, BroadcastRow, EpochRow, RenditionChunk, RenditionRow},
+    time::{Timestamp, UnixMs, now, unix_now},
+    transcode::{self, Granted, Item, Rung, Transcoder},
+};
+
+mod epoch;
+mod feed;
+
+/// How long an ended broadcast's window stays, with ENDLIST, before the stable URLs answer with the recording: every
+/// player that polls sees the end, and no playlist's media sequence goes back under a player that still loads it.
+const LINGER_TARGETS: u32 = 3;
+
+/// How often a line without work asks whether anyone still holds it.
+const IDLE_LOOK: Duration = Duration::from_secs(1);
+
+/// What a session tells when it asks for an epoch.
+#[derive(Debug)]
+pub struct Begin {
+    pub reason: Break,
+    /// The chunk number and time that follow what the session has sent; `None` for its first epoch.
+    pub next: Option<(u64, i64)>,
+    pub video: Option<VideoConfig>,
+    pub audio: Option<AudioConfig>,
+}
+
+/// The answer to [`Begin`].
+#[derive(Debug)]
+pub struct Begun {
+    pub epoch: Epoch,
+    /// Renditions will be encoded: chunk starts need not follow the source's keyframes.
+    pub encode: bool,
+}
+
+#[derive(Debug)]
+pub enum Command {
+    /// A new session with the valid key: the one before it is fenced. `stop` ends the session.
+    Attach {
+        session: u64,
+        settings: StreamSettings,
+        stop: CancellationToken,
+    },
+    Begin {
+        session: u64,
+        begin: Begin,
+        reply: oneshot::Sender<Result<Begun, Fenced>>,
+    },
+    Media {
+        session: u64,
+        message: Message,
+    },
+    Warning {
+        session: u64,
+        warning: Warning,
+    },
+    /// The session is over; its `End` came before.
+    Detach {
+        session: u64,
+    },
+    /// The node stops: finish the open chunk, store everything, end.
+    Close,
+}
+
+struct Session {
+    number: u64,
+    settings: StreamSettings,
+    stop: CancellationToken,
+}
+
+/// What runs between an epoch's begin and its end.
+struct Run {
+    epoch: Epoch,
+    video: Option<VideoConfig>,
+    audio_config: Option<AudioConfig>,
+    mode: Option<Mode>,
+    source: Option<Chunker>,
+    audio: Option<Chunker>,
+    /// What to encode, until the first mark starts the transcoder.
+    granted: Option<Granted>,
+    /// The rung that only re-encode mode needs.
+    top: Option<Rendition>,
+    /// End of the media so far, 90 kHz.
+    end: i64,
+    last_dts: Option<i64>,
+}
+
+/// A transcoder and what packages its output; it may outlive its epoch while it drains.
+struct Encoding {
+    transcoder: Transcoder,
+    rungs: BTreeMap<Rendition, Rung>,
+    chunkers: BTreeMap<Rendition, Chunker>,
+}
+
+pub struct Task {
+    shared: Arc<Shared>,
+    stream: StreamId,
+    shown: watch::Sender<Option<Arc<Live>>>,
+    keeper: Keeper,
+    ring: Arc<Ring>,
+    session: Option<Session>,
+    broadcast: Option<Broadcast>,
+    run: Option<Run>,
+    encodings: BTreeMap<u64, Encoding>,
+    /// Since when no media comes, and how many gaps were listed for that.
+    away: Option<(Timestamp, u64)>,
+    /// When an ended broadcast makes room.
+    gone_at: Option<Timestamp>,
+    last_epoch: u64,
+    events: mpsc::Sender<(u64, Option<transcode::Event>)>,
+    inits: BTreeSet<(Rendition, Arc<str>)>,
+    /// Names and codecs of the renditions in the broadcast's stored row.
+    stored_rows: Vec<(Rendition, String)>,
+    changed: bool,
+    closing: bool,
+    /// The last feed item's arrival.
+    heard: Timestamp,
+}
+
+/// A line's inputs.
+pub struct Inputs {
+    pub commands: mpsc::Receiver<Command>,
+    pub events: mpsc::Receiver<(u64, Option<transcode::Event>)>,
+    pub stored: mpsc::Receiver<Stored>,
+}
+
+impl Task {
+    pub fn new(
+        shared: Arc<Shared>,
+        stream: StreamId,
+        shown: watch::Sender<Option<Arc<Live>>>,
+        keeper: Keeper,
+        events: mpsc::Sender<(u64, Option<transcode::Event>)>,
+        restored: Option<Broadcast>,
+    ) -> Self {
+        let ring = Arc::new(Ring::new(ring::Config { max_bytes: shared.config.ring_bytes, ..ring::Config::default() }));
+        // The time the node was away counts as time the encoder was away.
+        let away = restored.as_ref().map(|_| (now(), 0));
+        let last_epoch = 0;
+        Self {
+            shared,
+            stream,
+            shown,
+            keeper,
+            ring,
+            session: None,
+            changed: restored.is_some(),
+            broadcast: restored,
+            run: None,
+            encodings: BTreeMap::new(),
+            away,
+            gone_at: None,
+            last_epoch,
+            events,
+            inits: BTreeSet::new(),
+            stored_rows: Vec::new(),
+            closing: false,
+            heard: now(),
+        }
+    }
+
+    /// Runs until the stream has neither a session nor a broadcast to show, and `release` says that nobody holds the line.
+    pub async fn run(mut self, mut inputs: Inputs, release: impl Fn() -> bool + Send) {
+        loop {
+            if self.changed {
+                self.publish();
+            }
+            let idle = self.idle();
+            if idle && release() {
+                break;
+            }
+            // Someone holds the line but has said nothing yet: look again.
+            let wait = if idle { Some(IDLE_LOOK) } else { self.deadline().map(|at| at - now()) };
+            tokio::select! {
+                biased;
+                Some(stored) = inputs.stored.recv() => self.stored(stored),
+                Some((epoch, event)) = inputs.events.recv() => self.encoded(epoch, event),
+                command = inputs.commands.recv() => match command {
+                    Some(command) => self.command(command).await,
+                    None => self.close(),
+                },
+                () = sleep(wait) => if !idle { self.tick() },
+            }
+        }
+        if !self.closing {
+            self.shown.send_replace(None);
+        }
+    }
+
+    fn idle(&self) -> bool {
+        let over = self.broadcast.is_none() || self.closing;
+        self.session.is_none() && over && self.encodings.is_empty()
+    }
+
+    async fn command(&mut self, command: Command) {
+        match command {
+            Command::Attach { session, settings, stop } => {
+                if let Some(old) = self.session.take() {
+                    info!(stream = %self.stream, session = old.number, "a newer session with the valid key takes over");
+                    metrics::counter!("weir_sessions_replaced_total").increment(1);
+                    old.stop.cancel();
+                    self.end_epoch(None);
+                }
+                self.session = Some(Session { number: session, settings, stop });
+            }
+            Command::Begin { session, begin, reply } => {
+                let begun = if self.holds(session) { Ok(self.begin(begin).await) } else { Err(Fenced) };
+                // A session that went away meanwhile detaches by itself.
+                let _ = reply.send(begun);
+            }
+            Command::Media { session, message } if self.holds(session) => self.media(message),
+            Command::Warning { session, warning } if self.holds(session) => {
+                if let Some(broadcast) = &mut self.broadcast {
+                    broadcast.warn(warning);
+                    self.changed = true;
+                }
+            }
+            Command::Detach { session } if self.holds(session) => {
+                self.end_epoch(None);
+                self.session = None;
+            }
+            Command::Close => self.close(),
+            // From a fenced session: its media no longer counts.
+            Command::Media { .. } | Command::Warning { .. } | Command::Detach { .. } => {}
+        }
+    }
+
+    fn holds(&self, session: u64) -> bool {
+        self.session.as_ref().is_some_and(|s| s.number == session)
+    }
+
+    fn close(&mut self) {
+        self.closing = true;
+        if let Some(session) = self.session.take() {
+            session.stop.cancel();
+        }
+        self.end_epoch(None);
+    }
+
+    fn store_broadcast(&self, ended: Option<UnixMs>) {
+        let Some(broadcast) = &self.broadcast else { return };
+        let row = BroadcastRow {
+            stream: self.stream.clone(),
+            id: broadcast.id().clone(),
+            started: broadcast.started(),
+            ended,
+            target: broadcast.target(),
+            chunk_ms: self.shared.config.chunk.as_millis() as u32,
+            renditions: broadcast.rows(),
+        };
+        self.keeper.submit(Job::Broadcast(Box::new(row)));
+    }
+
+    fn chunk_time(&self) -> Duration {
+        self.shared.config.chunk
+    }
+
+    fn deadline(&self) -> Option<Timestamp> {
+        let gap = self.next_gap().filter(|_| self.gone_at.is_none());
+        let window = self.window_end();
+        let broadcast = self.broadcast.as_ref().and_then(Broadcast::deadline);
+        [gap, window, broadcast, self.gone_at].into_iter().flatten().min()
+    }
+
+    fn next_gap(&self) -> Option<Timestamp> {
+        let (since, gaps) = self.away?;
+        Some(since + self.chunk_time() * (gaps as u32 + 1))
+    }
+
+    fn window_end(&self) -> Option<Timestamp> {
+        let (since, _) = self.away.filter(|_| self.gone_at.is_none())?;
+        Some(since + self.shared.config.reconnect_window)
+    }
+
+    fn tick(&mut self) {
+        let stamp = now();
+        if self.gone_at.is_some_and(|at| at <= stamp) {
+            self.broadcast = None;
+            self.gone_at = None;
+            self.away = None;
+            self.inits.clear();
+            return;
+        }
+        if self.gone_at.is_none() {
+            if self.window_end().is_some_and(|at| at <= stamp) {
+                let broadcast = self.broadcast.as_mut().expect("away from a broadcast");
+                info!(stream = %self.stream, broadcast = %broadcast.id(), "broadcast ends");
+                broadcast.end();
+                let linger = Duration::from_secs(u64::from(broadcast.target() * LINGER_TARGETS));
+                self.store_broadcast(Some(unix_now()));
+                self.gone_at = Some(stamp + linger);
+                self.changed = true;
+                return;
+            }
+            while self.next_gap().is_some_and(|at| at <= stamp) {
+                let (since, gaps) = self.away.expect("a gap is due");
+                self.broadcast.as_mut().expect("away from a broadcast").gap();
+                self.away = Some((since, gaps + 1));
+                self.changed = true;
+            }
+        }
+        // The multivariant playlist may be due.
+        self.changed = true;
+    }
+
+    fn publish(&mut self) {
+        self.changed = false;
+        let snapshot = self.broadcast.as_mut().map(|broadcast| Arc::new(broadcast.snapshot(now())));
+        self.shown.send_replace(snapshot);
+        // A restart finds the broadcast by its row: it must name every rendition that viewers were shown.
+        let rows = self.broadcast.as_ref().map(Broadcast::rows).unwrap_or_default();
+        let rows: Vec<_> = rows.into_iter().map(|row| (row.name, row.codec)).collect();
+        if rows != self.stored_rows && !rows.is_empty() {
+            self.stored_rows = rows;
+            self.store_broadcast(None);
+        }
+    }
+}
+
+async fn sleep(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}
