@@ -33,7 +33,20 @@ const CHUNK: i64 = 180_000;
 fn clip(size: &str, fps: u32, seconds: u32, options: &[&str]) -> (VideoConfig, Vec<Packet>) {
     let source = format!("testsrc2=s={size}:r={fps}:d={seconds}");
     let output = Command::new("ffmpeg")
-        .args(["-v", "error", "-f", "lavfi", "-i", &source, "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"])
+        .args([
+            "-v",
+            "error",
+            "-f",
+            "lavfi",
+            "-i",
+            &source,
+            "-c:v",
+            "libx264",
+            "-preset",
+            "ultrafast",
+            "-pix_fmt",
+            "yuv420p",
+        ])
         .args(options)
         .args(["-f", "flv", "-flvflags", "no_duration_filesize", "-"])
         .output()

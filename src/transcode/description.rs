@@ -102,7 +102,9 @@ pub fn parent(rungs: &[Rung], index: usize) -> Option<usize> {
     let r = &rungs[index];
     (0..index).rev().find(|&p| {
         let p = &rungs[p];
-        2 * p.height >= 3 * r.height && 2 * p.width >= 3 * r.width - 4 && (p.fps_max.is_none() || p.fps_max == r.fps_max)
+        2 * p.height >= 3 * r.height
+            && 2 * p.width >= 3 * r.width - 4
+            && (p.fps_max.is_none() || p.fps_max == r.fps_max)
     })
 }
 
@@ -175,7 +177,8 @@ mod tests {
             rung("160p", 284, 160, 1, None),
         ];
         assert_eq!((0..5).map(|i| parent(&full, i)).collect::<Vec<_>>(), [None, Some(0), Some(1), Some(1), Some(3)]);
-        let capped = [rung("a", 1280, 720, 1, Some(30)), rung("b", 640, 360, 1, None), rung("c", 320, 180, 1, Some(30))];
+        let capped =
+            [rung("a", 1280, 720, 1, Some(30)), rung("b", 640, 360, 1, None), rung("c", 320, 180, 1, Some(30))];
         assert_eq!((0..3).map(|i| parent(&capped, i)).collect::<Vec<_>>(), [None, None, Some(1)]);
     }
 

@@ -188,7 +188,11 @@ mod tests {
             (160, 120, (1, 1), false, ""),
             (160, 120, (1, 1), true, "120p 160x120 300"),
         ] {
-            assert_eq!(show(&plan(&default_entries(), &video(w, h, sar, fps30), top)), expected, "{w}x{h} {sar:?} {top}");
+            assert_eq!(
+                show(&plan(&default_entries(), &video(w, h, sar, fps30), top)),
+                expected,
+                "{w}x{h} {sar:?} {top}"
+            );
         }
     }
 

@@ -63,7 +63,9 @@ fn elements(family: Family) -> &'static [(&'static str, &'static str)] {
 fn trial(family: Family) -> &'static str {
     match family {
         Family::X264 => "videotestsrc num-buffers=5 ! video/x-raw,width=320,height=240 ! x264enc ! fakesink",
-        Family::Vaapi => "videotestsrc num-buffers=5 ! video/x-raw,width=320,height=240 ! vapostproc ! vah264enc ! fakesink",
+        Family::Vaapi => {
+            "videotestsrc num-buffers=5 ! video/x-raw,width=320,height=240 ! vapostproc ! vah264enc ! fakesink"
+        }
         Family::Nvenc => {
             "videotestsrc num-buffers=5 ! video/x-raw,format=NV12,width=320,height=240 ! cudaupload ! nvh264enc ! fakesink"
         }

@@ -1,12 +1,7 @@
 //! Runs a line's transcoder child: starts it, feeds it from the replay ring, forwards what it says as [`Event`]s, counts its
 //! CPU. What to do when it fails is decided by [`super::recovery`]; this is the IO around it.
 
-use std::{
-    path::PathBuf,
-    process::Stdio,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, process::Stdio, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use tokio::{
@@ -375,9 +370,9 @@ impl Feeder {
                 Ok(Message::Epoch(epoch)) => {
                     if self.epoch.is_some_and(|ours| ours != epoch.number) {
                         {
-                        let at = self.last;
-                        return self.finish(at).await;
-                    };
+                            let at = self.last;
+                            return self.finish(at).await;
+                        };
                     }
                     self.epoch = Some(epoch.number);
                     self.say(Note::Epoch(epoch.number)).await;
@@ -386,9 +381,9 @@ impl Feeder {
                 Ok(Message::End { at }) => return self.finish(at).await,
                 Ok(message) => message,
                 Err(ring::Error::Closed) => {
-                        let at = self.last;
-                        return self.finish(at).await;
-                    },
+                    let at = self.last;
+                    return self.finish(at).await;
+                }
                 Err(ring::Error::Lagged { .. }) => return self.say(Note::Lagged).await,
             };
             match &message {
