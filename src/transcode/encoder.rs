@@ -333,14 +333,18 @@ fn pts_of(info: &gst::PadProbeInfo<'_>) -> Option<i64> {
     info.buffer().and_then(|b| b.pts()).map(from_clock)
 }
 
+/// Leaves a buffer or event out. `Drop` would do so too, but with GStreamer 1.22 the bindings free it twice and a warning is
+/// printed each time.
+const DROP: gst::PadProbeReturn = gst::PadProbeReturn::Handled;
+
 /// Finds chunk starts among decoded pictures, and holds back what comes before the first wanted one.
 fn probe_decoder(pad: &gst::Pad, state: &Shared) {
     let state = Arc::clone(state);
     pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
-        let Some(pts) = pts_of(info) else { return gst::PadProbeReturn::Drop };
+        let Some(pts) = pts_of(info) else { return DROP };
         let decoded = lock(&state).decoded(pts);
         match decoded {
-            Decoded::Skip => gst::PadProbeReturn::Drop,
+            Decoded::Skip => DROP,
             Decoded::Encode { boundary } => {
                 if boundary {
                     // Without a time, which means the next picture: GStreamer 1.22 compares the time with x264enc's
@@ -358,11 +362,11 @@ fn probe_decoder(pad: &gst::Pad, state: &Shared) {
 fn probe_branch(pad: &gst::Pad, state: &Shared, index: usize, below: Vec<usize>) {
     let state = Arc::clone(state);
     pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
-        let Some(pts) = pts_of(info) else { return gst::PadProbeReturn::Drop };
+        let Some(pts) = pts_of(info) else { return DROP };
         let mut state = lock(&state);
         // A stopped rung's encoder must still see the first frame past its end, to be told to drain.
         let idle = below.iter().all(|&i| state.rungs[i].stopped(pts) && state.rungs[i].drained);
-        if !idle && state.rungs[index].thinning.keep(pts) { gst::PadProbeReturn::Ok } else { gst::PadProbeReturn::Drop }
+        if !idle && state.rungs[index].thinning.keep(pts) { gst::PadProbeReturn::Ok } else { DROP }
     });
 }
 
@@ -374,9 +378,9 @@ fn probe_feed(pad: &gst::Pad, encoder: gst::Pad, state: &Shared, index: usize) {
         let rung = &mut guard.rungs[index];
         if info.event().is_some() {
             // An encoder that has ended refuses everything, and a refusal would end the other rungs, too.
-            return if rung.drained { gst::PadProbeReturn::Drop } else { gst::PadProbeReturn::Ok };
+            return if rung.drained { DROP } else { gst::PadProbeReturn::Ok };
         }
-        let Some(pts) = pts_of(info) else { return gst::PadProbeReturn::Drop };
+        let Some(pts) = pts_of(info) else { return DROP };
         if !rung.stopped(pts) {
             rung.times.push_back(pts);
             return gst::PadProbeReturn::Ok;
@@ -387,7 +391,7 @@ fn probe_feed(pad: &gst::Pad, encoder: gst::Pad, state: &Shared, index: usize) {
             // Straight to the encoder: an end sent through the queue's pad would stop the queue, and with it the tee.
             encoder.send_event(gst::event::Eos::new());
         }
-        gst::PadProbeReturn::Drop
+        DROP
     });
 }
 

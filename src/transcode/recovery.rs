@@ -128,8 +128,8 @@ pub struct Recovery {
     offered: i64,
     offering: bool,
     last_out: Option<i64>,
-    /// Since when the child is behind, its lag and its newest picture then.
-    behind: Option<(Timestamp, i64, Option<i64>)>,
+    /// Since when the child is behind, and its lag then.
+    behind: Option<(Timestamp, i64)>,
     out: VecDeque<Output>,
 }
 
@@ -167,7 +167,7 @@ impl Recovery {
             Child::Due(at) => Some(at),
             Child::Running => {
                 let hang = self.owes.map(|(since, _)| since + self.patience());
-                let behind = self.behind.map(|(since, ..)| since + BEHIND_FOR);
+                let behind = self.behind.map(|(since, _)| since + BEHIND_FOR);
                 hang.into_iter().chain(behind).min()
             }
             Child::Killed | Child::Done => None,
@@ -349,17 +349,17 @@ impl Recovery {
         let limit = (self.chunk.as_micros() as i64 * 3 / 2) * i64::from(VIDEO_TIMESCALE) / 1_000_000;
         if self.child == Child::Running && self.finished.is_none() && self.lag() > limit {
             let lag = self.lag();
-            self.behind.get_or_insert((now, lag, self.last_out));
+            self.behind.get_or_insert((now, lag));
         } else {
             self.behind = None;
         }
     }
 
     fn shed_if_behind(&mut self, now: Timestamp) {
-        let Some((since, lag, out)) = self.behind.filter(|(since, ..)| *since + BEHIND_FOR <= now) else { return };
-        self.behind = Some((now, self.lag(), self.last_out));
-        // One that says nothing at all hangs, and is judged as such.
-        if self.last_out == out {
+        let Some((since, lag)) = self.behind.filter(|(since, _)| *since + BEHIND_FOR <= now) else { return };
+        self.behind = Some((now, self.lag()));
+        // One that says nothing at all may hang, and is judged as such.
+        if self.owes.is_some_and(|(since, _)| since + HANG_EXTRA <= now) {
             return;
         }
         // Catching up after a restart is being behind, too, but less so with each second.
@@ -544,6 +544,8 @@ mod tests {
         m.tick(at(4000));
         m.handle(at(4100), Input::Head { pts: 4 * TICKS });
         assert_eq!(show(&drain(&mut m)), "");
+        m.handle(at(6000), Input::Offered { dts: 0 });
+        m.handle(at(6000), Input::Taken);
         m.handle(at(7100), Input::Head { pts: 5 * TICKS });
         assert_eq!(show(&drain(&mut m)), "", "silence is another matter");
         say(&mut m, 8000, 0, packet(TICKS, None));
