@@ -337,3 +337,18 @@ async fn kill_9_leaves_no_gap() {
 async fn a_stopped_child_is_replaced_and_leaves_no_gap() {
     signal_in_the_middle("-STOP").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packets_follow_their_input_within_half_a_second() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bench = bench(&own_binary(&folder));
+    bench.push(0..bench.packets.len());
+    // No end follows, so nothing is drained: what comes out is what the encoders do not hold back.
+    let enough = shown(&bench.packets).last().unwrap() - 45_000;
+    let mut reached = BTreeMap::new();
+    while reached.len() < bench.rungs.len() || reached.values().any(|&pts| pts < enough) {
+        if let Some(Event::Item { rung, item: Item::Packet(packet) }) = bench.event().await {
+            reached.insert(rung, packet.pts);
+        }
+    }
+}

@@ -5,8 +5,8 @@
 //! picture had. A chunk starts at the first decoded picture at or after the mark; a probe behind the decoder asks every
 //! encoder for an IDR there.
 //!
-//! Decode times are made here, not taken from the encoder: each is the pts of the picture shown before, which is the same on
-//! every node and after every restart, wherever the encoder began.
+//! Decode times are made here, not taken from the encoder: the n-th picture decoded has the pts of the picture shown
+//! [`REORDER`] before the n-th, which is the same on every node and after every restart, wherever the encoder began.
 
 use std::{
     collections::VecDeque,
@@ -40,6 +40,9 @@ pub enum Output {
     Packet { channel: u8, packet: Packet },
     End { channel: u8, at: i64 },
 }
+
+/// How many pictures decoding runs ahead of showing: what B-frames that refer to B-frames need. Descriptions may use less.
+const REORDER: usize = 2;
 
 /// Added to every time on its way in, so that decode times before zero stay legal for GStreamer.
 const BASE_TICKS: i64 = 3600 * VIDEO_TIMESCALE as i64;
@@ -87,8 +90,12 @@ struct Rung {
     thinning: Thinning,
     /// Marks whose packet has not come out yet.
     marks: VecDeque<(i64, u64)>,
-    /// Decode times of the packets to come: the pts of the picture before the first, then of every picture put in.
+    /// Decode times of the packets to come: the pts of the [`REORDER`] pictures before the first, then of every picture put in.
     times: VecDeque<i64>,
+    /// Nominal time between its pictures.
+    frame: i64,
+    /// Its first chunk has been reached.
+    begun: bool,
     /// The rung is to stop at the next boundary.
     shed: bool,
     stop_at: Option<i64>,
@@ -140,9 +147,12 @@ impl State {
                     rung.stop_at = Some(pts);
                     continue;
                 }
-                if rung.times.is_empty() && rung.marks.is_empty() {
-                    // Nothing came before: as if a picture had, one frame ago.
-                    rung.times.push_back(pts - self.frame);
+                if !std::mem::replace(&mut rung.begun, true) {
+                    // Where nothing came before it is as if pictures had, a frame apart.
+                    while rung.times.len() < REORDER {
+                        let first = rung.times.front().copied().unwrap_or(pts);
+                        rung.times.push_front(first - rung.frame);
+                    }
                 }
                 rung.marks.push_back((pts, k));
             }
@@ -153,8 +163,10 @@ impl State {
         }
         for rung in &mut self.rungs {
             if rung.thinning.keep(pts) {
-                rung.times.clear();
                 rung.times.push_back(pts);
+                if rung.times.len() > REORDER {
+                    rung.times.pop_front();
+                }
             }
         }
         Decoded::Skip
@@ -188,8 +200,11 @@ impl Encoder {
         pipeline.use_clock(None::<&gst::Clock>);
 
         let frame = i64::from(VIDEO_TIMESCALE) * i64::from(spec.fps.1) / i64::from(spec.fps.0.max(1));
-        let rung =
-            |r: &super::Rung| Rung { thinning: Thinning { cap: r.fps_max, ..Thinning::default() }, ..Rung::default() };
+        let rung = |r: &super::Rung| Rung {
+            thinning: Thinning { cap: r.fps_max, ..Thinning::default() },
+            frame: r.fps_max.map_or(frame, |cap| frame.max(i64::from(VIDEO_TIMESCALE / cap.max(1)))),
+            ..Rung::default()
+        };
         let state = Arc::new(Mutex::new(State {
             start_k: spec.start_k,
             started: false,
