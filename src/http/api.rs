@@ -3,7 +3,7 @@
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State},
-    http::{StatusCode, header, request::Parts},
+    http::{HeaderMap, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -159,7 +159,7 @@ async fn list(
     if query.live == Some(1) {
         let live: Vec<_> =
             app.lines.all().iter().map(|live| Stream::of(live)).filter(|s| s.state != "offline").collect();
-        return Ok(public(&serde_json::json!({ "streams": live })));
+        return Ok(public(&serde_json::json!({ "streams": live, "rtmp_port": app.rtmp_port })));
     }
     admin?;
     let rows = app.meta.streams(None, PAGE).await?;
@@ -192,6 +192,7 @@ struct Create {
 async fn create(
     _: Admin,
     State(app): Shared,
+    headers: HeaderMap,
     body: Result<Json<Create>, axum::extract::rejection::JsonRejection>,
 ) -> Result<Response, Problem> {
     let Json(body) = body.map_err(|why| Problem::new(StatusCode::BAD_REQUEST, why.body_text()))?;
@@ -208,7 +209,7 @@ async fn create(
     let told = serde_json::json!({
         "id": id,
         "key": format!("{id}?key={}", secret.expose()),
-        "server": format!("rtmp://<this host>:{}/live", app.rtmp_port),
+        "server": app.rtmp_port.map(|port| format!("rtmp://{}:{port}/live", host(&headers))),
         "watch": format!("/watch/{id}"),
     });
     Ok((StatusCode::CREATED, Json(told)).into_response())
@@ -254,6 +255,13 @@ impl App {
 
 fn parse(id: &str) -> Result<StreamId, Problem> {
     id.parse().map_err(|why: crate::id::Error| Problem::not_found(why.to_string()))
+}
+
+/// The name under which the client reached this node, without the port.
+fn host(headers: &HeaderMap) -> &str {
+    let host = headers.get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or("localhost");
+    // An IPv6 address keeps its brackets.
+    host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|c| c.is_ascii_digit())).map_or(host, |(name, _)| name)
 }
 
 fn unknown(id: &StreamId) -> Problem {

@@ -40,8 +40,8 @@ pub struct App {
     pub open: bool,
     /// Nominal chunk duration: playlists may be cached for half of it.
     pub chunk: Duration,
-    /// RTMP port, for the addresses that are told to streamers.
-    pub rtmp_port: u16,
+    /// RTMP port, for the addresses that are told to streamers; `None` when this node takes none.
+    pub rtmp_port: Option<u16>,
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     pub started: Timestamp,
 }

@@ -82,10 +82,18 @@ impl Node {
             .context("cannot start the metrics recorder")?;
 
         // Addresses first: a second node on the same machine should learn about the port, not about the store's lock.
-        let rtmp_listener = bind("rtmp.listen", config.rtmp.listen).await?;
+        let has = |role| config.node.roles.contains(&role);
+        if !has(config::Role::Origin) {
+            anyhow::bail!("node.roles: this version has no pull cache, so every node needs the role \"origin\"");
+        }
+        let rtmp_listener = match has(config::Role::Gateway) {
+            true => Some(bind("rtmp.listen", config.rtmp.listen).await?),
+            false => None,
+        };
         let http_listener = bind("http.listen", config.http.listen).await?;
         let internal_listener = bind("internal.listen", config.internal.listen).await?;
-        let (rtmp_addr, http_addr) = (rtmp_listener.local_addr()?, http_listener.local_addr()?);
+        let rtmp_addr = rtmp_listener.as_ref().map(TcpListener::local_addr).transpose()?;
+        let http_addr = http_listener.local_addr()?;
 
         let dir = &config.data.dir;
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make data.dir {}", dir.display()))?;
@@ -120,7 +128,7 @@ impl Node {
             admin,
             open,
             chunk: config.live.chunk,
-            rtmp_port: rtmp_addr.port(),
+            rtmp_port: rtmp_addr.map(|address| address.port()),
             metrics: Arc::new(move || metrics.render()),
             started,
         });
@@ -133,8 +141,10 @@ impl Node {
 
         // What was running is taken up before its encoder can come back.
         lines.recover().await.context("cannot take up the broadcasts that were running")?;
-        let (settings, stop) = (config.rtmp(), no_more_publishers.clone());
-        servers.spawn(rtmp::server::Server::run(rtmp_listener, ingest.clone(), settings, stop));
+        if let Some(listener) = rtmp_listener {
+            let (settings, stop) = (config.rtmp(), no_more_publishers.clone());
+            servers.spawn(rtmp::server::Server::run(listener, ingest.clone(), settings, stop));
+        }
         app.readiness.start();
         welcome::welcome(&stores.meta, &config, rtmp_addr, http_addr).await?;
         Ok(Self { app, lines, ingest, store, no_more_publishers, no_more_viewers, servers })

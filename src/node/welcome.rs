@@ -16,10 +16,15 @@ use crate::{
 const DEMO: &str = "demo";
 
 /// Prints the addresses; makes [`DEMO`] when there is no stream yet.
-pub async fn welcome(meta: &Arc<dyn Meta>, config: &Config, rtmp: SocketAddr, http: SocketAddr) -> Result<()> {
+pub async fn welcome(meta: &Arc<dyn Meta>, config: &Config, rtmp: Option<SocketAddr>, http: SocketAddr) -> Result<()> {
     let first = meta.streams(None, 1).await.context("cannot read the streams")?.pop();
-    let (server, site) = (format!("rtmp://{}/live", reachable(rtmp)), format!("http://{}", reachable(http)));
+    let site = format!("http://{}", reachable(http));
     println!("\nWeir {} is up.\n", env!("CARGO_PKG_VERSION"));
+    let Some(rtmp) = rtmp else {
+        println!("  It takes no publishers (node.roles has no \"gateway\").\n\n  Watch         {site}/\n");
+        return Ok(());
+    };
+    let server = format!("rtmp://{}/live", reachable(rtmp));
     println!("  OBS: Settings > Stream > Service: Custom...");
     println!("    Server      {server}");
     if config.auth.publish == Publish::Open {

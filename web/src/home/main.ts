@@ -9,6 +9,8 @@ import { quality, since } from '../shared/format';
 
 const REFRESH = { firstMs: 10_000, longestMs: 10_000 };
 const RETRY = { firstMs: 2_000, longestMs: 10_000 };
+/** Until the node has told its own. */
+const RTMP_PORT = 1935;
 
 const cards = byId('cards', HTMLElement);
 const empty = byId('empty', HTMLElement);
@@ -81,8 +83,13 @@ function describe(stream: Stream, nowMs: number): string {
   return parts.join(' · ');
 }
 
-const host = location.hostname || 'localhost';
-server.value = `rtmp://${host.includes(':') ? `[${host.replace(/[[\]]/g, '')}]` : host}:1935/live`;
+/** What OBS wants as its server. */
+function rtmpServer(port: number): string {
+  const host = location.hostname || 'localhost';
+  return `rtmp://${host.includes(':') ? `[${host.replace(/[[\]]/g, '')}]` : host}:${port}/live`;
+}
+
+server.value = rtmpServer(RTMP_PORT);
 setText(byId('watch-form', HTMLElement), `${location.origin}/watch/`);
 byId('watch-form', HTMLElement).append(make('i', '', 'name'));
 byId('empty-art', HTMLElement).append(art('weir'));
@@ -101,7 +108,8 @@ poll(async () => {
   const answer = await fetchLive();
   if (answer.kind === 'ok') {
     failures = 0;
-    draw(answer.value, answer.clockOffsetMs);
+    draw(answer.value.streams, answer.clockOffsetMs);
+    if (answer.value.rtmpPort !== null) server.value = rtmpServer(answer.value.rtmpPort);
     return backoffMs(REFRESH, 0, Math.random());
   }
   setText(summary, 'The server does not answer. Trying again.');

@@ -42,11 +42,21 @@ export function fetchStream(id: string): Promise<Answer<Stream>> {
 }
 
 /** Every stream that is live. */
-export function fetchLive(): Promise<Answer<Stream[]>> {
+export function fetchLive(): Promise<Answer<Live>> {
   return fetchJson('/api/v1/streams?live=1', (body) => {
-    const streams = isObject(body) ? body['streams'] : null;
-    return Array.isArray(streams) ? streams.map(readStream).filter((s) => s !== null) : null;
+    if (!isObject(body) || !Array.isArray(body['streams'])) return null;
+    const port = body['rtmp_port'];
+    return {
+      streams: body['streams'].map(readStream).filter((s) => s !== null),
+      rtmpPort: typeof port === 'number' ? port : null,
+    };
   });
+}
+
+export interface Live {
+  streams: Stream[];
+  /** Where this node takes publishers; null when it takes none. */
+  rtmpPort: number | null;
 }
 
 async function fetchJson<T>(url: string, read: (body: unknown) => T | null): Promise<Answer<T>> {
