@@ -159,7 +159,7 @@ fn an_encoder_that_drops_and_returns_continues_its_broadcast() {
 
 #[test]
 fn after_the_reconnect_window_the_broadcast_is_a_recording_and_the_next_one_is_new() {
-    let node = Node::start(&[SOURCE_ONLY, "live.reconnect_window=3s"]);
+    let mut node = Node::start(&[SOURCE_ONLY, "live.reconnect_window=3s"]);
     let mut first = Publisher::test_picture(&node, "erin", "320x180", 30, "-g 60 -b:v 200k", "-b:a 64k", 9);
     let (state, mut client) = live(&node, "erin");
     client.follow("the end", secs(30), |c| c.renditions.values().all(|f| f.last.ended));
@@ -176,8 +176,14 @@ fn after_the_reconnect_window_the_broadcast_is_a_recording_and_the_next_one_is_n
     assert_eq!(get(&node.url(&format!("/hls/erin/{broadcast}/index.m3u8"))).status, 200);
 
     let _second = Publisher::test_picture(&node, "erin", "320x180", 30, "-g 60 -b:v 200k", "-b:a 64k", 20);
-    let (again, _) = live(&node, "erin");
+    let (again, mut client) = live(&node, "erin");
     assert_ne!(state["broadcast"], again["broadcast"]);
+    // It is stored like the first one, init segments too.
+    client.follow_media(2, secs(10));
+    node.crash_and_restart();
+    let mut after = Client::open(&node.url(&format!("/hls/erin/{}/index.m3u8", again["broadcast"].as_str().unwrap())));
+    after.poll();
+    assert!(after.renditions.values().all(|f| f.media().count() >= 1));
 }
 
 #[test]

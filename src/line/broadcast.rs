@@ -83,6 +83,8 @@ pub struct Broadcast {
     first_listed: Option<Timestamp>,
     /// The public set of renditions belongs to this epoch.
     offered_epoch: u64,
+    /// The first wait for slower renditions is over.
+    waited: bool,
 }
 
 impl Broadcast {
@@ -111,6 +113,7 @@ impl Broadcast {
             offers: BTreeMap::new(),
             first_listed: None,
             offered_epoch: 0,
+            waited: false,
         }
     }
 
@@ -211,6 +214,7 @@ impl Broadcast {
         self.live.mode = None;
         self.live.warnings.clear();
         self.first_listed = None;
+        self.waited = false;
         self.offers.insert(epoch.number, renditions.iter().map(|row| row.name.clone()).collect());
         self.offers = self.offers.split_off(&epoch.number.saturating_sub(8));
         for row in renditions {
@@ -376,7 +380,8 @@ impl Broadcast {
 
     /// When [`Broadcast::snapshot`] will offer what is there, though a rendition is still missing.
     pub fn deadline(&self) -> Option<Timestamp> {
-        (self.offered_epoch != self.live.epoch).then_some(self.first_listed? + FIRST_WAIT)
+        let waiting = self.offered_epoch != self.live.epoch && !self.waited;
+        waiting.then_some(self.first_listed? + FIRST_WAIT)
     }
 
     /// Gives the present state. Renditions that did not change share what the last snapshot held.
@@ -493,9 +498,12 @@ impl Broadcast {
         if here.len() == offer.len() {
             self.live.offered = here;
             self.offered_epoch = self.live.epoch;
-        } else if watchable && now >= first + FIRST_WAIT {
-            // What is still missing joins when it comes.
-            self.live.offered = here;
+        } else if now >= first + FIRST_WAIT {
+            self.waited = true;
+            if watchable {
+                // What is still missing joins when it comes.
+                self.live.offered = here;
+            }
         }
     }
 
@@ -560,3 +568,7 @@ fn slot_us(slot: &Slot) -> u64 {
     let ticks = slot.end.unwrap_or(slot.at) - slot.at;
     (ticks.max(0) as u64) * 1_000_000 / u64::from(VIDEO_TIMESCALE)
 }
+
+#[cfg(test)]
+#[path = "broadcast_tests.rs"]
+mod tests;

@@ -31,6 +31,9 @@ impl Task {
                 info!(stream = %self.stream, broadcast = %id, "broadcast starts");
                 metrics::counter!("weir_broadcasts_total").increment(1);
                 let settings = self.shared.config.broadcast();
+                // What was stored belongs to the broadcast before.
+                self.inits.clear();
+                self.stored_rows.clear();
                 self.broadcast = Some(Broadcast::new(self.stream.clone(), id.clone(), today, settings));
                 (id, 0, 0, today)
             }

@@ -82,9 +82,10 @@ impl Task {
                 if let Some(k) = packet.mark {
                     broadcast.mark(k, packet.pts);
                     self.changed = true;
-                    if let Some(audio) = &mut run.audio {
-                        let hash = hash(audio);
-                        finished.extend(audio.mark(k, packet.pts).map(|c| (Rendition::audio(), hash, c)));
+                    if let Some(audio) = &mut run.audio
+                        && let Some(chunk) = audio.mark(k, packet.pts)
+                    {
+                        finished.push((Rendition::audio(), hash(audio), chunk));
                     }
                     if let Some(granted) = run.granted.take() {
                         let video = run.video.clone().expect("configs come before packets");
@@ -93,9 +94,9 @@ impl Task {
                 }
                 let run = self.run.as_mut().expect("checked above");
                 if let Some(source) = &mut run.source {
-                    let hash = hash(source);
                     match source.push(packet) {
-                        Ok(chunk) => finished.extend(chunk.map(|c| (Rendition::source(), hash, c))),
+                        Ok(Some(chunk)) => finished.push((Rendition::source(), hash(source), chunk)),
+                        Ok(None) => {}
                         Err(why) => warn!(stream = %self.stream, %why, "a video packet was dropped"),
                     }
                 }
@@ -110,9 +111,9 @@ impl Task {
                 if run.video.is_none() {
                     run.end = run.end.max(rescale(packet.pts + i64::from(config.frame_len), rate, VIDEO_TIMESCALE));
                 }
-                let hash = hash(audio);
                 match audio.push(packet) {
-                    Ok(chunk) => finished.extend(chunk.map(|c| (Rendition::audio(), hash, c))),
+                    Ok(Some(chunk)) => finished.push((Rendition::audio(), hash(audio), chunk)),
+                    Ok(None) => {}
                     Err(why) => warn!(stream = %self.stream, %why, "an audio packet was dropped"),
                 }
             }

@@ -266,6 +266,10 @@ impl Task {
 
     fn store_broadcast(&self, ended: Option<UnixMs>) {
         let Some(broadcast) = &self.broadcast else { return };
+        if ended.is_none() && broadcast.state() == State::Ended {
+            // Its end is stored already.
+            return;
+        }
         let row = BroadcastRow {
             stream: self.stream.clone(),
             id: broadcast.id().clone(),
@@ -305,7 +309,6 @@ impl Task {
             self.broadcast = None;
             self.gone_at = None;
             self.away = None;
-            self.inits.clear();
             return;
         }
         if self.gone_at.is_none() {

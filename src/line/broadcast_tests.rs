@@ -1,0 +1,155 @@
+use std::time::Duration;
+
+use super::*;
+
+const D: i64 = 180_000;
+
+fn row(name: &str) -> RenditionRow {
+    RenditionRow {
+        name: Rendition::new(name).unwrap(),
+        codec: if name == "audio" { "mp4a.40.2".into() } else { "avc1.64001f".into() },
+        width: 640,
+        height: 360,
+        fps_milli: 30_000,
+        channels: 2,
+        peak_bps: 0,
+        mean_bps: 0,
+    }
+}
+
+fn epoch(number: u64, k: u64, at: i64) -> Epoch {
+    let broadcast = BroadcastId::new("b").unwrap();
+    Epoch { broadcast, number, k, at, wall: UnixMs(at / 90), discontinuity: number > 1 }
+}
+
+fn broadcast() -> Broadcast {
+    let settings = Settings { window: 15, chunk: D };
+    Broadcast::new(StreamId::new("s").unwrap(), BroadcastId::new("b").unwrap(), UnixMs(0), settings)
+}
+
+fn chunk(name: &str, k: u64, epoch: u64, at: i64) -> Finished {
+    let chunk = Chunk { k, epoch, start: at, duration: D, timescale: VIDEO_TIMESCALE, bytes: Bytes::from_static(b"x") };
+    Finished { rendition: Rendition::new(name).unwrap(), chunk, init: "aa".into() }
+}
+
+fn at(ms: u64) -> Timestamp {
+    Timestamp(ms * 1000)
+}
+
+/// What a rendition lists: numbers, holes in brackets, `!` before a discontinuity.
+fn listed(live: &Live, name: &str) -> String {
+    let Some(shown) = live.renditions.get(&Rendition::new(name).unwrap()) else { return "-".into() };
+    let show = |e: &Entry| {
+        let cut = if e.discontinuity { "!" } else { "" };
+        if e.gap { format!("{cut}({})", e.k) } else { format!("{cut}{}", e.k) }
+    };
+    shown.window.entries().iter().map(show).collect::<Vec<_>>().join(" ")
+}
+
+fn running(names: &[&str]) -> Broadcast {
+    let mut b = broadcast();
+    b.begin(&epoch(1, 0, 0), names.iter().map(|name| row(name)).collect());
+    b.decide(Mode::Follow, 2);
+    b
+}
+
+#[test]
+fn the_multivariant_playlist_waits_for_the_slower_renditions_but_not_for_ever() {
+    let mut b = running(&["source", "480p"]);
+    (0..3).for_each(|k| b.mark(k, k as i64 * D));
+    b.finished(chunk("source", 0, 1, 0));
+    assert!(b.snapshot(at(1000)).multivariant.is_none());
+    assert_eq!(b.deadline(), Some(at(1000) + FIRST_WAIT));
+    assert!(b.snapshot(at(2000)).multivariant.is_none());
+    let live = b.snapshot(at(1000) + FIRST_WAIT);
+    assert_eq!(live.offered, [Rendition::source()]);
+    assert_eq!(b.deadline(), None, "a rendition that never comes must not keep the line awake");
+    b.finished(chunk("480p", 0, 1, 0));
+    assert_eq!(b.snapshot(at(9000)).offered.len(), 2);
+}
+
+#[test]
+fn a_late_chunk_is_waited_for_and_then_a_hole() {
+    let mut b = running(&["source", "480p"]);
+    b.mark(0, 0);
+    for k in 0..8u64 {
+        b.mark(k + 1, (k as i64 + 1) * D);
+        b.finished(chunk("source", k, 1, k as i64 * D));
+        if k < 2 {
+            b.finished(chunk("480p", k, 1, k as i64 * D));
+        }
+    }
+    let live = b.snapshot(at(1));
+    assert_eq!(listed(&live, "source"), "0 1 2 3 4 5 6 7");
+    // Chunk 8 is open: 2 and 3 are more than four behind it.
+    assert_eq!(listed(&live, "480p"), "0 1 (2) (3)");
+    assert!(!b.finished(chunk("480p", 3, 1, 3 * D)), "what was listed as a hole stays one");
+    assert!(b.finished(chunk("480p", 5, 1, 5 * D)));
+    assert_eq!(listed(&b.snapshot(at(2)), "480p"), "0 1 (2) (3) (4) 5");
+}
+
+#[test]
+fn a_return_lists_the_lost_time_and_a_discontinuity_on_every_rendition() {
+    let mut b = running(&["source", "480p"]);
+    b.mark(0, 0);
+    b.close(D / 2);
+    b.finished(chunk("source", 0, 1, 0));
+    b.finished(chunk("480p", 0, 1, 0));
+    b.gap();
+    assert_eq!(listed(&b.snapshot(at(1)), "480p"), "0 (1)");
+    b.begin(&epoch(2, 3, 4 * D), vec![row("source"), row("480p")]);
+    b.decide(Mode::Follow, 2);
+    b.mark(3, 4 * D);
+    b.mark(4, 5 * D);
+    b.finished(chunk("source", 3, 2, 4 * D));
+    b.finished(chunk("480p", 3, 2, 4 * D));
+    let live = b.snapshot(at(2));
+    assert_eq!(listed(&live, "source"), "0 (1) (2) !3");
+    assert_eq!(listed(&live, "480p"), "0 (1) (2) !3");
+    assert!(!b.finished(chunk("source", 4, 1, 5 * D)), "the old epoch writes no more");
+}
+
+#[test]
+fn a_source_that_stops_fitting_becomes_holes_and_leaves_the_offer() {
+    let mut b = running(&["source", "480p"]);
+    b.mark(0, 0);
+    b.mark(1, D);
+    b.finished(chunk("source", 0, 1, 0));
+    b.finished(chunk("480p", 0, 1, 0));
+    assert_eq!(b.snapshot(at(1)).offered.len(), 2);
+    b.close(2 * D);
+    b.begin(&epoch(2, 2, 2 * D), vec![row("source"), row("480p"), row("720p")]);
+    b.decide(Mode::Reencode, 2);
+    b.mark(2, 2 * D);
+    b.mark(3, 3 * D);
+    b.finished(chunk("480p", 1, 1, D));
+    b.finished(chunk("480p", 2, 2, 2 * D));
+    b.finished(chunk("720p", 2, 2, 2 * D));
+    b.done(&Rendition::source(), 1);
+    let live = b.snapshot(at(5000));
+    assert_eq!(listed(&live, "source"), "0 (1) !(2)");
+    assert_eq!(listed(&live, "480p"), "0 1 !2");
+    assert_eq!(listed(&live, "720p"), "!2");
+    assert_eq!(live.offered.iter().map(Rendition::as_str).collect::<Vec<_>>(), ["480p", "720p"]);
+    let sequence = |name: &str| live.renditions[&Rendition::new(name).unwrap()].window.discontinuity_sequence();
+    assert_eq!((sequence("480p"), sequence("720p")), (0, 0));
+}
+
+#[test]
+fn memory_holds_the_window_and_a_little_more_when_the_store_fails() {
+    for (store_works, most) in [(true, 15), (false, 30)] {
+        let mut b = running(&["source"]);
+        b.mark(0, 0);
+        for k in 0..100u64 {
+            b.mark(k + 1, (k as i64 + 1) * D);
+            b.finished(chunk("source", k, 1, k as i64 * D));
+            if store_works {
+                b.stored(&Rendition::source(), k, 1);
+            }
+            let live = b.snapshot(at(k) + Duration::from_secs(1));
+            let shown = &live.renditions[&Rendition::source()];
+            assert!(shown.chunks.len() <= most);
+            assert!(shown.window.entries().iter().all(|e| shown.chunk(e.k, e.epoch).is_some()));
+        }
+    }
+}
