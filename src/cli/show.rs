@@ -10,9 +10,9 @@ use serde_json::{Map, Value};
 /// Columns and fields that a person looks for first.
 const ORDER: [&str; 14] = [
     "id",
-    "live",
-    "broadcast",
+    "state",
     "mode",
+    "started",
     "renditions",
     "viewers",
     "bitrate_kbps",
@@ -132,9 +132,10 @@ fn cell(value: &Value) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// In a list, an object with a name or id is shown by it.
+/// In a list, an object with a name, id or code is shown by it.
 fn name_or_cell(value: &Value) -> String {
-    cell(value.get("name").or_else(|| value.get("id")).unwrap_or(value))
+    let short = ["name", "id", "code"].iter().find_map(|field| value.get(field));
+    cell(short.unwrap_or(value))
 }
 
 /// Renders seconds as `2d 3h`, `3h 4m`, `4m 5s` or `5s`.
@@ -168,13 +169,13 @@ mod tests {
     #[test]
     fn streams_are_a_table() {
         let answer = json!({ "streams": [
-            { "id": "alice", "live": true, "renditions": [{ "name": "source" }, { "name": "720p" }], "x": 1 },
-            { "id": "bob", "live": false, "viewers": null },
+            { "id": "alice", "state": "live", "renditions": [{ "name": "source" }, { "name": "720p" }], "x": 1 },
+            { "id": "bob", "state": "offline", "viewers": null, "warnings": [{ "code": "open_gop", "text": "long" }] },
         ]});
         let expected = "\
-ID     LIVE  RENDITIONS    VIEWERS  X
-alice  yes   source, 720p  -        1
-bob    no    -             -        -
+ID     STATE    RENDITIONS    VIEWERS  WARNINGS  X
+alice  live     source, 720p  -        -         1
+bob    offline  -             -        open_gop  -
 ";
         assert_eq!(list(&answer), expected);
         assert_eq!(list(&json!({ "streams": [] })), "no streams; `weir stream create NAME` makes one\n");

@@ -237,6 +237,7 @@ async fn status(_: Admin, State(app): Shared) -> Response {
     let reasons = app.not_ready();
     let live: Vec<_> = app.lines.all().iter().map(|live| Stream::of(live)).collect();
     let status = serde_json::json!({
+        "node": app.node,
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": (now() - app.started).as_secs(),
         "ready": reasons.is_empty(),

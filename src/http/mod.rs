@@ -30,6 +30,8 @@ pub use ops::Readiness;
 
 /// What the routes use.
 pub struct App {
+    /// Name of this node.
+    pub node: String,
     pub lines: Lines,
     pub archive: Archive,
     pub meta: Arc<dyn Meta>,

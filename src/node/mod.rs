@@ -120,6 +120,7 @@ impl Node {
         let ingest = Arc::new(Ingest::new(lines.clone(), gate, config.live.chunk.as_millis() as u32));
 
         let app = Arc::new(App {
+            node: config.node.id.clone(),
             lines: lines.clone(),
             archive: Archive::new(stores.clone()),
             meta: stores.meta.clone(),
