@@ -69,7 +69,7 @@ fn arguments_are_toml_or_bare_text() {
     assert_eq!(config.log.level, "debug");
 
     let config = parse("", &[], &["ladder=[{height=480,bitrate_kbps=900,fps_max=30,name='low'}]"]).unwrap();
-    assert_eq!(config.ladder[0].name(), "low");
+    assert_eq!(config.ladder[0].title().as_str(), "low");
     assert_eq!(config.ladder[0].fps_max, Some(30));
 }
 

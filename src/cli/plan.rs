@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use crate::config::{Config, Family, Publish, text::print_duration};
+use crate::{
+    config::{Config, Publish, text::print_duration},
+    transcode::Choice,
+};
 
 /// Tells what the node would do.
 pub fn render(config: &Config) -> String {
@@ -29,7 +32,7 @@ pub fn render(config: &Config) -> String {
     line("renditions", ladder(config));
     if !config.ladder.is_empty() {
         let family = match config.transcode.family {
-            Family::Auto => "the first family that works here".into(),
+            Choice::Auto => "the first family that works here".into(),
             family => format!("{family:?}").to_lowercase(),
         };
         line("encoder", format!("{family}, up to {:.0} % of the CPUs", config.transcode.cpu_share * 100.0));
@@ -41,7 +44,7 @@ pub fn render(config: &Config) -> String {
 }
 
 fn ladder(config: &Config) -> String {
-    let rungs = config.ladder.iter().map(|rung| format!("{} at {} kb/s", rung.name(), rung.bitrate_kbps));
+    let rungs = config.ladder.iter().map(|rung| format!("{} at {} kb/s", rung.title(), rung.bitrate_kbps));
     std::iter::once("source".into()).chain(rungs).collect::<Vec<_>>().join(", ")
 }
 

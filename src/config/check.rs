@@ -72,14 +72,13 @@ impl Config {
             if let Some(fps) = rung.fps_max {
                 found.number(&key("fps_max"), fps, 1..=120);
             }
-            let name = rung.name();
-            if let Err(error) = Rendition::new(&name) {
-                found.add(key("name"), error.to_string());
-            } else if ["source", "audio"].contains(&name.as_str()) {
-                found.add(key("name"), format!("{name:?} is taken by a rendition that always has that name"));
+            let name = rung.title();
+            if [Rendition::source(), Rendition::audio()].contains(&name) {
+                found.add(key("name"), format!("\"{name}\" is taken by a rendition that always has that name"));
             }
             if let Some(first) = names.insert(name.clone(), i) {
-                let what = format!("two rungs are named {name:?}: ladder[{first}] and ladder[{i}]; give one a `name`");
+                let what =
+                    format!("two rungs are named \"{name}\": ladder[{first}] and ladder[{i}]; give one a `name`");
                 let field = if rung.name.is_some() { "name" } else { "height" };
                 found.0.push(Wrong { keys: vec![key(field), format!("ladder[{first}]")], what });
             }

@@ -19,7 +19,8 @@ use toml::{
     de::{DeTable, DeValue, ValueDeserializer},
 };
 
-use super::{Config, Rung};
+use super::Config;
+use crate::{id::Rendition, transcode::Entry};
 
 /// Environment variables that start with `WEIR_` and are no settings, with what they are for.
 pub const VARIABLES: &[(&str, &str)] = &[("WEIR_CONFIG", "the configuration file, when --config is not given")];
@@ -341,7 +342,7 @@ fn read(key: &str, value: &Value) -> Vec<(String, String)> {
 
 /// Reads the ladder rung by rung and field by field, each on top of a good rung, for the same reason.
 fn read_ladder(leaf: &Leaf) -> Vec<(String, String)> {
-    let good = Rung { height: 720, bitrate_kbps: 2800, fps_max: Some(30), name: Some("good".into()) };
+    let good = Entry { height: 720, bitrate_kbps: 2800, fps_max: Some(30), name: Some(Rendition::source()) };
     let good = Table::try_from(good).expect("a rung is TOML");
     let Value::Array(rungs) = &leaf.value else { return read("ladder", &leaf.value) };
     let mut faults = Vec::new();
@@ -356,12 +357,12 @@ fn read_ladder(leaf: &Leaf) -> Vec<(String, String)> {
             }
             let mut alone = good.clone();
             alone.insert(name.clone(), value.clone());
-            if let Err(error) = Rung::deserialize(Value::Table(alone)) {
+            if let Err(error) = Entry::deserialize(Value::Table(alone)) {
                 faults.push((key, error.message().into()));
             }
         }
         if before == faults.len()
-            && let Err(error) = Rung::deserialize(rung.clone())
+            && let Err(error) = Entry::deserialize(rung.clone())
         {
             faults.push((format!("ladder[{i}]"), error.message().into()));
         }

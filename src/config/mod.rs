@@ -11,6 +11,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use crate::transcode::{Choice, Entry, ladder};
+
 mod check;
 mod load;
 pub mod text;
@@ -22,7 +24,7 @@ pub use load::{Error, Fault, Place, VARIABLES, keys, load, parse};
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The encoded renditions, in any order; those above the source are left out. Empty: source only.
-    pub ladder: Vec<Rung>,
+    pub ladder: Vec<Entry>,
     pub rtmp: Rtmp,
     pub http: Http,
     pub internal: Internal,
@@ -36,9 +38,8 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        let rung = |height, bitrate_kbps| Rung { height, bitrate_kbps, fps_max: None, name: None };
         Self {
-            ladder: vec![rung(720, 2800), rung(480, 1200), rung(360, 700), rung(160, 250)],
+            ladder: ladder::default_entries(),
             rtmp: Rtmp::default(),
             http: Http::default(),
             internal: Internal::default(),
@@ -49,29 +50,6 @@ impl Default for Config {
             transcode: Transcode::default(),
             log: Log::default(),
         }
-    }
-}
-
-/// One encoded rendition.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rung {
-    /// Lines of the picture's shorter side, even.
-    pub height: u32,
-    /// Average video bitrate in kb/s.
-    pub bitrate_kbps: u32,
-    /// Frames per second are lowered to this, never raised.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fps_max: Option<u32>,
-    /// The rendition's name in URLs; the height and `p` when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-}
-
-impl Rung {
-    /// The rendition's name: the one given, else `720p` for a height of 720.
-    pub fn name(&self) -> String {
-        self.name.clone().unwrap_or_else(|| format!("{}p", self.height))
     }
 }
 
@@ -211,7 +189,7 @@ pub enum Role {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Transcode {
-    pub family: Family,
+    pub family: Choice,
     /// The part of all CPUs that encoders may take, 0.05 to 1; above it the lowest-value rungs are shed.
     pub cpu_share: f64,
     /// A folder of pipeline descriptions to use instead of the built-in ones.
@@ -221,20 +199,8 @@ pub struct Transcode {
 
 impl Default for Transcode {
     fn default() -> Self {
-        Self { family: Family::Auto, cpu_share: 0.85, pipelines: None }
+        Self { family: Choice::Auto, cpu_share: 0.85, pipelines: None }
     }
-}
-
-/// Which encoders are used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Family {
-    /// The first family whose elements exist and encode a test frame.
-    #[default]
-    Auto,
-    X264,
-    Vaapi,
-    Nvenc,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -17,7 +17,6 @@ use crate::{
     auth,
     config::{self, Config},
     http::{self, App, Readiness},
-    id::Rendition,
     ingest::{Gate, Ingest},
     line::{self, Lines, Stores, archive::Archive},
     rtmp,
@@ -192,7 +191,7 @@ impl Config {
             chunk: self.live.chunk,
             window: self.live.window as usize,
             reconnect_window: self.live.reconnect_window,
-            ladder: self.ladder.iter().map(entry).collect(),
+            ladder: self.ladder.clone(),
             ring_bytes: RING_BYTES,
         }
     }
@@ -210,24 +209,10 @@ impl Config {
 
     fn transcoding(&self) -> transcode::Config {
         transcode::Config {
-            family: match self.transcode.family {
-                config::Family::Auto => transcode::Choice::Auto,
-                config::Family::X264 => transcode::Choice::X264,
-                config::Family::Vaapi => transcode::Choice::Vaapi,
-                config::Family::Nvenc => transcode::Choice::Nvenc,
-            },
+            family: self.transcode.family,
             pipelines: self.transcode.pipelines.clone(),
             cpu_share: self.transcode.cpu_share as f32,
             ..transcode::Config::default()
         }
-    }
-}
-
-fn entry(rung: &config::Rung) -> transcode::Entry {
-    transcode::Entry {
-        height: rung.height,
-        bitrate_kbps: rung.bitrate_kbps,
-        fps_max: rung.fps_max,
-        name: rung.name.as_deref().map(|name| Rendition::new(name).expect("the configuration was checked")),
     }
 }

@@ -23,6 +23,18 @@ pub struct Entry {
     pub name: Option<Rendition>,
 }
 
+impl Entry {
+    /// The rendition's name: the one given, else `720p`, or `720p30` under a frame-rate cap.
+    pub fn title(&self) -> Rendition {
+        let lines = self.height & !1;
+        let made = || match self.fps_max {
+            Some(cap) => format!("{lines}p{cap}"),
+            None => format!("{lines}p"),
+        };
+        self.name.clone().unwrap_or_else(|| Rendition::new(&made()).expect("digits and a letter"))
+    }
+}
+
 /// One rendition to encode.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rung {
@@ -74,12 +86,7 @@ pub fn plan(entries: &[Entry], video: &VideoConfig, top: bool) -> Vec<Rung> {
     for entry in wanted {
         let Picture { width, height } = source.scaled(entry.height);
         let fps_max = entry.fps_max.filter(|&cap| cap > 0 && video.fps.is_none_or(|(n, d)| n > cap.saturating_mul(d)));
-        let name = match (&entry.name, entry.fps_max) {
-            (Some(name), _) => name.to_string(),
-            (None, Some(cap)) => format!("{}p{cap}", entry.height & !1),
-            (None, None) => format!("{}p", entry.height & !1),
-        };
-        let name = free_name(&rungs, name);
+        let name = free_name(&rungs, entry.title().to_string());
         rungs.push(Rung { name, width, height, fps_max, bitrate_kbps: entry.bitrate_kbps });
     }
     rungs
