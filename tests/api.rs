@@ -35,7 +35,7 @@ fn only_the_right_key_publishes() {
         assert!(!refused.wait(secs(10)).success(), "{wrong} published");
     }
     assert_eq!(get(&node.url("/api/v1/streams/nobody")).status, 404);
-    let _accepted = publish(&node, &demo);
+    let mut accepted = publish(&node, &demo);
     node.wait_live("demo");
     let secret = demo.split_once('=').unwrap().1;
     // Printed once for the person who starts the node, and nowhere else.
@@ -46,6 +46,7 @@ fn only_the_right_key_publishes() {
     let text = String::from_utf8(rotated.stdout).unwrap();
     let new = text.split_whitespace().find(|word| word.starts_with("demo?key=")).expect("the new key").to_owned();
     assert_ne!(new, demo);
+    accepted.wait(secs(10));
     let mut old = publish(&node, &demo);
     assert!(!old.wait(secs(10)).success(), "the old key still publishes");
 }

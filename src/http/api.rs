@@ -220,6 +220,8 @@ async fn rotate_key(_: Admin, State(app): Shared, Path(id): Path<String>) -> Res
     let row = app.meta.stream(&id).await?.ok_or_else(|| unknown(&id))?;
     let secret = auth::Secret::generate();
     app.meta.update_stream(StreamRow { key_hash: auth::keys::hash(&secret), ..row }).await?;
+    // Whoever publishes with the old key has it no longer.
+    app.lines.kick(&id).await;
     let key = format!("{id}?key={}", secret.expose());
     Ok(Json(serde_json::json!({ "id": id, "key": key })).into_response())
 }
@@ -230,6 +232,7 @@ async fn delete(_: Admin, State(app): Shared, Path(id): Path<String>) -> Result<
         store::Error::NotFound => unknown(&id),
         other => other.into(),
     })?;
+    app.lines.kick(&id).await;
     Ok(StatusCode::NO_CONTENT)
 }
 

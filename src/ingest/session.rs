@@ -20,7 +20,7 @@ use crate::{
 pub enum Ended {
     /// The encoder stopped or its connection was lost.
     Gone,
-    /// A newer session took over, or the node stops.
+    /// A newer session took over, the key was changed, or the node stops.
     Fenced,
     /// Its media cannot be used; the text tells the streamer why.
     Refused(String),
@@ -30,7 +30,9 @@ impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Ended::Gone => f.write_str("the encoder is gone"),
-            Ended::Fenced => f.write_str("a newer session took over, or the node is stopping"),
+            Ended::Fenced => {
+                f.write_str("a newer session took over, the stream's key was changed, or the server is stopping")
+            }
             Ended::Refused(why) => f.write_str(why),
         }
     }

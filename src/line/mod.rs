@@ -134,6 +134,15 @@ impl Lines {
         Ok(Feed { session, commands })
     }
 
+    /// Ends a stream's session, if it has one: its key is no longer valid.
+    pub async fn kick(&self, stream: &StreamId) {
+        let commands = self.lines.lock().expect("no panic while held").get(stream).map(|line| line.commands.clone());
+        if let Some(commands) = commands {
+            // A line that is gone has no session.
+            let _ = commands.send(Command::Kick).await;
+        }
+    }
+
     /// The running broadcast of a stream.
     pub fn live(&self, stream: &StreamId) -> Option<Arc<Live>> {
         let lines = self.lines.lock().expect("no panic while held");

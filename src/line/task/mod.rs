@@ -85,6 +85,8 @@ pub enum Command {
     Detach {
         session: u64,
     },
+    /// The session may not publish any more.
+    Kick,
     /// The node stops: finish the open chunk, store everything, end.
     Close,
 }
@@ -245,6 +247,12 @@ impl Task {
             Command::Detach { session } if self.holds(session) => {
                 self.end_epoch(None);
                 self.session = None;
+            }
+            Command::Kick => {
+                if let Some(session) = self.session.take() {
+                    session.stop.cancel();
+                    self.end_epoch(None);
+                }
             }
             Command::Close => self.close(),
             // From a fenced session: its media no longer counts.
