@@ -1,6 +1,6 @@
 //! From RTMP publishers to lines: asks who may publish, runs each session's timeline, feeds the line.
 //!
-//! [`Ingest`] answers `rtmp::server`'s publish requests; a [`session`] task per publisher turns FLV tags into marked
+//! [`Ingest`] answers `rtmp::server`'s publish requests; a `session` task per publisher turns FLV tags into marked
 //! packets. It holds no socket and no store: whether a key is good is asked of the [`Gate`].
 
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Lines: one per stream on this node. Feed in, chunks out.
 //!
 //! [`Lines`] is the registry: `ingest` attaches sessions and sends their feed, `http` reads the [`Live`] snapshots. Each
-//! line is one task ([`task`]) that owns the stream's [`broadcast`] (pure), its replay ring, its chunkers and its
+//! line is one task (`task`) that owns the stream's [`broadcast`] (pure), its replay ring, its chunkers and its
 //! transcoder; [`keeper`] writes what it made to the store; [`archive`] reads it back. A line never waits for the store
 //! or for a viewer.
 

@@ -6,7 +6,7 @@
 //! encoder for an IDR there.
 //!
 //! Decode times are made here, not taken from the encoder: the n-th picture decoded has the pts of the picture shown
-//! [`REORDER`] before the n-th, which is the same on every node and after every restart, wherever the encoder began.
+//! `REORDER` before the n-th, which is the same on every node and after every restart, wherever the encoder began.
 
 use std::{
     collections::VecDeque,
