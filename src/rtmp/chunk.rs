@@ -269,6 +269,10 @@ impl Reader {
         }
         payload.extend_from_slice(&self.inbox[..take]);
         self.inbox.advance(take);
+        if self.inbox.is_empty() {
+            // Even an empty slice would keep the socket's buffer from being used again.
+            self.inbox = Bytes::new();
+        }
         self.partial_bytes += take;
         Ok(())
     }

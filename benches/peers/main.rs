@@ -1,0 +1,89 @@
+//! Weir beside its peer: the same publishers, the same machine, in turns.
+//!
+//! `cargo bench --bench peers -- [ingest|idle|first]... [--rounds N]`; all three when none is named. Each prints its rows of
+//! the table in benches/README.md. Exit code 1 means that a measurement could not be made, never that a goal was missed.
+
+mod clip;
+mod first;
+mod idle;
+mod ingest;
+mod publisher;
+mod server;
+mod usage;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+/// A line of the table.
+pub struct Row {
+    pub work: String,
+    pub reach: &'static str,
+    pub weir: String,
+    pub peer: String,
+    pub ratio: String,
+}
+
+/// Tells the person who waits what is being done.
+pub fn say(what: impl std::fmt::Display) {
+    eprintln!("    {what}");
+}
+
+/// Gives the middle value; the mean of the two in the middle when their number is even.
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    let half = values.len() / 2;
+    match values.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => values[half],
+        _ => (values[half - 1] + values[half]) / 2.0,
+    }
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("peers: {why:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let (mut wanted, mut rounds) = (Vec::new(), None);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            // What cargo adds.
+            "--bench" => {}
+            "--rounds" => {
+                let count: usize = arguments.next().context("--rounds takes a number")?.parse()?;
+                rounds = Some(count.max(1));
+            }
+            "ingest" | "idle" | "first" => wanted.push(argument),
+            other => bail!("{other} is not known: ingest, idle, first, --rounds N"),
+        }
+    }
+    if wanted.is_empty() {
+        wanted.extend(["ingest", "idle", "first"].map(String::from));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut rows = Vec::new();
+    for name in wanted {
+        eprintln!("==> {name}");
+        rows.extend(runtime.block_on(async {
+            match name.as_str() {
+                "ingest" => ingest::measure(rounds.unwrap_or(3)).await,
+                "idle" => idle::measure().await,
+                _ => first::measure(rounds.unwrap_or(3)).await,
+            }
+        })?);
+    }
+    println!("| work | reach | Weir | nginx-rtmp | ratio |\n|---|---|---|---|---|");
+    for Row { work, reach, weir, peer, ratio } in rows {
+        println!("| {work} | {reach} | {weir} | {peer} | {ratio} |");
+    }
+    Ok(())
+}

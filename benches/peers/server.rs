@@ -1,0 +1,161 @@
+//! The servers that are compared, each in a process and a temporary folder of its own, on free ports of the loopback.
+
+use std::{
+    fs::{self, File},
+    net::{Ipv4Addr, TcpListener},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+use weir::time::now;
+
+use crate::usage::{self, Usage};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Weir,
+    Nginx,
+}
+
+/// A running server; stopped when dropped.
+pub struct Server {
+    pub kind: Kind,
+    pub rtmp: u16,
+    pub http: u16,
+    child: Child,
+    /// Deleted when the server has ended and nobody else holds it.
+    pub dir: Arc<TempDir>,
+}
+
+impl Server {
+    /// Starts Weir without keys and with `settings` (`key=value`) on top of its defaults. The environment's BENCH_WEIR names
+    /// another build than this one, so that two can be compared.
+    pub async fn weir(settings: &[&str]) -> Result<Self> {
+        let (dir, rtmp, http) = (Arc::new(tempfile::tempdir()?), free_port()?, free_port()?);
+        let internal = free_port()?;
+        let binary = std::env::var("BENCH_WEIR").unwrap_or_else(|_| env!("CARGO_BIN_EXE_weir").into());
+        let mut command = Command::new(binary);
+        command.arg("serve");
+        for set in [
+            format!("rtmp.listen=127.0.0.1:{rtmp}"),
+            format!("http.listen=127.0.0.1:{http}"),
+            format!("internal.listen=127.0.0.1:{internal}"),
+            format!("data.dir={}", dir.path().join("data").display()),
+            "auth.publish=open".to_owned(),
+        ] {
+            command.args(["--set", &set]);
+        }
+        for set in settings {
+            command.args(["--set", set]);
+        }
+        let child = spawn(&mut command, dir.path())?;
+        let server = Self { kind: Kind::Weir, rtmp, http, child, dir };
+        server.ready("/readyz").await
+    }
+
+    /// Starts nginx with its RTMP module, writing HLS with 2 s fragments and a playlist as long as Weir's.
+    pub async fn nginx() -> Result<Self> {
+        let (dir, rtmp, http) = (Arc::new(tempfile::tempdir()?), free_port()?, free_port()?);
+        let path = dir.path();
+        fs::create_dir_all(path.join("www/hls"))?;
+        fs::create_dir_all(path.join("tmp"))?;
+        let config = include_str!("nginx.conf")
+            .replace("DIR", &path.display().to_string())
+            .replace("RTMP_PORT", &rtmp.to_string())
+            .replace("HTTP_PORT", &http.to_string());
+        let file = path.join("nginx.conf");
+        fs::write(&file, config)?;
+        let binary = ["/usr/sbin/nginx", "nginx"].into_iter().find(|name| Path::new(name).exists()).unwrap_or("nginx");
+        let mut command = Command::new(binary);
+        command.arg("-p").arg(path).arg("-c").arg(&file).args(["-g", "daemon off;"]);
+        let child = spawn(&mut command, path).context("nginx is the peer: scripts/install-deps bench")?;
+        let server = Self { kind: Kind::Nginx, rtmp, http, child, dir };
+        server.ready("/ready").await
+    }
+
+    async fn ready(mut self, path: &str) -> Result<Self> {
+        let until = now() + Duration::from_secs(20);
+        while get(self.url(path)).await.is_none() {
+            if self.child.try_wait()?.is_some() || now() > until {
+                bail!("{:?} does not start: {}", self.kind, fs::read_to_string(self.dir.path().join("log"))?);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(self)
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.http)
+    }
+
+    /// Where players find a stream.
+    pub fn playlist(&self, stream: &str) -> String {
+        match self.kind {
+            Kind::Weir => self.url(&format!("/hls/{stream}/index.m3u8")),
+            Kind::Nginx => self.url(&format!("/hls/{stream}.m3u8")),
+        }
+    }
+
+    pub fn usage(&self) -> Result<Usage> {
+        usage::of(self.child.id())
+    }
+
+    /// The files of media that it has written and not deleted.
+    pub fn media_files(&self) -> Result<usize> {
+        let (mut folders, mut count) = (vec![self.dir.path().to_owned()], 0);
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder)?.flatten() {
+                let path = entry.path();
+                match path.extension().and_then(|extension| extension.to_str()) {
+                    Some("m4s" | "ts") => count += 1,
+                    _ if path.is_dir() => folders.push(path),
+                    _ => {}
+                }
+            }
+        }
+        Ok(count)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // By pid, and as its operator would: nginx then also ends its workers.
+        let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        let until = now() + Duration::from_secs(12);
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if now() > until {
+                let _ = self.child.kill();
+            }
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+}
+
+fn spawn(command: &mut Command, dir: &Path) -> Result<Child> {
+    let log = File::create(dir.join("log"))?;
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// Fetches a URL; nothing when the answer is not 200.
+pub async fn get(url: String) -> Option<Vec<u8>> {
+    let fetch = move || {
+        let config = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(10))).build();
+        let mut response = ureq::Agent::new_with_config(config).get(&url).call().ok()?;
+        response.body_mut().with_config().limit(64 << 20).read_to_vec().ok()
+    };
+    tokio::task::spawn_blocking(fetch).await.ok()?
+}
+
+/// The same, as text.
+pub async fn get_text(url: String) -> Option<String> {
+    String::from_utf8(get(url).await?).ok()
+}
