@@ -85,6 +85,6 @@ export function words(phase: Phase, name: string): Words | null {
 /** Milliseconds until the API is asked again, by `random` in [0, 1): eager when something is about to change. */
 export function askAgainMs(api: Facts['api'], failures: number, hidden: boolean, random: number): number {
   if (api === 'unreachable') return backoffMs({ firstMs: 1_000, longestMs: 8_000 }, failures, random);
-  const waitMs = api === 'missing' ? 5_000 : hidden ? 15_000 : api === 'live' ? 4_000 : 2_500;
+  const waitMs = api === 'missing' ? 5_000 : hidden ? 15_000 : api === 'live' ? 4_000 : 1_000;
   return backoffMs({ firstMs: waitMs, longestMs: waitMs }, 0, random);
 }
