@@ -246,7 +246,8 @@ fn bench(exe: &str) -> Bench {
         budget: Budget::new(64, 1.0),
     };
     let granted = settings.budget.admit(&rungs, Load { width: 640, height: 360, fps: 30.0 });
-    let (transcoder, events) = Transcoder::spawn(settings, granted, source(&config, 30), Arc::clone(&ring), 0).unwrap();
+    let (transcoder, events) =
+        Transcoder::spawn(settings, granted, source(&config, 30), Arc::clone(&ring), 1, 0).unwrap();
     assert_eq!(transcoder.rungs(), rungs);
     Bench { ring, packets, rungs, transcoder: Some(transcoder), events }
 }

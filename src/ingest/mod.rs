@@ -71,7 +71,7 @@ impl Publishers for Ingest {
         let chunk_ms = self.chunk_ms;
         self.sessions.spawn(async move {
             let ended = tokio::select! {
-                ended = session::run(&stream, &feed, chunk_ms, publication.tags) => ended,
+                ended = session::run(&stream, &feed, chunk_ms, publication.tags, publication.ended) => ended,
                 () = fenced.cancelled() => Ended::Fenced,
             };
             info!(%stream, %ended, "publisher gone");

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
         AudioConfig, VideoConfig,
         timeline::{Config, Input, Output, Timeline},
     },
-    rtmp::flv::Tag,
+    rtmp::{Reason, flv::Tag, server},
 };
 
 /// Why a session ended.
@@ -39,7 +39,13 @@ impl fmt::Display for Ended {
 }
 
 /// Runs until the publisher is gone, is fenced, or sends what cannot be used.
-pub async fn run(stream: &StreamId, feed: &Feed, chunk_ms: u32, mut tags: mpsc::Receiver<Tag>) -> Ended {
+pub async fn run(
+    stream: &StreamId,
+    feed: &Feed,
+    chunk_ms: u32,
+    mut tags: mpsc::Receiver<Tag>,
+    connection: oneshot::Receiver<server::Ended>,
+) -> Ended {
     let mut session = Session {
         stream,
         feed,
@@ -49,17 +55,24 @@ pub async fn run(stream: &StreamId, feed: &Feed, chunk_ms: u32, mut tags: mpsc::
         audio: None,
     };
     let ended = loop {
-        let Some(tag) = tags.recv().await else { break Ended::Gone };
+        let Some(tag) = tags.recv().await else {
+            break match connection.await {
+                Ok(server::Ended::Lost(Reason::Media(why))) => Ended::Refused(why.to_string()),
+                _ => Ended::Gone,
+            };
+        };
         if let Err(ended) = session.tag(tag).await {
             break ended;
         }
     };
-    if !matches!(ended, Ended::Fenced) {
-        // The open chunk is ended where its media ends. A timeline that gave up has said its end already.
+    if matches!(ended, Ended::Gone) {
+        // The open chunk is ended where its media ends. What was refused before it began must not begin by its end.
         let _ = session.timeline.handle(Input::End);
-        if let Err(why) = session.forward().await {
-            debug!(%stream, %why, "the line was gone before the session's end");
-        }
+    }
+    if !matches!(ended, Ended::Fenced)
+        && let Err(why) = session.forward().await
+    {
+        debug!(%stream, %why, "the line was gone before the session's end");
     }
     ended
 }

@@ -212,7 +212,6 @@ impl Broadcast {
         self.live.state = State::Live;
         self.live.epoch = epoch.number;
         self.live.mode = None;
-        self.live.warnings.clear();
         self.first_listed = None;
         self.waited = false;
         self.offers.insert(epoch.number, renditions.iter().map(|row| row.name.clone()).collect());
@@ -278,10 +277,15 @@ impl Broadcast {
         self.live.shed = shed;
     }
 
+    /// Shows a warning, once for each kind: of gaps and jumps the newest counts, however many there are.
     pub fn warn(&mut self, warning: Warning) {
-        if !self.live.warnings.contains(&warning) {
-            self.live.warnings.push(warning);
-        }
+        self.live.warnings.retain(|old| old.code() != warning.code());
+        self.live.warnings.push(warning);
+    }
+
+    /// Another session begins: what was said of the one before is over.
+    pub fn forget_warnings(&mut self) {
+        self.live.warnings.clear();
     }
 
     /// Chunk `k` of the running epoch starts at `at`.

@@ -153,3 +153,16 @@ fn memory_holds_the_window_and_a_little_more_when_the_store_fails() {
         }
     }
 }
+
+#[test]
+fn warnings_outlive_the_epoch_that_they_led_to() {
+    let mut b = running(&["source"]);
+    (0..100).for_each(|ms| b.warn(Warning::AudioGap { ms }));
+    b.warn(Warning::TimeJump { by_ms: 9000 });
+    b.close(D);
+    b.begin(&epoch(2, 1, D), vec![row("source")]);
+    let codes = |b: &mut Broadcast| b.snapshot(at(0)).warnings.iter().map(Warning::code).collect::<Vec<_>>();
+    assert_eq!(codes(&mut b), ["audio_gap", "time_jump"]);
+    b.forget_warnings();
+    assert!(codes(&mut b).is_empty());
+}

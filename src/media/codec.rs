@@ -7,7 +7,9 @@ use std::io::Cursor;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use scuffle_aac::PartialAudioSpecificConfig;
-use scuffle_h264::{AVCDecoderConfigurationRecord, Sps};
+use scuffle_h264::Sps;
+
+use super::avcc::Record;
 
 /// Says why a config or frame cannot be used. Both are the encoder's doing; sending the same again cannot help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,14 +71,7 @@ impl VideoConfig {
         if avcc.len() > AVCC_MAX {
             return Err(malformed(WHAT, "longer than 64 KiB"));
         }
-        let record =
-            AVCDecoderConfigurationRecord::parse(&mut Cursor::new(avcc.clone())).map_err(|e| malformed(WHAT, e))?;
-        if record.configuration_version != 1 {
-            return Err(malformed(WHAT, format!("version {}", record.configuration_version)));
-        }
-        if record.length_size_minus_one == 2 {
-            return Err(malformed(WHAT, "NAL unit lengths of 3 bytes are not allowed"));
-        }
+        let record = Record::parse(avcc.clone()).map_err(|e| malformed(WHAT, e))?;
         let sps = record.sps.first().ok_or_else(|| malformed(WHAT, "it holds no SPS"))?;
         if record.pps.is_empty() {
             return Err(malformed(WHAT, "it holds no PPS"));
@@ -108,7 +103,7 @@ impl VideoConfig {
         if sets(NAL_SPS).next().is_none() && sets(NAL_PPS).next().is_none() {
             return None;
         }
-        let old = AVCDecoderConfigurationRecord::parse(&mut Cursor::new(self.avcc.clone())).ok()?;
+        let old = Record::parse(self.avcc.clone()).ok()?;
         let holds = |list: &[Bytes], nal: &[u8]| list.iter().any(|old| trim(old) == nal);
         let new_sps = sets(NAL_SPS).any(|nal| !holds(&old.sps, nal));
         let new_pps = sets(NAL_PPS).any(|nal| !holds(&old.pps, nal));
@@ -497,7 +492,7 @@ pub(crate) mod tests {
     }
 
     fn sets(avcc: &str) -> (Bytes, Bytes) {
-        let record = AVCDecoderConfigurationRecord::parse(&mut Cursor::new(hex(avcc))).unwrap();
+        let record = Record::parse(hex(avcc)).unwrap();
         (record.sps[0].clone(), record.pps[0].clone())
     }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::{id::BroadcastId, time::UnixMs};
 
+pub mod avcc;
 pub mod codec;
 pub mod fuzz;
 pub mod ring;

@@ -3,9 +3,9 @@
 use std::io::Cursor;
 
 use mp4_atom::Colr;
-use scuffle_h264::{AVCDecoderConfigurationRecord, Sps};
+use scuffle_h264::Sps;
 
-use crate::media::{AudioConfig, VideoConfig};
+use crate::media::{AudioConfig, VideoConfig, avcc::Record};
 
 /// ITU-T H.273: the value of a colour code point that says nothing.
 const UNSPECIFIED: u8 = 2;
@@ -23,7 +23,7 @@ pub(super) fn audio(config: &AudioConfig) -> String {
 
 /// Gives the colour description of the first SPS; nothing when it has none or cannot be read.
 pub(super) fn colour(config: &VideoConfig) -> Option<Colr> {
-    let record = AVCDecoderConfigurationRecord::parse(&mut Cursor::new(config.avcc.clone())).ok()?;
+    let record = Record::parse(config.avcc.clone()).ok()?;
     let sps = Sps::parse_with_emulation_prevention(Cursor::new(record.sps.first()?)).ok()?;
     let colour = sps.color_config?;
     let (primaries, transfer, matrix) =

@@ -51,7 +51,7 @@ impl Pool {
         self.settings.budget.admit(wanted, Load { width: source.width, height: source.height, fps })
     }
 
-    /// Starts encoding what was granted, from chunk `start_k` of the ring's feed on.
+    /// Starts encoding what was granted, from `start_k` of the ring's feed on, the first chunk of `epoch`.
     ///
     /// # Errors
     /// The description does not fill in.
@@ -60,9 +60,10 @@ impl Pool {
         granted: Granted,
         video: &VideoConfig,
         ring: Arc<Ring>,
+        epoch: u64,
         start_k: u64,
     ) -> Result<(Transcoder, mpsc::Receiver<Event>), description::Error> {
-        Transcoder::spawn(self.settings.clone(), granted, source(video), ring, start_k)
+        Transcoder::spawn(self.settings.clone(), granted, source(video), ring, epoch, start_k)
     }
 }
 

@@ -64,7 +64,8 @@ const USER_HZ: f64 = 100.0;
 const READ_LEN: usize = 64 * 1024;
 
 impl Transcoder {
-    /// Starts encoding what was granted, from chunk `start_k` on. The channel closes when every rung has ended.
+    /// Starts encoding what was granted, from `start_k` on, the first chunk of `epoch`. The channel closes when every rung
+    /// has ended.
     ///
     /// One transcoder serves one epoch: it ends with the epoch's `End`, or where the next epoch begins.
     ///
@@ -75,6 +76,7 @@ impl Transcoder {
         granted: Granted,
         source: Source,
         ring: Arc<Ring>,
+        epoch: u64,
         start_k: u64,
     ) -> Result<(Self, mpsc::Receiver<Event>), description::Error> {
         description::render(&settings.description, source, &granted.rungs)?;
@@ -89,7 +91,8 @@ impl Transcoder {
             ring,
             events,
             reservation: granted.reservation,
-            epoch: None,
+            epoch,
+            start_k,
             child: None,
             generation: 0,
         };
@@ -117,7 +120,6 @@ impl Transcoder {
 
 /// What a child's tasks report.
 enum Note {
-    Epoch(u64),
     Input(Input),
     /// The ring no longer holds what comes next.
     Lagged,
@@ -131,8 +133,9 @@ struct Supervisor {
     ring: Arc<Ring>,
     events: mpsc::Sender<Event>,
     reservation: Reservation,
-    /// The epoch that this transcoder serves, once known.
-    epoch: Option<u64>,
+    /// The epoch that this transcoder serves, and its first chunk.
+    epoch: u64,
+    start_k: u64,
     child: Option<Running>,
     generation: u64,
 }
@@ -187,7 +190,6 @@ impl Supervisor {
 
     fn note(&mut self, note: Note) {
         match note {
-            Note::Epoch(number) => self.epoch = Some(number),
             Note::Input(input) => {
                 if matches!(input, Input::Gone) {
                     self.child = None;
@@ -268,8 +270,10 @@ impl Supervisor {
                 }
             });
         }
-        // One chunk more than needed, when there is one: then the first decode times come from pictures, not from a guess.
-        let join = from_k.saturating_sub(1).max(self.ring.boundaries().first().copied().unwrap_or(0)).min(from_k);
+        // One chunk more than needed, when this epoch has one: then the first decode times come from pictures, not from a
+        // guess. A chunk of the epoch before may have another config.
+        let oldest = self.ring.boundaries().first().copied().unwrap_or(0);
+        let join = from_k.saturating_sub(1).max(self.start_k).max(oldest).min(from_k);
         let (drops, dropped) = mpsc::channel(256);
         let (kill, tasks) = (CancellationToken::new(), CancellationToken::new());
         let feeder = Feeder {
@@ -278,6 +282,8 @@ impl Supervisor {
             notes: notes.clone(),
             generation: self.generation,
             epoch: self.epoch,
+            ours: false,
+            configured: false,
             drops: dropped,
             encoder: wire::Encoder::new(),
             head: BytesMut::new(),
@@ -337,7 +343,11 @@ struct Feeder {
     stdin: ChildStdin,
     notes: mpsc::Sender<(u64, Note)>,
     generation: u64,
-    epoch: Option<u64>,
+    epoch: u64,
+    /// The reader is inside the epoch. What comes before it, it gives to decode from: the epoch begins without an IDR.
+    ours: bool,
+    /// The child has its one config.
+    configured: bool,
     drops: mpsc::Receiver<u8>,
     encoder: wire::Encoder,
     head: BytesMut,
@@ -369,16 +379,14 @@ impl Feeder {
             };
             let message = match message {
                 Ok(Message::Epoch(epoch)) => {
-                    if self.epoch.is_some_and(|ours| ours != epoch.number) {
-                        {
-                            let at = self.last;
-                            return self.finish(at).await;
-                        };
+                    if epoch.number > self.epoch {
+                        let at = self.last;
+                        return self.finish(at).await;
                     }
-                    self.epoch = Some(epoch.number);
-                    self.say(Note::Epoch(epoch.number)).await;
+                    self.ours = epoch.number == self.epoch;
                     continue;
                 }
+                Ok(Message::End { .. }) if !self.ours => continue,
                 Ok(Message::End { at }) => return self.finish(at).await,
                 Ok(message) => message,
                 Err(ring::Error::Closed) => {
@@ -392,7 +400,7 @@ impl Feeder {
                     self.last = self.last.max(packet.pts);
                     self.say(Note::Input(Input::Offered { dts: packet.dts })).await;
                 }
-                Message::Video(_) => {}
+                Message::Video(_) if !self.configured => self.configured = true,
                 _ => continue,
             }
             if self.write(wire::Frame::Message { channel: 0, message }).await.is_err() {

@@ -49,6 +49,9 @@ impl Task {
             rungs = ?rungs.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), "epoch begins");
         let live = self.broadcast.as_mut().expect("begun above");
         live.begin(&epoch, rows);
+        if begin.next.is_none() {
+            live.forget_warnings();
+        }
         let shed = granted.as_ref().map(|g| g.shed.iter().map(|rung| rung.name.clone()).collect());
         live.set_shed(shed.unwrap_or_default());
         let encode = !rungs.is_empty();

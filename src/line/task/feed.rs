@@ -127,7 +127,7 @@ impl Task {
     pub(super) fn encode(&mut self, epoch: u64, granted: Granted, video: &VideoConfig, k: u64) {
         let Some(pool) = &self.shared.transcoding else { return };
         let rungs: BTreeMap<_, _> = granted.rungs.iter().map(|rung| (rung.name.clone(), rung.clone())).collect();
-        let (transcoder, mut from) = match pool.spawn(granted, video, self.ring.clone(), k) {
+        let (transcoder, mut from) = match pool.spawn(granted, video, self.ring.clone(), epoch, k) {
             Ok(spawned) => spawned,
             Err(why) => {
                 warn!(stream = %self.stream, %why, "nothing is encoded");

@@ -82,7 +82,7 @@ pub enum Break {
     ModeChange,
 }
 
-/// Says why a session cannot go on. All but the last are the encoder's doing.
+/// Says why a session cannot go on. All but the last two are the encoder's doing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error(
@@ -91,6 +91,12 @@ pub enum Error {
         f64::from(*chunk_ms) / 1000.0
     )]
     KeyframeTooLate { chunk_ms: u32, limit_s: u32 },
+    #[error(
+        "no keyframe in the first {limit_s} s of video, so nobody can watch it: set a keyframe interval in the encoder"
+    )]
+    NoKeyframe { limit_s: i64 },
+    #[error("no video for {limit_s} s while audio went on: restart the stream in the encoder")]
+    VideoStopped { limit_s: i64 },
     #[error(transparent)]
     Codec(#[from] codec::Error),
     #[error("an input came before the epoch that was asked for")]
@@ -103,6 +109,12 @@ pub enum Error {
 const JUMP_AHEAD_MS: i64 = 5000;
 /// A step back of more than this against the same track is a jump of the clock.
 const JUMP_BACK_MS: i64 = 1000;
+/// Video that nobody can start to decode for this long will not become any better. Encoders set the longest distance
+/// between keyframes to some 10 s; a relay may join in its middle.
+const KEYFRAME_WAIT_MS: i64 = 30_000;
+/// Audio that goes on alone for this long where there was video, or was to be: chunks cannot be cut without it.
+const VIDEO_WAIT_MS: i64 = 10_000;
+
 /// The machine. See the module for how it is driven.
 #[derive(Debug)]
 pub struct Timeline {
@@ -115,6 +127,11 @@ pub struct Timeline {
     audio: Option<AudioConfig>,
     audio_ms: Option<i64>,
     video_seen: bool,
+    /// The first video frame of those that wait for a keyframe, in ms.
+    keyless_since: Option<i64>,
+    /// How much audio came since the last video frame, in ms, and when the last of it.
+    blind_ms: i64,
+    heard_ms: Option<i64>,
     /// Audio of the last seconds: an epoch that starts in the past takes its part again.
     recent: VecDeque<Heard>,
     queue: VecDeque<Item>,
@@ -212,6 +229,9 @@ impl Timeline {
             audio: None,
             audio_ms: None,
             video_seen: false,
+            keyless_since: None,
+            blind_ms: 0,
+            heard_ms: None,
             recent: VecDeque::new(),
             queue: VecDeque::new(),
             state: State::Idle,
@@ -317,9 +337,10 @@ impl Timeline {
                 Item::Input(Input::Audio { time_ms, payload }) => {
                     if !payload.is_empty() && self.audio.is_some() {
                         let ms = self.clock.unwrap(time_ms);
-                        self.audio(ms, payload);
+                        self.hears(ms).map(|()| self.audio(ms, payload))
+                    } else {
+                        Ok(())
                     }
-                    Ok(())
                 }
                 Item::Frame(frame) => self.place(frame),
                 Item::Heard { ms, payload } => {
@@ -356,12 +377,13 @@ impl Timeline {
         if payload.is_empty() {
             return Ok(());
         }
-        self.video_seen = true;
+        (self.video_seen, self.blind_ms) = (true, 0);
         let ms = self.clock.unwrap(time_ms);
         if let Some(last) = self.pace.last_ms() {
             let newest = self.audio_ms.map_or(last, |audio| audio.max(last));
             if ms - newest > JUMP_AHEAD_MS || ms - last < -JUMP_BACK_MS {
                 self.pace.jump();
+                self.keyless_since = None;
                 self.recent.clear();
                 self.audio_ms = None;
                 if matches!(&self.state, State::Running(run) if matches!(run.layout, Layout::Video(_))) {
@@ -370,8 +392,13 @@ impl Timeline {
                 }
             }
         }
+        let key = self.video.as_ref().is_some_and(|config| codec::is_idr(&payload, config.nal_len()));
+        if key || !matches!(self.state, State::Idle) {
+            self.keyless_since = None;
+        } else if ms - *self.keyless_since.get_or_insert(ms) > KEYFRAME_WAIT_MS {
+            return Err(Error::NoKeyframe { limit_s: KEYFRAME_WAIT_MS / 1000 });
+        }
         let Some(config) = &self.video else { return Ok(()) };
-        let key = codec::is_idr(&payload, config.nal_len());
         if key {
             match config.with_inband(&payload) {
                 Some(Ok(config)) => self.inband_config(config),
@@ -385,6 +412,17 @@ impl Timeline {
         }
         let stamp = self.pace.stamp(ms, composition_ms);
         self.place(Frame { stamp, key, payload })
+    }
+
+    /// Notes that audio came, and finds that video no longer does.
+    fn hears(&mut self, ms: i64) -> Result<(), Error> {
+        // A jump of the clock is no time that passed.
+        self.blind_ms += self.heard_ms.replace(ms).map_or(0, |last| (ms - last).clamp(0, 1000));
+        let alone = matches!(&self.state, State::Running(run) if matches!(run.layout, Layout::AudioOnly { .. }));
+        if self.video_seen && !alone && self.blind_ms > VIDEO_WAIT_MS {
+            return Err(Error::VideoStopped { limit_s: VIDEO_WAIT_MS / 1000 });
+        }
+        Ok(())
     }
 
     fn inband_config(&mut self, config: VideoConfig) {

@@ -12,6 +12,8 @@ use crate::{
     time::UnixMs,
 };
 
+mod odd;
+
 const RATE: i64 = 48_000;
 
 fn video_config() -> VideoConfig {
@@ -560,7 +562,7 @@ fn config_changes_start_an_epoch_at_the_next_keyframe() {
     assert!((0..1024).contains(&(made.audio[again].pts - at)), "an epoch has all of its audio");
     assert!(made.audio[again..].windows(2).all(|pair| pair[1].pts - pair[0].pts == 1024));
 
-    let parts = scuffle_h264::AVCDecoderConfigurationRecord::parse(&mut std::io::Cursor::new(other.avcc)).unwrap();
+    let parts = crate::media::avcc::Record::parse(other.avcc).unwrap();
     let mut payload = BytesMut::from(&access_unit(&[&parts.sps[0], &parts.pps[0]])[..]);
     payload.put_slice(&picture(true));
     let mut inband = second.clone();
