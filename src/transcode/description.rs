@@ -64,6 +64,9 @@ const ENCODE_PER_THREAD: f64 = 60e6;
 /// Pixels up to which a picture is so cheap to encode that a better search for motion costs next to nothing.
 const SMALL: u32 = 110_000;
 
+/// Below so many frames per second there are no B-frames: a chunk of 1 s must hold more frames than an encoder holds back.
+const REORDER_FPS: f64 = 6.0;
+
 /// Fills a description in for a ladder, largest rung first.
 pub fn render(text: &str, source: Source, rungs: &[Rung]) -> Result<String, Error> {
     let (input, rung) = (section(text, "input")?, section(text, "rung")?);
@@ -82,6 +85,7 @@ pub fn render(text: &str, source: Source, rungs: &[Rung]) -> Result<String, Erro
                 "bitrate_kbps" => r.bitrate_kbps.to_string(),
                 "vbv_ms" => VBV_MS.to_string(),
                 "vbv_kbit" => (r.bitrate_kbps * VBV_MS / 1000).to_string(),
+                "bframes" => if source.fps() < REORDER_FPS { "0" } else { "3" }.to_owned(),
                 "subme" => if r.width * r.height <= SMALL { "2" } else { "1" }.to_owned(),
                 "encoder_threads" => threads(r.pixel_rate(source.fps()), ENCODE_PER_THREAD).to_string(),
                 _ => return None,

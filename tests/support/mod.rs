@@ -7,6 +7,7 @@
 
 pub mod hls;
 pub mod mp4;
+pub mod rtmp;
 
 use std::{
     fs::File,
@@ -236,6 +237,10 @@ impl Publisher {
         args.extend(audio.split_whitespace());
         args.extend(["-f", "flv", &url]);
         Self::ffmpeg(node, &args)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Ends it without a goodbye.
