@@ -255,6 +255,19 @@ fn a_track_that_comes_late_joins() {
 }
 
 #[test]
+fn a_picture_that_stops_for_good_ends_the_session_with_words() {
+    let node = Node::start(&[CHUNK, SOURCE_ONLY]);
+    let film = rtmp::film("160x90", 30, 30, GOP, "-b:a 64k");
+    let tags = film.into_iter().filter(|tag| !tag.video() || tag.at < 4000).collect();
+    let pusher = Pusher::start(&node, "alice", tags, 3.0);
+    node.wait_live("alice");
+    assert!(pusher.wait().is_err(), "the connection is closed before all is sent");
+    node.wait_stream("alice", "away", |s| s["state"] == "away");
+    let words = "no video for 10 s while audio went on";
+    assert!(node.log().lines().any(|line| line.contains("stream=alice") && line.contains(words)), "{}", node.log());
+}
+
+#[test]
 fn who_sends_no_media_is_closed_and_disturbs_nobody() {
     let node = Node::start(&[CHUNK, SOURCE_ONLY, "rtmp.first_media_timeout=2s", "rtmp.idle_timeout=2s"]);
     let film = rtmp::film("160x90", 30, 9, GOP, "-b:a 64k");
