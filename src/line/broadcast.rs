@@ -484,11 +484,12 @@ impl Broadcast {
             return;
         }
         let Some(offer) = self.offers.get(&self.live.epoch) else { return };
-        let has = |name: &&Rendition| {
-            let entry = self.tracks.get(*name).and_then(|track| track.list.as_ref());
-            entry.is_some_and(|list| list.window().entries().iter().any(|e| e.epoch == self.live.epoch && !e.gap))
+        let lists = |name: &Rendition, epoch: Option<u64>| {
+            let list = self.tracks.get(name).and_then(|track| track.list.as_ref());
+            let has = |e: &Entry| !e.gap && epoch.is_none_or(|epoch| e.epoch == epoch);
+            list.is_some_and(|list| list.window().entries().iter().any(has))
         };
-        let here: Vec<_> = offer.iter().filter(has).cloned().collect();
+        let here: Vec<_> = offer.iter().filter(|name| lists(name, Some(self.live.epoch))).cloned().collect();
         if here.is_empty() {
             return;
         }
@@ -501,8 +502,12 @@ impl Broadcast {
         } else if now >= first + FIRST_WAIT {
             self.waited = true;
             if watchable {
-                // What is still missing joins when it comes.
-                self.live.offered = here;
+                // What is still missing joins when it comes. What was offered before the encoder came back stays while
+                // its chunks are in the window: a player reads this list once, and would never learn of a rendition that
+                // was left out for the second it took to start again.
+                let old = &self.live.offered;
+                let stays = |name: &&Rendition| here.contains(name) || (old.contains(name) && lists(name, None));
+                self.live.offered = offer.iter().filter(stays).cloned().collect();
             }
         }
     }

@@ -69,6 +69,30 @@ fn the_multivariant_playlist_waits_for_the_slower_renditions_but_not_for_ever() 
 }
 
 #[test]
+fn a_returning_encoder_takes_no_rendition_from_the_list_while_it_starts() {
+    let mut b = running(&["480p", "720p", "audio"]);
+    b.mark(0, 0);
+    b.mark(1, D);
+    ["480p", "720p", "audio"].iter().for_each(|name| drop(b.finished(chunk(name, 0, 1, 0))));
+    assert_eq!(b.snapshot(at(0)).offered.len(), 3);
+    b.close(D);
+    b.begin(&epoch(2, 1, D), ["480p", "720p", "audio"].iter().map(|name| row(name)).collect());
+    b.decide(Mode::Reencode, 2);
+    let at_k = |k: u64| k as i64 * D;
+    b.mark(1, at_k(1));
+    b.mark(2, at_k(2));
+    ["480p", "audio"].iter().for_each(|name| drop(b.finished(chunk(name, 1, 2, at_k(1)))));
+    b.snapshot(at(1000));
+    assert_eq!(b.snapshot(at(1000) + FIRST_WAIT).offered.len(), 3, "720p only takes longer to start");
+    for k in 2..22 {
+        b.mark(k + 1, at_k(k + 1));
+        ["480p", "audio"].iter().for_each(|name| drop(b.finished(chunk(name, k, 2, at_k(k)))));
+    }
+    let live = b.snapshot(at(60_000));
+    assert_eq!(live.offered.len(), 2, "a rendition of nothing but holes is not offered: {}", listed(&live, "720p"));
+}
+
+#[test]
 fn a_late_chunk_is_waited_for_and_then_a_hole() {
     let mut b = running(&["source", "480p"]);
     b.mark(0, 0);
