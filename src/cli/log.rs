@@ -1,7 +1,12 @@
 //! Starts the log: lines for people or JSON for machines, on standard error.
 
 use tracing_subscriber::{
-    Layer, filter::Targets, fmt, layer::SubscriberExt, registry::Registry, util::SubscriberInitExt,
+    Layer,
+    filter::{LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt,
+    registry::Registry,
+    util::SubscriberInitExt,
 };
 
 use crate::config::LogFormat;
@@ -18,8 +23,19 @@ pub enum Error {
 /// Sends everything of `level` (as `log.level` of the configuration) to standard error, once in a process.
 pub fn init(format: LogFormat, level: &str) -> Result<(), Error> {
     let colour = super::colour(&std::io::stderr());
-    let layer = layer(format, colour, std::io::stderr).with_filter(level.parse::<Targets>()?);
+    let layer = layer(format, colour, std::io::stderr).with_filter(filter(level)?);
     Ok(tracing_subscriber::registry().with(layer).try_init()?)
+}
+
+/// What `level` lets through. At `info` the embedded database is held to warnings, unless it is named: what it has to say
+/// about its own files at each start is nothing a streamer can use.
+fn filter(level: &str) -> Result<Targets, tracing_subscriber::filter::ParseError> {
+    let asked: Targets = level.parse()?;
+    if asked.default_level() != Some(LevelFilter::INFO) {
+        return Ok(asked);
+    }
+    let quiet = ["fjall", "lsm_tree"].map(|target| (target.to_owned(), LevelFilter::WARN));
+    Ok(quiet.into_iter().chain(asked).collect::<Targets>().with_default(LevelFilter::INFO))
 }
 
 fn layer<W>(format: LogFormat, colour: bool, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
@@ -54,11 +70,13 @@ mod tests {
     fn written(format: LogFormat, level: &str) -> String {
         let sink = Sink::default();
         let copy = sink.clone();
-        let layer = layer(format, false, move || copy.clone()).with_filter(level.parse::<Targets>().unwrap());
+        let layer = layer(format, false, move || copy.clone()).with_filter(filter(level).unwrap());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             let _span = tracing::info_span!("line", stream = "alice").entered();
             tracing::info!(chunk = 7, "stored");
             tracing::debug!("detail");
+            tracing::info!(target: "lsm_tree::tree::ingest", "housekeeping");
+            tracing::warn!(target: "fjall::db", "trouble");
         });
         let bytes = sink.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -68,7 +86,7 @@ mod tests {
     fn text_has_level_span_and_fields() {
         let text = written(LogFormat::Text, "info");
         assert!(text.contains(" INFO line{stream=\"alice\"}: ") && text.contains("stored chunk=7"), "{text}");
-        assert_eq!(text.lines().count(), 1, "{text}");
+        assert_eq!(text.lines().count(), 2, "{text}");
     }
 
     #[test]
@@ -83,8 +101,24 @@ mod tests {
     }
 
     #[test]
+    fn the_database_is_quiet_at_info_unless_it_is_asked() {
+        let said = |level: &str| ["housekeeping", "trouble"].map(|line| written(LogFormat::Text, level).contains(line));
+        for (level, expected) in [
+            ("info", [false, true]),
+            ("info,weir::rtmp=debug", [false, true]),
+            ("info,lsm_tree=info", [true, true]),
+            ("info,fjall=error", [false, false]),
+            ("debug", [true, true]),
+            ("warn", [false, true]),
+            ("off", [false, false]),
+        ] {
+            assert_eq!(said(level), expected, "{level}");
+        }
+    }
+
+    #[test]
     fn levels_hold_back() {
-        assert_eq!(written(LogFormat::Text, "warn"), "");
-        assert_eq!(written(LogFormat::Text, "debug,weir=error"), "");
+        assert_eq!(written(LogFormat::Text, "error"), "");
+        assert!(!written(LogFormat::Text, "debug,weir=error").contains("stored"));
     }
 }
