@@ -14,8 +14,8 @@ use crate::{
 };
 
 /// One text for unknown stream and wrong key: a guesser learns nothing.
-const DENIED: &str = "unknown stream or wrong key: in OBS, Settings > Stream, the stream key must be exactly what \
-    `weir stream create` printed, like  name?key=secret";
+const DENIED: &str = "unknown stream or wrong key: in OBS, Settings > Stream, the stream key must be exactly the one that \
+    Weir printed, like name?key=secret";
 const BAD_NAME: &str = "a stream name is 1 to 63 of a-z, 0-9, '-' and '_', starting with a letter or digit";
 
 /// Keys are checked against the store.
