@@ -83,6 +83,10 @@ export async function startMock({ port = 0 } = {}) {
     if (next === 'live' && gap?.to === Infinity) gap.to = count();
     if (next === 'offline' && broadcast.end === null) broadcast.end = count();
   };
+  /** Puts the broadcast this many chunks on, as if their time had passed. */
+  const pass = (chunks) => {
+    broadcast.startMs -= chunks * CHUNK_MS;
+  };
   set('live');
 
   const stream = () => ({
@@ -161,7 +165,7 @@ export async function startMock({ port = 0 } = {}) {
     return gone ? problem(response) : file(response, join(media, rendition, name));
   });
   await new Promise((resolve) => server.listen(port, '127.0.0.1', resolve));
-  return { url: `http://127.0.0.1:${server.address().port}`, set, close: () => server.close() };
+  return { url: `http://127.0.0.1:${server.address().port}`, set, pass, close: () => server.close() };
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

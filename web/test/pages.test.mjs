@@ -134,8 +134,8 @@ test('an encoder that drops and returns: last picture, words, and on by itself w
   await phase(page, 'away');
   await page.getByRole('heading', { name: 'The streamer is away' }).waitFor();
   assert.equal((await stats(page)).height > 0, true);
-  // Away for longer than the halt after which play is held back.
-  await page.waitForFunction(() => window.weir.stats().stallMs > 4_000, null, { timeout: 20_000 });
+  // Away for longer than the halt after which play is held back, and than a player may stand when there is media.
+  await page.waitForFunction(() => window.weir.stats().stallMs > 11_000, null, { timeout: 30_000 });
   mock.set('live');
   await phase(page, 'live');
   await page.waitForFunction(() => window.weir.stats().playing, null, { timeout: 20_000 });
@@ -156,6 +156,20 @@ test('a page opened while the streamer is away says so and starts when the pictu
   mock.set('live');
   await playing(page);
   await phase(page, 'live');
+});
+
+test('a viewer who joins right after the encoder came back starts behind the hole', async (t) => {
+  mock.set('offline');
+  mock.set('live');
+  mock.set('away');
+  // Longer than a player stays behind the edge: its start lies in the hole.
+  mock.pass(6);
+  mock.set('live');
+  const page = await watch(t);
+  await playing(page);
+  const { restarts, errors } = await stats(page);
+  assert.equal(restarts, 0, errors.join('; '));
+  await moves(page, 4);
 });
 
 test('a short server restart costs no new player and no picture', async (t) => {

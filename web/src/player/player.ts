@@ -5,7 +5,7 @@
  * and readings. It recovers from every error by itself, first inside hls.js, then with a new instance, and goes on
  * trying until `unload`. It knows nothing of the API and never touches the page around the video.
  */
-import Hls, { ErrorTypes, Events, type ErrorData, type Level } from 'hls.js';
+import Hls, { ErrorDetails, ErrorTypes, Events, type ErrorData, type Level } from 'hls.js';
 import { backoffMs } from '../shared/backoff';
 import { hlsConfig } from './config';
 import { VideoRenditions, type VideoRendition } from './renditions';
@@ -73,6 +73,8 @@ export class Player {
   #movedSinceLoad = false;
   #stillSinceMs: number | null = null;
   #mediaErrorMs = Number.NEGATIVE_INFINITY;
+  /** Number of the chunk in a hole at which play was to begin, until media after it is there; null when it began elsewhere. */
+  #hole: number | null = null;
   /** Since when play is held back to fill the buffer after a long halt; null when it is not. */
   #heldSinceMs: number | null = null;
   /** The quality chosen by hand, by id so that it survives a new instance; null is automatic. */
@@ -198,6 +200,7 @@ export class Player {
     this.#drop();
     this.#movedSinceLoad = false;
     this.#stillSinceMs = null;
+    this.#hole = null;
     this.#release();
     if (Hls.isSupported()) {
       const hls = new Hls(hlsConfig);
@@ -212,6 +215,7 @@ export class Player {
           this.#onChange();
         });
       }
+      hls.on(Events.LEVEL_UPDATED, () => this.#leaveHole(hls));
       hls.on(Events.ERROR, (_event, data) => this.#handleError(hls, data));
       hls.attachMedia(this.video);
       hls.loadSource(url);
@@ -264,6 +268,10 @@ export class Player {
   #handleError(hls: Hls, data: ErrorData): void {
     if (hls !== this.hls) return;
     this.#note(`${data.fatal ? 'fatal ' : ''}${data.details}: ${data.error?.message ?? ''}`);
+    if (data.details === ErrorDetails.FRAG_GAP && !this.#movedSinceLoad && typeof data.frag?.sn === 'number') {
+      this.#hole = Math.max(this.#hole ?? 0, data.frag.sn);
+      this.#leaveHole(hls);
+    }
     if (!data.fatal) return;
     if (data.type === ErrorTypes.MEDIA_ERROR) {
       const now = performance.now();
@@ -284,6 +292,19 @@ export class Player {
       return;
     }
     this.#fail(data.details);
+  }
+
+  /**
+   * An encoder that came back leaves a hole in the playlist. hls.js jumps over one between two buffered pieces, but stands
+   * for ever where its start position lies in one: then play begins at the first chunk after it, once there is one.
+   */
+  #leaveHole(hls: Hls): void {
+    if (hls !== this.hls || this.#hole === null || this.#movedSinceLoad) return;
+    const hole = this.#hole;
+    const after = hls.latestLevelDetails?.fragments.find((fragment) => fragment.sn > hole && fragment.gap !== true);
+    if (after === undefined) return;
+    this.#hole = null;
+    hls.startLoad(after.start);
   }
 
   /** Counts a fatal error and makes a new start after a growing wait. The last picture stays until then. */
@@ -373,6 +394,11 @@ export class Player {
     if (this.stillMs < STUCK_MS) return;
     this.#stillSinceMs = null;
     this.#restartLater('stuck');
+  }
+
+  /** For a caller who knows that there is nothing new to play: a playhead that stands meanwhile is not stuck. */
+  excuse(): void {
+    this.#stillSinceMs = null;
   }
 
   #liveEdgeStart(): number {

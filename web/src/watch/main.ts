@@ -75,6 +75,8 @@ function drive(): void {
     player.load(`/hls/${encodeURIComponent(id)}/index.m3u8`);
   } else if (api === 'live') {
     player.nudge();
+  } else {
+    player.excuse();
   }
 }
 
