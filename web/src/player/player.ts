@@ -22,6 +22,9 @@ const STUCK_MS = 10_000;
 /** After a halt this long the media in between is lost, and play goes on at the edge with next to no buffer. */
 const LONG_STALL_MS = 3_000;
 
+/** A start in a hole is left after this: hls.js hangs when it is started anew while its first requests are on their way. */
+const HOLE_MS = 500;
+
 /** A second decoding error this soon after the first is not helped by the same remedy. */
 const MEDIA_ERROR_APART_MS = 5_000;
 
@@ -73,8 +76,8 @@ export class Player {
   #movedSinceLoad = false;
   #stillSinceMs: number | null = null;
   #mediaErrorMs = Number.NEGATIVE_INFINITY;
-  /** Number of the chunk in a hole at which play was to begin, until media after it is there; null when it began elsewhere. */
-  #hole: number | null = null;
+  /** The chunk in a hole at which play was to begin, until media after it is there; null when it began elsewhere. */
+  #hole: { chunk: number; atMs: number } | null = null;
   /** Since when play is held back to fill the buffer after a long halt; null when it is not. */
   #heldSinceMs: number | null = null;
   /** The quality chosen by hand, by id so that it survives a new instance; null is automatic. */
@@ -215,7 +218,6 @@ export class Player {
           this.#onChange();
         });
       }
-      hls.on(Events.LEVEL_UPDATED, () => this.#leaveHole(hls));
       hls.on(Events.ERROR, (_event, data) => this.#handleError(hls, data));
       hls.attachMedia(this.video);
       hls.loadSource(url);
@@ -269,8 +271,7 @@ export class Player {
     if (hls !== this.hls) return;
     this.#note(`${data.fatal ? 'fatal ' : ''}${data.details}: ${data.error?.message ?? ''}`);
     if (data.details === ErrorDetails.FRAG_GAP && !this.#movedSinceLoad && typeof data.frag?.sn === 'number') {
-      this.#hole = Math.max(this.#hole ?? 0, data.frag.sn);
-      this.#leaveHole(hls);
+      this.#hole = { chunk: Math.max(this.#hole?.chunk ?? 0, data.frag.sn), atMs: performance.now() };
     }
     if (!data.fatal) return;
     if (data.type === ErrorTypes.MEDIA_ERROR) {
@@ -298,10 +299,16 @@ export class Player {
    * An encoder that came back leaves a hole in the playlist. hls.js jumps over one between two buffered pieces, but stands
    * for ever where its start position lies in one: then play begins at the first chunk after it, once there is one.
    */
-  #leaveHole(hls: Hls): void {
-    if (hls !== this.hls || this.#hole === null || this.#movedSinceLoad) return;
-    const hole = this.#hole;
-    const after = hls.latestLevelDetails?.fragments.find((fragment) => fragment.sn > hole && fragment.gap !== true);
+  #maybeLeaveHole(nowMs: number): void {
+    const { hls } = this;
+    if (hls === null || this.#hole === null) return;
+    if (this.#movedSinceLoad || this.video.buffered.length > 0) {
+      this.#hole = null;
+      return;
+    }
+    const { chunk, atMs } = this.#hole;
+    if (nowMs - atMs < HOLE_MS) return;
+    const after = hls.latestLevelDetails?.fragments.find((fragment) => fragment.sn > chunk && fragment.gap !== true);
     if (after === undefined) return;
     this.#hole = null;
     hls.startLoad(after.start);
@@ -347,6 +354,7 @@ export class Player {
     }
     if (stalledBefore && !stallMeter.stalled && (stallMeter.stalls.at(-1)?.durationMs ?? 0) >= LONG_STALL_MS) this.#hold(nowMs);
     this.#maybeRelease(nowMs);
+    this.#maybeLeaveHole(nowMs);
     if (stalledBefore !== stallMeter.stalled || playedBefore !== stallMeter.played) this.#onChange();
 
     const stuck = this.#url !== null && this.#wantsPlay && !this.blocked && (this.motion === 'still' || this.motion === 'loading');
