@@ -158,7 +158,6 @@ impl Broadcast {
             let mut track = this.track(rendition.clone(), first.k);
             track.inits = of.map(|(_, hash, bytes)| (hash.clone(), bytes.clone())).collect();
             let mut list = this.list(first.k);
-            let push = |list: &mut List, entry| list.append(entry).expect("slots are consecutive");
             for slot in &slots {
                 let stored = chunks.iter().find(|c| c.k == slot.k && !slot.gap);
                 let part = stored.and_then(|c| c.renditions.iter().find(|r| r.rendition == rendition.name));
@@ -172,7 +171,7 @@ impl Broadcast {
                     wall: slot.wall,
                     init: part.map_or("", |p| p.init.as_str()).into(),
                 };
-                push(&mut list, entry);
+                list.append(entry).expect("slots are consecutive");
             }
             track.next = slots.last().expect("there is a first").k + 1;
             track.list = Some(list);

@@ -59,7 +59,6 @@ impl Task {
         self.run = Some(Run {
             video: None,
             audio_config: None,
-            mode: None,
             source: None,
             audio: None,
             granted: granted.filter(|g| !g.rungs.is_empty()),

@@ -50,7 +50,6 @@ impl Task {
     pub(super) fn decide(&mut self, mode: Mode, target: u32) {
         let Some(run) = &mut self.run else { return };
         let broadcast = self.broadcast.as_mut().expect("a run belongs to a broadcast");
-        run.mode = Some(mode);
         broadcast.decide(mode, target);
         match mode {
             Mode::Follow => {

@@ -102,7 +102,6 @@ struct Run {
     epoch: Epoch,
     video: Option<VideoConfig>,
     audio_config: Option<AudioConfig>,
-    mode: Option<Mode>,
     source: Option<Chunker>,
     audio: Option<Chunker>,
     /// What to encode, until the first mark starts the transcoder.
