@@ -10,18 +10,48 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     process::{Child, Command},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use weir::rtmp::{
     Code, Config, Reason, Refusal,
     flv::{Metadata, Tag},
-    server::{Accepted, Ended, Publication, PublishRequest, Publishers, Server, publication, raise_fd_limit},
+    server::{Accepted, Ended, PublishRequest, Publishers, Server, Sink, raise_fd_limit},
 };
 
 /// Generous: the machine may be busy. Nothing waits this long when all is well.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the server gave of one publish. At most eight tags wait in between; then the encoder does.
+struct Publication {
+    tags: mpsc::Receiver<Tag>,
+    /// Ready once `tags` has given `None`.
+    ended: oneshot::Receiver<Ended>,
+    /// Ends the publish as when a newer session takes over.
+    stop: CancellationToken,
+}
+
+struct Pipe {
+    tags: mpsc::Sender<Tag>,
+    ended: oneshot::Sender<Ended>,
+}
+
+#[async_trait]
+impl Sink for Pipe {
+    async fn take(&mut self, tags: Vec<Tag>) -> Result<(), Refusal> {
+        for tag in tags {
+            let gone = |_| Refusal::new(Code::Rejected, "the server ended this publish");
+            self.tags.send(tag).await.map_err(gone)?;
+        }
+        Ok(())
+    }
+
+    async fn end(self: Box<Self>, ended: Ended) {
+        // Some tests do not ask.
+        let _ = self.ended.send(ended);
+    }
+}
 
 /// Accepts every key but `wrong` and `slow`.
 struct Door {
@@ -37,9 +67,12 @@ impl Publishers for Door {
         if request.stream_key.expose() == "slow" {
             std::future::pending::<()>().await;
         }
-        let (accepted, publication) = publication(8);
+        let ((tags_in, tags), (ended_in, ended)) = (mpsc::channel(8), oneshot::channel());
+        let stop = CancellationToken::new();
+        let publication = Publication { tags, ended, stop: stop.clone() };
         self.opened.send((request, publication)).await.expect("the test listens");
-        Ok(accepted)
+        let words = Refusal::new(Code::Rejected, "a newer session took over");
+        Ok(Accepted { sink: Box::new(Pipe { tags: tags_in, ended: ended_in }), stop, words })
     }
 }
 
@@ -247,7 +280,7 @@ async fn a_stopped_publisher_is_told_and_closed() {
     let mut fixture = Fixture::new(Config::default()).await;
     let mut raw = RawPublisher::live(fixture.address, "alice").await;
     let (_, mut publication) = fixture.opened().await;
-    publication.stopper.stop(Refusal::new(Code::Rejected, "a newer session took over"));
+    publication.stop.cancel();
     assert_eq!(all_tags(&mut publication).await, []);
     assert_eq!(publication.ended.try_recv(), Ok(Ended::Lost(Reason::Stopped)));
     let told = raw.rest().await;

@@ -94,7 +94,7 @@ impl Clip {
 }
 
 /// Where clips are kept.
-fn folder() -> PathBuf {
+pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench")
 }
 

@@ -1,7 +1,7 @@
 //! From RTMP publishers to lines: asks who may publish, runs each session's timeline, feeds the line.
 //!
-//! [`Ingest`] answers `rtmp::server`'s publish requests; a `session` task per publisher turns FLV tags into marked
-//! packets. It holds no socket and no store: whether a key is good is asked of the [`Gate`].
+//! [`Ingest`] answers `rtmp::server`'s publish requests; a `session` per publisher, driven by its connection, turns FLV tags
+//! into marked packets. It holds no socket and no store: whether a key is good is asked of the [`Gate`].
 
 use std::sync::Arc;
 
@@ -16,13 +16,10 @@ use crate::{
     line::{Lines, StreamSettings},
     rtmp::{
         Code, Refusal, StreamKey,
-        server::{Accepted, PublishRequest, Publishers, publication},
+        server::{Accepted, PublishRequest, Publishers},
     },
 };
-use session::Ended;
-
-/// FLV tags that may wait for a session's timeline; when full the socket is not read. Some 3 s of 30 fps with audio.
-const TAGS: usize = 256;
+use session::{Ended, Session};
 
 /// A publisher that may go on.
 #[derive(Debug)]
@@ -67,18 +64,8 @@ impl Publishers for Ingest {
         let feed = self.lines.attach(&stream, settings, fenced.clone()).await;
         let feed = feed.map_err(|_| Refusal::new(Code::Rejected, "this server is stopping; try again in a moment"))?;
         info!(%stream, peer = %request.peer, encoder = %request.encoder, "publisher connected");
-        let (accepted, publication) = publication(TAGS);
-        let chunk_ms = self.chunk_ms;
-        self.sessions.spawn(async move {
-            let ended = tokio::select! {
-                ended = session::run(&stream, &feed, chunk_ms, publication.tags, publication.ended) => ended,
-                () = fenced.cancelled() => Ended::Fenced,
-            };
-            info!(%stream, %ended, "publisher gone");
-            feed.detach().await;
-            // Whatever ended the session ends its connection, with words.
-            publication.stopper.stop(Refusal::new(Code::Rejected, ended.to_string()));
-        });
-        Ok(accepted)
+        let session = Session::new(stream, feed, self.chunk_ms, self.sessions.token());
+        let words = Refusal::new(Code::Rejected, Ended::Fenced.to_string());
+        Ok(Accepted { sink: Box::new(session), stop: fenced, words })
     }
 }

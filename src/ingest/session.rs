@@ -2,17 +2,22 @@
 
 use std::fmt;
 
-use tokio::sync::{mpsc, oneshot};
-use tracing::{debug, warn};
+use async_trait::async_trait;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::{debug, info, warn};
 
 use crate::{
     id::StreamId,
     line::{Begin, Feed, Fenced},
     media::{
-        AudioConfig, VideoConfig,
+        AudioConfig, Message, VideoConfig,
         timeline::{Config, Input, Output, Timeline},
     },
-    rtmp::{Reason, flv::Tag, server},
+    rtmp::{
+        Code, Reason, Refusal,
+        flv::Tag,
+        server::{self, Sink},
+    },
 };
 
 /// Why a session ended.
@@ -38,55 +43,68 @@ impl fmt::Display for Ended {
     }
 }
 
-/// Runs until the publisher is gone, is fenced, or sends what cannot be used.
-pub async fn run(
-    stream: &StreamId,
-    feed: &Feed,
-    chunk_ms: u32,
-    mut tags: mpsc::Receiver<Tag>,
-    connection: oneshot::Receiver<server::Ended>,
-) -> Ended {
-    let mut session = Session {
-        stream,
-        feed,
-        // Whether to encode is known when the line has seen the video's size.
-        timeline: Timeline::new(Config { chunk_ms, encode: true }),
-        video: None,
-        audio: None,
-    };
-    let ended = loop {
-        let Some(tag) = tags.recv().await else {
-            break match connection.await {
-                Ok(server::Ended::Lost(Reason::Media(why))) => Ended::Refused(why.to_string()),
-                _ => Ended::Gone,
-            };
-        };
-        if let Err(ended) = session.tag(tag).await {
-            break ended;
-        }
-    };
-    if matches!(ended, Ended::Gone) {
-        // The open chunk is ended where its media ends. What was refused before it began must not begin by its end.
-        let _ = session.timeline.handle(Input::End);
-    }
-    if !matches!(ended, Ended::Fenced)
-        && let Err(why) = session.forward().await
-    {
-        debug!(%stream, %why, "the line was gone before the session's end");
-    }
-    ended
-}
-
-struct Session<'a> {
-    stream: &'a StreamId,
-    feed: &'a Feed,
+/// From the accepted publish to its end.
+pub struct Session {
+    stream: StreamId,
+    feed: Feed,
     timeline: Timeline,
     video: Option<VideoConfig>,
     audio: Option<AudioConfig>,
+    /// Why the session's media are taken no more.
+    over: Option<Ended>,
+    _running: TaskTrackerToken,
 }
 
-impl Session<'_> {
-    async fn tag(&mut self, tag: Tag) -> Result<(), Ended> {
+#[async_trait]
+impl Sink for Session {
+    async fn take(&mut self, tags: Vec<Tag>) -> Result<(), Refusal> {
+        let taken = self.tags(tags).await;
+        taken.map_err(|ended| {
+            let words = Refusal::new(Code::Rejected, ended.to_string());
+            self.over = Some(ended);
+            words
+        })
+    }
+
+    async fn end(mut self: Box<Self>, ended: server::Ended) {
+        let ended = self.over.take().unwrap_or(match ended {
+            server::Ended::Lost(Reason::Media(why)) => Ended::Refused(why.to_string()),
+            server::Ended::Lost(Reason::Stopped) => Ended::Fenced,
+            _ => Ended::Gone,
+        });
+        if matches!(ended, Ended::Gone) {
+            // The open chunk is ended where its media ends. What was refused before it began must not begin by its end.
+            let _ = self.timeline.handle(Input::End);
+        }
+        if !matches!(ended, Ended::Fenced)
+            && let Err(why) = self.finish().await
+        {
+            debug!(stream = %self.stream, %why, "the line was gone before the session's end");
+        }
+        info!(stream = %self.stream, %ended, "publisher gone");
+        self.feed.detach().await;
+    }
+}
+
+impl Session {
+    /// Begins a session of `stream`. `running` is held to its end.
+    pub fn new(stream: StreamId, feed: Feed, chunk_ms: u32, running: TaskTrackerToken) -> Self {
+        // Whether to encode is known when the line has seen the video's size.
+        let timeline = Timeline::new(Config { chunk_ms, encode: true });
+        Self { stream, feed, timeline, video: None, audio: None, over: None, _running: running }
+    }
+
+    async fn tags(&mut self, tags: Vec<Tag>) -> Result<(), Ended> {
+        let mut messages = Vec::with_capacity(tags.len());
+        for tag in tags {
+            self.tag(tag)?;
+            self.forward(&mut messages).await?;
+        }
+        self.send(&mut messages).await
+    }
+
+    /// Gives a tag to the timeline.
+    fn tag(&mut self, tag: Tag) -> Result<(), Ended> {
         let input = match tag {
             Tag::VideoConfig(avcc) => {
                 let config = VideoConfig::parse(avcc).map_err(|why| Ended::Refused(why.to_string()))?;
@@ -106,26 +124,40 @@ impl Session<'_> {
             }
             Tag::VideoEnd => return Ok(()),
         };
-        self.timeline.handle(input).map_err(|why| Ended::Refused(why.to_string()))?;
-        self.forward().await
+        self.timeline.handle(input).map_err(|why| Ended::Refused(why.to_string()))
     }
 
-    /// Sends what the timeline has to say.
-    async fn forward(&mut self) -> Result<(), Ended> {
+    async fn finish(&mut self) -> Result<(), Ended> {
+        let mut messages = Vec::new();
+        self.forward(&mut messages).await?;
+        self.send(&mut messages).await
+    }
+
+    /// Does what the timeline has to say; messages are collected, and sent before all else.
+    async fn forward(&mut self, messages: &mut Vec<Message>) -> Result<(), Ended> {
         while let Some(output) = self.timeline.poll() {
             match output {
-                Output::Message(message) => self.feed.send(message).await?,
+                Output::Message(message) => messages.push(message),
                 Output::NeedEpoch { reason, next } => {
+                    self.send(messages).await?;
                     let begin = Begin { reason, next, video: self.video.clone(), audio: self.audio.clone() };
                     let begun = self.feed.begin(begin).await?;
                     self.timeline.set_encode(begun.encode);
                     self.timeline.begin(begun.epoch);
                 }
                 Output::Warning(warning) => {
+                    self.send(messages).await?;
                     warn!(stream = %self.stream, code = warning.code(), "{warning}");
                     self.feed.warn(warning).await?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    async fn send(&self, messages: &mut Vec<Message>) -> Result<(), Ended> {
+        if !messages.is_empty() {
+            self.feed.send(std::mem::take(messages)).await?;
         }
         Ok(())
     }

@@ -37,9 +37,10 @@ use crate::{
 };
 use task::{Command, Inputs, Task};
 
-/// Feed items that may wait for a line. When it is full the session stops reading its socket: TCP pushes back to the
-/// encoder. A line empties it in microseconds; 512 items are some 6 s of media for the rare long store answer.
-const FEED: usize = 512;
+/// Feed items that may wait for a line, each what one read of a socket gave. When it is full the session stops reading its
+/// socket: TCP pushes back to the encoder. A line empties it in microseconds; 256 items are some 6 s of media for the
+/// rare long store answer.
+const FEED: usize = 256;
 /// Encoded packets that may wait for a line; when full the transcoder waits.
 const EVENTS: usize = 512;
 /// Answers of the store that may wait; when full they are dropped, which costs memory for one window, not correctness.
@@ -232,8 +233,9 @@ impl Feed {
         answer.await.map_err(|_| Fenced)?
     }
 
-    pub async fn send(&self, message: Message) -> Result<(), Fenced> {
-        self.command(Command::Media { session: self.session, message }).await
+    /// Sends messages that came together, in order.
+    pub async fn send(&self, messages: Vec<Message>) -> Result<(), Fenced> {
+        self.command(Command::Media { session: self.session, messages }).await
     }
 
     /// Tells the streamer something, by log, API and watch page.

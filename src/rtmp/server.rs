@@ -1,7 +1,7 @@
 //! The socket of RTMP: accepts connections, drives one [`Session`] on each, hands media on.
 //!
-//! One task per connection; it owns the session and the socket. A full sink stops the reading of its socket, so the encoder
-//! feels backpressure and nothing queues. Connections that do not publish are counted in one registry, which closes the
+//! One task per connection; it owns the session and the socket, and drives the publisher's [`Sink`]. A sink that takes its time
+//! stops the reading of its socket, so the encoder feels backpressure and nothing queues. Connections that do not publish are counted in one registry, which closes the
 //! oldest when there are too many or when file descriptors run out. A connection that was silent so far holds no
 //! buffer. Never looks at a stream key.
 
@@ -10,7 +10,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -21,7 +21,6 @@ use bytes::{Bytes, BytesMut};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::{mpsc, oneshot},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -37,8 +36,10 @@ use crate::time::{Timestamp, now};
 const READ_BEFORE_AUTH: usize = 4 << 10;
 /// A frame or so; larger reads gain nothing.
 const READ_AFTER_AUTH: usize = 64 << 10;
+/// Tags that are handed on together at most.
+const TAGS_MAX: usize = 64;
 /// How long a publisher's bytes are collected. All publishers are read at the same moments.
-const PACE: Duration = Duration::from_millis(25);
+const PACE: Duration = Duration::from_millis(40);
 /// How long a peer that was told why it is closed has to read it.
 const LINGER: Duration = Duration::from_secs(1);
 /// How long all connections together have to end after a shutdown.
@@ -62,6 +63,17 @@ pub trait Publishers: Send + Sync + 'static {
     async fn publish(&self, request: PublishRequest) -> Result<Accepted, Refusal>;
 }
 
+/// Takes what one publisher sends. Driven by the connection's own task.
+#[async_trait]
+pub trait Sink: Send + Sync {
+    /// Takes what came together, in order. The socket is not read meanwhile, so the encoder waits. A refusal ends the
+    /// connection with its words. Dropped before it is done only when [`Accepted::stop`] fires.
+    async fn take(&mut self, tags: Vec<Tag>) -> Result<(), Refusal>;
+
+    /// The publish is over; nothing comes after it.
+    async fn end(self: Box<Self>, ended: Ended);
+}
+
 /// How a publish ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
@@ -71,50 +83,13 @@ pub enum Ended {
     Lost(Reason),
 }
 
-/// The connection's end of an accepted publish. Made by [`publication`].
-#[derive(Debug)]
+/// A publish that may begin.
 pub struct Accepted {
-    pub sink: mpsc::Sender<Tag>,
+    pub sink: Box<dyn Sink>,
     /// Ends the connection.
     pub stop: CancellationToken,
     /// What to tell the streamer when `stop` fires.
-    pub words: Arc<OnceLock<Refusal>>,
-    /// Told how it ended, before `sink` is dropped.
-    pub ended: oneshot::Sender<Ended>,
-}
-
-/// The caller's end of an accepted publish. Dropping `tags` ends the connection.
-#[derive(Debug)]
-pub struct Publication {
-    /// What the encoder sends, to the last tag; then `None`.
-    pub tags: mpsc::Receiver<Tag>,
-    /// Ready once `tags` has given `None`.
-    pub ended: oneshot::Receiver<Ended>,
-    pub stopper: Stopper,
-}
-
-/// Ends a publish from anywhere.
-#[derive(Debug, Clone)]
-pub struct Stopper {
-    stop: CancellationToken,
-    words: Arc<OnceLock<Refusal>>,
-}
-
-impl Stopper {
-    /// Tells the streamer why and closes the connection. The first words win.
-    pub fn stop(&self, words: Refusal) {
-        let _ = self.words.set(words);
-        self.stop.cancel();
-    }
-}
-
-/// Makes the two ends of an accepted publish. At most `capacity` tags wait in between; when it is full the encoder waits.
-pub fn publication(capacity: usize) -> (Accepted, Publication) {
-    let (sink, tags) = mpsc::channel(capacity);
-    let (ended_sender, ended) = oneshot::channel();
-    let stopper = Stopper { stop: CancellationToken::new(), words: Arc::default() };
-    let accepted = Accepted { sink, stop: stopper.stop.clone(), words: stopper.words.clone(), ended: ended_sender };
-    (accepted, Publication { tags, ended, stopper })
+    pub words: Refusal,
 }
 
 /// The accept loop.
@@ -298,18 +273,6 @@ struct Publishing<'a> {
     _seat: Seat<'a>,
 }
 
-impl Publishing<'_> {
-    fn end(self, ended: Ended) {
-        // Nobody need be waiting for it.
-        let _ = self.accepted.ended.send(ended);
-    }
-
-    fn stop_words(&self) -> Refusal {
-        let words = self.accepted.words.get().cloned();
-        words.unwrap_or_else(|| Refusal::new(Code::Rejected, "the server ended this publish"))
-    }
-}
-
 struct Connection<'a, P> {
     socket: TcpStream,
     peer: SocketAddr,
@@ -333,7 +296,7 @@ impl<'a, P: Publishers> Connection<'a, P> {
         let (mut reason, told) = self.serve().await;
         if let Some(publishing) = self.publishing.take() {
             tracing::info!(peer = %self.peer, %reason, "publisher lost");
-            publishing.end(Ended::Lost(reason.clone()));
+            publishing.accepted.sink.end(Ended::Lost(reason.clone())).await;
         } else if let Reason::ConnectionLost(_) = reason {
             // Encoders go without reading our farewell, which resets the connection: nothing was lost.
             reason = Reason::PeerClosed;
@@ -348,8 +311,21 @@ impl<'a, P: Publishers> Connection<'a, P> {
     async fn serve(&mut self) -> (Reason, bool) {
         loop {
             let mut told = false;
+            let mut tags = Vec::new();
             while let Some(output) = self.session.poll() {
+                let output = match output {
+                    Output::Media(tag) if tags.len() < TAGS_MAX => {
+                        tags.push(tag);
+                        continue;
+                    }
+                    output => output,
+                };
+                self.pass_on(&mut tags).await;
                 let result = match output {
+                    Output::Media(tag) => {
+                        tags.push(tag);
+                        Ok(())
+                    }
                     Output::Send(bytes) => {
                         told = true;
                         self.write(bytes).await
@@ -358,12 +334,8 @@ impl<'a, P: Publishers> Connection<'a, P> {
                         self.publish(PublishRequest { app, stream_key, encoder, peer: self.peer }).await;
                         Ok(())
                     }
-                    Output::Media(tag) => {
-                        self.pass_on(tag).await;
-                        Ok(())
-                    }
                     Output::Unpublished => {
-                        self.unpublished();
+                        self.unpublished().await;
                         Ok(())
                     }
                     Output::Close(reason) => return (reason, told),
@@ -371,6 +343,9 @@ impl<'a, P: Publishers> Connection<'a, P> {
                 if let Err(reason) = result {
                     return (reason, false);
                 }
+            }
+            if self.pass_on(&mut tags).await {
+                continue;
             }
             match self.next_input().await {
                 Ok(input) => self.session.handle(now(), input),
@@ -473,24 +448,27 @@ impl<'a, P: Publishers> Connection<'a, P> {
         self.session.handle(now(), input);
     }
 
-    /// Waits for room in the sink; the socket is not read meanwhile.
-    async fn pass_on(&mut self, tag: Tag) {
-        let Some(publishing) = &self.publishing else { return };
-        let input = tokio::select! {
+    /// Gives the sink what was collected; the socket is not read meanwhile. Tells whether the session was told to stop.
+    async fn pass_on(&mut self, tags: &mut Vec<Tag>) -> bool {
+        let tags = std::mem::take(tags);
+        let Some(publishing) = self.publishing.as_mut().filter(|_| !tags.is_empty()) else { return false };
+        let Accepted { sink, stop, words } = &mut publishing.accepted;
+        let words = tokio::select! {
             biased;
-            input = ended(&self.shared.shutdown, None, Some(publishing)) => input,
-            sent = publishing.accepted.sink.send(tag) => match sent {
-                Ok(()) => return,
-                Err(_) => Input::Stop(Reason::Stopped, Some(publishing.stop_words())),
+            () = stop.cancelled() => words.clone(),
+            taken = sink.take(tags) => match taken {
+                Ok(()) => return false,
+                Err(words) => words,
             },
         };
-        self.session.handle(now(), input);
+        self.session.handle(now(), Input::Stop(Reason::Stopped, Some(words)));
+        true
     }
 
-    fn unpublished(&mut self) {
+    async fn unpublished(&mut self) {
         if let Some(publishing) = self.publishing.take() {
             tracing::info!(peer = %self.peer, "publisher ended its stream");
-            publishing.end(Ended::Unpublished);
+            publishing.accepted.sink.end(Ended::Unpublished).await;
             set_low_water(&self.socket, 1);
             self.place = Some(self.shared.half_open.enter());
         }
@@ -551,7 +529,7 @@ async fn ended(shutdown: &CancellationToken, place: Option<&Place>, publishing: 
     };
     tokio::select! {
         biased;
-        () = stopped => Input::Stop(Reason::Stopped, publishing.map(Publishing::stop_words)),
+        () = stopped => Input::Stop(Reason::Stopped, publishing.map(|publishing| publishing.accepted.words.clone())),
         () = evicted => Input::Stop(Reason::HalfOpenFull, None),
         () = shutdown.cancelled() => Input::Stop(Reason::Shutdown, None),
     }

@@ -7,7 +7,8 @@
 
 use std::{
     fs::{self, File},
-    path::Path,
+    io,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,10 +17,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use object_store::{
-    ObjectStore, ObjectStoreExt, PutPayload, RenameOptions, local::LocalFileSystem, path::Path as Name,
-};
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use super::{Blobs, Error, Result, plain};
 
@@ -32,7 +30,7 @@ const UNDER_WAY: usize = 16;
 
 /// A folder of blobs.
 pub struct Folder {
-    files: LocalFileSystem,
+    dir: PathBuf,
     staged: AtomicU64,
     under_way: Arc<Semaphore>,
     _lock: File,
@@ -45,7 +43,7 @@ impl Folder {
     /// [`Error::Unavailable`] when it cannot be written or another process has it open.
     pub fn open(dir: &Path) -> Result<Self> {
         let failed = |what: String| Error::Unavailable(format!("blob folder {}: {what}", dir.display()));
-        let io = |error: std::io::Error| failed(plain(&error));
+        let io = |error: io::Error| failed(plain(&error));
         let staging = dir.join(STAGING);
         fs::create_dir_all(&staging).map_err(io)?;
         let lock = File::create(dir.join(LOCK)).map_err(io)?;
@@ -56,71 +54,78 @@ impl Folder {
         for left_over in fs::read_dir(&staging).map_err(io)? {
             fs::remove_file(left_over.map_err(io)?.path()).map_err(io)?;
         }
-        let files = LocalFileSystem::new_with_prefix(dir).map_err(|error| failed(error.to_string()))?;
-        Ok(Self { files, staged: AtomicU64::new(0), under_way: Arc::new(Semaphore::new(UNDER_WAY)), _lock: lock })
+        let under_way = Arc::new(Semaphore::new(UNDER_WAY));
+        Ok(Self { dir: dir.to_owned(), staged: AtomicU64::new(0), under_way, _lock: lock })
     }
 }
 
 #[async_trait]
 impl Blobs for Folder {
     async fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
-        let name = legal(name)?;
-        let permit = self.under_way.clone().acquire_owned().await.expect("never closed");
+        let path = self.dir.join(legal(name)?);
         let number = self.staged.fetch_add(1, Ordering::Relaxed);
-        let staged = Name::from_iter([STAGING, &number.to_string()]);
-        let files = self.files.clone();
-        // A task of its own: a caller that goes away leaves nothing half done.
-        let task = tokio::spawn(async move {
-            let _permit = permit;
-            let put = async {
-                files.put(&staged, PutPayload::from_bytes(bytes)).await?;
-                files.rename_opts(&staged, &name, RenameOptions::default()).await
-            };
-            let put = put.await;
+        let staged = self.dir.join(STAGING).join(number.to_string());
+        self.work(name, move || {
+            let put = fs::write(&staged, bytes).and_then(|()| place(&staged, &path));
             if put.is_err() {
                 // Most often it was never made.
-                let _ = files.delete(&staged).await;
+                let _ = fs::remove_file(&staged);
             }
-            put.map_err(|error| meaning(&name, error))
-        });
-        task.await.unwrap_or_else(|error| Err(Error::Unavailable(format!("a write ended early: {error}"))))
+            put
+        })
+        .await
     }
 
     async fn get(&self, name: &str) -> Result<Bytes> {
-        let name = legal(name)?;
-        let _permit = self.under_way.acquire().await.expect("never closed");
-        let get = async { self.files.get(&name).await?.bytes().await };
-        get.await.map_err(|error| meaning(&name, error))
+        let path = self.dir.join(legal(name)?);
+        let read = self.work(name, move || match fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => read.map(Some),
+        });
+        read.await?.map(Bytes::from).ok_or(Error::NotFound)
+    }
+}
+
+impl Folder {
+    /// Does file work on a thread that may wait. It is done to its end even when the caller goes away.
+    async fn work<T: Send + 'static>(
+        &self,
+        name: &str,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let permit = self.under_way.clone().acquire_owned().await.expect("never closed");
+        let done = spawn_blocking(move || {
+            let _permit = permit;
+            work()
+        });
+        match done.await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => Err(Error::Unavailable(format!("{name}: {}", plain(&error)))),
+            Err(error) => Err(Error::Unavailable(format!("{name}: the work ended early: {error}"))),
+        }
+    }
+}
+
+/// Renames a file, making the folders of its new name as needed: only the first in a folder pays for them.
+fn place(staged: &Path, path: &Path) -> io::Result<()> {
+    match fs::rename(staged, path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(path.parent().expect("within the folder"))?;
+            fs::rename(staged, path)
+        }
+        renamed => renamed,
     }
 }
 
 /// Takes a name whose parts are what ids and numbers can make: no part is empty, starts with a dot or holds what a file
 /// system or shell would take for more than a letter.
-fn legal(name: &str) -> Result<Name> {
+fn legal(name: &str) -> Result<&str> {
     let letter = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
     let part = |part: &str| {
         let bytes = part.as_bytes();
         (1..=200).contains(&bytes.len()) && letter(bytes[0]) && bytes.iter().all(|&c| letter(c) || b"-_.".contains(&c))
     };
-    if name.split('/').all(part) {
-        Name::parse(name).map_err(|_| Error::BadName(name.into()))
-    } else {
-        Err(Error::BadName(name.chars().take(200).collect()))
-    }
-}
-
-fn meaning(name: &Name, error: object_store::Error) -> Error {
-    if matches!(error, object_store::Error::NotFound { .. }) {
-        return Error::NotFound;
-    }
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<std::io::Error>() {
-            return Error::Unavailable(format!("{name}: {}", plain(error)));
-        }
-        cause = error.source();
-    }
-    Error::Unavailable(format!("{name}: {error}"))
+    if name.split('/').all(part) { Ok(name) } else { Err(Error::BadName(name.chars().take(200).collect())) }
 }
 
 #[cfg(test)]
@@ -136,7 +141,7 @@ mod tests {
             assert!(matches!(legal(bad), Err(Error::BadName(_))), "{bad}");
         }
         for good in ["a", "alice/01b/720p/0/17.3.m4s", "alice/01b/audio/init-09af.mp4", "a_b-c/0"] {
-            assert_eq!(legal(good).expect("legal").as_ref(), good);
+            assert_eq!(legal(good).expect("legal"), good);
         }
     }
 

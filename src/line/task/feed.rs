@@ -7,7 +7,6 @@ use super::{
 
 impl Task {
     pub(super) fn media(&mut self, message: Message) {
-        self.heard = now();
         let Some(run) = &mut self.run else { return };
         // The end goes to the ring where every epoch ends.
         if !matches!(message, Message::End { .. }) {

@@ -75,7 +75,7 @@ pub enum Command {
     },
     Media {
         session: u64,
-        message: Message,
+        messages: Vec<Message>,
     },
     Warning {
         session: u64,
@@ -236,7 +236,10 @@ impl Task {
                 // A session that went away meanwhile detaches by itself.
                 let _ = reply.send(begun);
             }
-            Command::Media { session, message } if self.holds(session) => self.media(message),
+            Command::Media { session, messages } if self.holds(session) => {
+                self.heard = now();
+                messages.into_iter().for_each(|message| self.media(message));
+            }
             Command::Warning { session, warning } if self.holds(session) => {
                 if let Some(broadcast) = &mut self.broadcast {
                     broadcast.warn(warning);
