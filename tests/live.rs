@@ -46,6 +46,10 @@ fn default_obs_keyframes_still_give_two_second_chunks_on_every_rendition() {
     let node = Node::start(&[LADDER]);
     let video = "-g 250 -keyint_min 250 -sc_threshold 0 -bf 2 -b:v 600k";
     let _publisher = Publisher::test_picture(&node, "bob", "640x360", 30, video, "-b:a 96k -ar 44100", 40);
+    // Told at once, so that a page that waits asks again soon; and not yet among those that can be watched.
+    node.wait_stream("bob", "starting", |s| s["state"] == "starting");
+    let listed: serde_json::Value = serde_json::from_slice(&get(&node.url("/api/v1/streams?live=1")).body).unwrap();
+    assert_eq!(listed["streams"], serde_json::json!([]));
     let (state, mut client) = live(&node, "bob");
     assert_eq!(state["mode"], "reencode");
     assert_eq!(client.names(), ["180p", "360p", "audio"]);

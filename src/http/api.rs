@@ -38,7 +38,8 @@ pub fn routes() -> Router<Arc<App>> {
 #[derive(Debug, Serialize)]
 struct Stream {
     id: StreamId,
-    /// `live`, `away` (the encoder is gone and may come back) or `offline`.
+    /// `offline`, `starting` (an encoder is here, its first chunk is being made), `live`, or `away` (the encoder is gone and
+    /// may come back).
     state: &'static str,
     broadcast: Option<String>,
     started: Option<String>,
@@ -91,6 +92,7 @@ impl Stream {
     fn of(live: &Live) -> Self {
         let state = match live.state {
             // Nothing to play yet: players would get a 404.
+            LiveState::Live if live.multivariant.is_none() => "starting",
             _ if live.multivariant.is_none() => "offline",
             LiveState::Live => "live",
             LiveState::Away => "away",
@@ -158,7 +160,7 @@ async fn list(
 ) -> Result<Response, Problem> {
     if query.live == Some(1) {
         let live: Vec<_> =
-            app.lines.all().iter().map(|live| Stream::of(live)).filter(|s| s.state != "offline").collect();
+            app.lines.all().iter().map(|live| Stream::of(live)).filter(|s| matches!(s.state, "live" | "away")).collect();
         return Ok(public(&serde_json::json!({ "streams": live, "rtmp_port": app.rtmp_port })));
     }
     admin?;

@@ -157,7 +157,8 @@ impl Broadcast {
             let of = inits.iter().filter(|(name, ..)| *name == rendition.name);
             let mut track = this.track(rendition.clone(), first.k);
             track.inits = of.map(|(_, hash, bytes)| (hash.clone(), bytes.clone())).collect();
-            let mut list = this.list(first.k);
+            let before = this.grid.discontinuities_before(first.k);
+            let mut list = new_list(this.target, this.settings.window, before);
             for slot in &slots {
                 let stored = chunks.iter().find(|c| c.k == slot.k && !slot.gap);
                 let part = stored.and_then(|c| c.renditions.iter().find(|r| r.rendition == rendition.name));
@@ -417,11 +418,6 @@ impl Broadcast {
             shown,
             dirty: false,
         }
-    }
-
-    /// An empty list whose first chunk will be `first`.
-    fn list(&self, first: u64) -> List {
-        new_list(self.target, self.settings.window, self.grid.discontinuities_before(first))
     }
 
     /// Lists whatever can be listed, in order, on every rendition.

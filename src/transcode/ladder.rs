@@ -92,13 +92,6 @@ pub fn plan(entries: &[Entry], video: &VideoConfig, top: bool) -> Vec<Rung> {
     rungs
 }
 
-/// Lowers every rate to what the source itself spends: bits beyond it buy nothing.
-pub fn cap_to_source(rungs: &mut [Rung], source_kbps: u32) {
-    for rung in rungs {
-        rung.bitrate_kbps = rung.bitrate_kbps.min(source_kbps.max(100));
-    }
-}
-
 #[derive(Clone, Copy)]
 struct Picture {
     width: u32,
@@ -221,14 +214,6 @@ mod tests {
         let slow = plan(&entries, &video(1920, 1080, (1, 1), Some((30, 1))), false);
         assert!(slow.iter().all(|r| r.fps_max.is_none()), "a cap the source never reaches costs nothing");
         assert!(toml::from_str::<Top>("ladder = [{height=240,bitrate_kbps=300,heigth=3}]").is_err());
-    }
-
-    #[test]
-    fn rates_are_capped_by_the_source() {
-        let mut rungs = plan(&default_entries(), &video(1920, 1080, (1, 1), None), true);
-        cap_to_source(&mut rungs, 1000);
-        assert_eq!(rungs.iter().map(|r| r.bitrate_kbps).collect::<Vec<_>>(), [1000, 1000, 1000, 700, 250]);
-        assert_eq!(rungs[0].peak_kbps(2000), 1500);
     }
 
     proptest! {

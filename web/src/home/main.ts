@@ -31,7 +31,7 @@ let failures = 0;
 let answered = false;
 
 function draw(streams: Stream[], clockOffsetMs: number): void {
-  const live = streams.filter((stream) => stream.state !== 'offline');
+  const live = streams.filter((stream) => stream.state === 'live' || stream.state === 'away');
   const ids = new Set(live.map((stream) => stream.id));
   for (const [id, card] of shown) {
     if (ids.has(id)) continue;

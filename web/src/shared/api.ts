@@ -18,7 +18,7 @@ export interface Warning {
 
 export interface Stream {
   id: string;
-  state: 'live' | 'away' | 'offline';
+  state: 'offline' | 'starting' | 'live' | 'away';
   broadcast: string | null;
   /** ISO 8601, when the broadcast began. */
   started: string | null;
@@ -92,7 +92,7 @@ export function readStream(body: unknown): Stream | null {
   if (!isObject(body)) return null;
   const { id, state } = body;
   if (typeof id !== 'string') return null;
-  if (state !== 'live' && state !== 'away' && state !== 'offline') return null;
+  if (state !== 'offline' && state !== 'starting' && state !== 'live' && state !== 'away') return null;
   const mode = body['mode'];
   return {
     id,

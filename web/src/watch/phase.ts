@@ -8,7 +8,7 @@ export type Phase =
   | 'connecting'
   /** The stream exists and is not live. */
   | 'waiting'
-  /** Live, no picture yet. */
+  /** An encoder is there, no picture yet. */
   | 'starting'
   | 'live'
   /** The encoder is gone, the broadcast is kept open for it. */
@@ -30,6 +30,8 @@ export function phaseOf({ api, motion, seen }: Facts): Phase {
   switch (api) {
     case 'none':
       return 'connecting';
+    case 'starting':
+      return moving ? 'live' : 'starting';
     case 'live':
       return motion === 'moving' || motion === 'still' ? 'live' : 'starting';
     case 'away':
@@ -49,7 +51,7 @@ export function phaseOf({ api, motion, seen }: Facts): Phase {
  * screen has been played out; both have the same address.
  */
 export function shouldLoad(stream: Stream, loaded: string | null, motion: Motion): boolean {
-  if (stream.state === 'offline') return false;
+  if (stream.state === 'offline' || stream.state === 'starting') return false;
   if (motion === 'idle') return true;
   if (motion === 'ended') return true;
   return stream.broadcast !== loaded && motion !== 'moving';
@@ -85,6 +87,6 @@ export function words(phase: Phase, name: string): Words | null {
 /** Milliseconds until the API is asked again, by `random` in [0, 1): eager when something is about to change. */
 export function askAgainMs(api: Facts['api'], failures: number, hidden: boolean, random: number): number {
   if (api === 'unreachable') return backoffMs({ firstMs: 1_000, longestMs: 8_000 }, failures, random);
-  const waitMs = api === 'missing' ? 5_000 : hidden ? 15_000 : api === 'live' ? 4_000 : 1_000;
+  const waitMs = api === 'missing' ? 5_000 : hidden ? 15_000 : api === 'live' ? 4_000 : api === 'starting' ? 200 : 1_000;
   return backoffMs({ firstMs: waitMs, longestMs: waitMs }, 0, random);
 }

@@ -9,6 +9,9 @@ test('the phase follows the API, and what is buffered is played out first', () =
     // api, motion, seen, phase
     ['none', 'idle', false, 'connecting'],
     ['offline', 'idle', false, 'waiting'],
+    ['starting', 'idle', false, 'starting'],
+    ['starting', 'moving', true, 'live'],
+    ['starting', 'ended', true, 'starting'],
     ['live', 'idle', false, 'starting'],
     ['live', 'loading', false, 'starting'],
     ['live', 'moving', true, 'live'],
@@ -37,6 +40,7 @@ test('a playlist is loaded when there is one to load and never over a moving pic
   assert.equal(shouldLoad(stream('live', 'b1'), null, 'idle'), true);
   assert.equal(shouldLoad(stream('away', 'b1'), null, 'idle'), true);
   assert.equal(shouldLoad(stream('offline', null), null, 'idle'), false);
+  assert.equal(shouldLoad(stream('starting', 'b1'), null, 'idle'), false);
   assert.equal(shouldLoad(stream('live', 'b1'), 'b1', 'still'), false);
   assert.equal(shouldLoad(stream('live', 'b2'), 'b1', 'moving'), false);
   assert.equal(shouldLoad(stream('live', 'b2'), 'b1', 'still'), true);
@@ -52,13 +56,15 @@ test('every phase but live has words, and they name the stream', () => {
   assert.match(words('waiting', 'alice').title, /alice/);
 });
 
-test('the API is asked every two to five seconds, and less often when nobody looks or nobody answers', () => {
+test('the API is asked every second to every five, at once again while a stream starts, and less often when nobody looks or nobody answers', () => {
   for (const random of [0, 0.5, 0.999]) {
     for (const api of ['none', 'live', 'away', 'offline']) {
       const waitMs = askAgainMs(api, 0, false, random);
       assert.ok(waitMs >= 700 && waitMs <= 5_000, `${api}: ${waitMs}`);
     }
+    assert.ok(askAgainMs('starting', 0, false, random) <= 300);
     assert.ok(askAgainMs('live', 0, true, random) > 10_000);
+    assert.ok(askAgainMs('starting', 0, true, random) > 10_000);
     assert.ok(askAgainMs('unreachable', 50, false, random) <= 10_000);
   }
   assert.ok(askAgainMs('unreachable', 3, false, 0.5) > askAgainMs('unreachable', 1, false, 0.5));
