@@ -182,7 +182,7 @@ async fn write_for_ever(folder: &Path) {
                     say(format_args!("epoch {task} {epoch}"));
                     for k in epoch * 10..epoch * 10 + 10 {
                         let bytes = Bytes::from(vec![k as u8; 50_000]);
-                        blobs.put(&format!("{id}/{k}.{epoch}"), bytes).await.unwrap();
+                        blobs.put(&format!("{id}/{k}.{epoch}"), bytes.into()).await.unwrap();
                         meta.put_chunk(&id, &broadcast, chunk_row(k, epoch)).await.unwrap();
                         say(format_args!("chunk {task} {epoch} {k}"));
                     }

@@ -159,8 +159,13 @@ async fn list(
     admin: Result<Admin, Problem>,
 ) -> Result<Response, Problem> {
     if query.live == Some(1) {
-        let live: Vec<_> =
-            app.lines.all().iter().map(|live| Stream::of(live)).filter(|s| matches!(s.state, "live" | "away")).collect();
+        let live: Vec<_> = app
+            .lines
+            .all()
+            .iter()
+            .map(|live| Stream::of(live))
+            .filter(|s| matches!(s.state, "live" | "away"))
+            .collect();
         return Ok(public(&serde_json::json!({ "streams": live, "rtmp_port": app.rtmp_port })));
     }
     admin?;

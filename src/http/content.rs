@@ -1,13 +1,20 @@
 //! Bodies: playlists with ETag and gzip, media bytes with Range.
 
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
 use axum::{
     body::Body,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
+use http_body::{Frame, SizeHint};
 
-use crate::line::Text;
+use crate::{line::Text, media::Pieces};
 
 /// Bodies shorter than this are not worth compressing.
 const GZIP_MIN: usize = 200;
@@ -35,12 +42,12 @@ pub fn playlist(text: &Text, request: &HeaderMap, cache: &str) -> Response {
 }
 
 /// Answers with bytes that never change under their name; one range is honoured (RFC 9110 14).
-pub fn immutable(bytes: Bytes, content_type: &'static str, request: &HeaderMap) -> Response {
+pub fn immutable(bytes: Pieces, content_type: &'static str, request: &HeaderMap) -> Response {
     let total = bytes.len();
     let range = request.get(header::RANGE).and_then(|value| value.to_str().ok()).map(|text| range(text, total));
     let mut response = match range {
         Some(Range::Part(from, to)) => {
-            let mut part = Response::new(Body::from(bytes.slice(from..=to)));
+            let mut part = Response::new(body(bytes.slice(from..to + 1)));
             *part.status_mut() = StatusCode::PARTIAL_CONTENT;
             insert(part.headers_mut(), header::CONTENT_RANGE, &format!("bytes {from}-{to}/{total}"));
             part
@@ -50,13 +57,44 @@ pub fn immutable(bytes: Bytes, content_type: &'static str, request: &HeaderMap) 
             insert(none.headers_mut(), header::CONTENT_RANGE, &format!("bytes */{total}"));
             return none;
         }
-        Some(Range::Whole) | None => Response::new(Body::from(bytes)),
+        Some(Range::Whole) | None => Response::new(body(bytes)),
     };
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000, immutable"));
     response
+}
+
+fn body(bytes: Pieces) -> Body {
+    Body::new(InPieces { left: bytes.len() as u64, bytes, next: 0 })
+}
+
+/// A body that is sent piece by piece; its length is known.
+struct InPieces {
+    bytes: Pieces,
+    next: usize,
+    left: u64,
+}
+
+impl http_body::Body for InPieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let piece = self.bytes.get(self.next).cloned();
+        self.next += 1;
+        self.left -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
 }
 
 fn insert(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {

@@ -66,12 +66,12 @@ pub async fn file(
                 Some(bytes) => bytes,
                 None => app.archive.init(&stream, &broadcast, &rendition, hash).await.map_err(missing)?,
             };
-            Ok(content::immutable(bytes, media_type, &headers))
+            Ok(content::immutable(bytes.into(), media_type, &headers))
         }
         File::Chunk(k, epoch) => {
             let bytes = match shown.and_then(|shown| shown.chunk(k, epoch)) {
                 Some(bytes) => bytes,
-                None => app.archive.chunk(&stream, &broadcast, &rendition, k, epoch).await.map_err(missing)?,
+                None => app.archive.chunk(&stream, &broadcast, &rendition, k, epoch).await.map_err(missing)?.into(),
             };
             Ok(content::immutable(bytes, media_type, &headers))
         }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     id::{BroadcastId, Rendition, StreamId},
-    media::{Epoch, Mode, VIDEO_TIMESCALE, timeline::Warning},
+    media::{Epoch, Mode, Pieces, VIDEO_TIMESCALE, timeline::Warning},
     package::{
         Chunk, playlist,
         window::{Entry, List, Window},
@@ -58,7 +58,7 @@ struct Track {
     ready: BTreeMap<u64, Finished>,
     /// Epochs from which no further chunk of this rendition will come.
     done: BTreeSet<u64>,
-    chunks: Vec<(u64, u64, Bytes)>,
+    chunks: Vec<(u64, u64, Pieces)>,
     stored: BTreeSet<(u64, u64)>,
     inits: Vec<(Arc<str>, Bytes)>,
     /// Sum of bits and microseconds of what was listed.

@@ -28,7 +28,8 @@ fn broadcast() -> Broadcast {
 }
 
 fn chunk(name: &str, k: u64, epoch: u64, at: i64) -> Finished {
-    let chunk = Chunk { k, epoch, start: at, duration: D, timescale: VIDEO_TIMESCALE, bytes: Bytes::from_static(b"x") };
+    let chunk =
+        Chunk { k, epoch, start: at, duration: D, timescale: VIDEO_TIMESCALE, bytes: Bytes::from_static(b"x").into() };
     Finished { rendition: Rendition::new(name).unwrap(), chunk, init: "aa".into() }
 }
 

@@ -19,6 +19,7 @@ use tracing::{error, info};
 use super::grid::Slot;
 use crate::{
     id::{BroadcastId, Rendition, StreamId},
+    media::Pieces,
     store::{self, Blobs, BroadcastRow, ChunkRow, Meta, RenditionChunk, blob_name, health::Health, init_name},
 };
 
@@ -42,7 +43,7 @@ pub struct ChunkJob {
     /// Renditions that the chunk's epoch makes: the row is written at once when all are there.
     pub expected: usize,
     pub part: RenditionChunk,
-    pub bytes: Bytes,
+    pub bytes: Pieces,
 }
 
 #[derive(Debug)]
@@ -146,7 +147,7 @@ impl Writer {
         match job {
             Job::Init { broadcast, rendition, hash, bytes } => {
                 let name = init_name(&self.stream, &broadcast, &rendition, &hash);
-                self.put(&name, bytes, queue).await;
+                self.put(&name, bytes.into(), queue).await;
             }
             Job::Broadcast(row) => {
                 let meta = self.stores.meta.clone();
@@ -220,7 +221,7 @@ impl Writer {
         }
     }
 
-    async fn put(&self, name: &str, bytes: Bytes, queue: &mpsc::Receiver<Job>) -> bool {
+    async fn put(&self, name: &str, bytes: Pieces, queue: &mpsc::Receiver<Job>) -> bool {
         let blobs = self.stores.blobs.clone();
         self.persist(queue, || {
             let (blobs, name, bytes) = (blobs.clone(), name.to_owned(), bytes.clone());

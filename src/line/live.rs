@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     id::{BroadcastId, Rendition, StreamId},
-    media::{Mode, timeline::Warning},
+    media::{Mode, Pieces, timeline::Warning},
     package::{AudioVariant, Variant, Window, playlist},
     store::RenditionRow,
     time::UnixMs,
@@ -93,14 +93,14 @@ pub struct LiveRendition {
     /// Absent before the first chunk.
     pub playlist: Option<Arc<Text>>,
     /// Chunks that are in memory, by (k, epoch).
-    pub chunks: Vec<(u64, u64, Bytes)>,
+    pub chunks: Vec<(u64, u64, Pieces)>,
     /// Init segments in use, by hash.
     pub inits: Vec<(Arc<str>, Bytes)>,
 }
 
 impl LiveRendition {
     /// The bytes of chunk `k` as `epoch` wrote it, or as the valid epoch did when that one is not here.
-    pub fn chunk(&self, k: u64, epoch: u64) -> Option<Bytes> {
+    pub fn chunk(&self, k: u64, epoch: u64) -> Option<Pieces> {
         let mut of_k = self.chunks.iter().filter(|c| c.0 == k);
         let exact = of_k.clone().find(|c| c.1 == epoch);
         exact.or_else(|| of_k.next_back()).map(|c| c.2.clone())

@@ -11,11 +11,13 @@ use crate::{id::BroadcastId, time::UnixMs};
 pub mod avcc;
 pub mod codec;
 pub mod fuzz;
+pub mod pieces;
 pub mod ring;
 pub mod timeline;
 pub mod wire;
 
 pub use codec::{AudioConfig, VideoConfig};
+pub use pieces::Pieces;
 
 /// Ticks per second of video times, and of every time that belongs to no track (chunk starts): the usual MPEG clock,
 /// a whole multiple of RTMP's milliseconds.

@@ -12,7 +12,7 @@ use super::{
     Error, Init,
     cmaf::{self, Fragment, Sample},
 };
-use crate::media::{AudioConfig, Packet, Track, VIDEO_TIMESCALE, VideoConfig, rescale};
+use crate::media::{AudioConfig, Packet, Pieces, Track, VIDEO_TIMESCALE, VideoConfig, rescale};
 
 /// Longest chunk, seconds. TARGETDURATION is at most 10; more means that marks have stopped.
 const CHUNK_SECONDS_MAX: i64 = 30;
@@ -34,7 +34,7 @@ pub struct Chunk {
     pub start: i64,
     pub duration: i64,
     pub timescale: u32,
-    pub bytes: Bytes,
+    pub bytes: Pieces,
 }
 
 impl Chunk {

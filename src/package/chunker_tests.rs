@@ -47,25 +47,25 @@ fn b_frames_are_decoded_from_the_key_frames_time() {
     assert_eq!((a.k, a.epoch, a.start, a.duration, a.timescale), (4, 9, 6000, 12000, 90_000));
     assert_eq!((b.k, b.epoch, b.start, b.duration), (5, 9, 18000, 6000));
     assert_eq!(
-        times(&read_chunk(&a.bytes)),
+        times(&read_chunk(&a.bytes.joined())),
         [(6000, 0, 3000), (9000, 6000, 3000), (12000, -3000, 3000), (15000, -3000, 3000)]
     );
-    assert_eq!(times(&read_chunk(&b.bytes)), [(18000, 0, 3000), (21000, 0, 3000)]);
-    assert!(read_chunk(&a.bytes).iter().map(|r| r.sync).eq([true, false, false, false]));
+    assert_eq!(times(&read_chunk(&b.bytes.joined())), [(18000, 0, 3000), (21000, 0, 3000)]);
+    assert!(read_chunk(&a.bytes.joined()).iter().map(|r| r.sync).eq([true, false, false, false]));
 }
 
 #[test]
 fn other_key_frames_inside_a_chunk_are_sync() {
     let inner = Packet { key: true, ..video(6000, 6000, None) };
     let out = chunks(Chunker::video(&avc(), 1), [video(0, 0, Some(0)), video(3000, 3000, None), inner], 9000);
-    assert!(read_chunk(&out[0].bytes).iter().map(|r| r.sync).eq([true, false, true]));
+    assert!(read_chunk(&out[0].bytes.joined()).iter().map(|r| r.sync).eq([true, false, true]));
 }
 
 #[test]
 fn leading_pictures_and_what_precedes_the_first_mark_are_dropped() {
     let packets = [video(0, 0, None), video(9000, 3000, Some(1)), video(6000, 6000, None), video(12000, 9000, None)];
     let out = chunks(Chunker::video(&avc(), 1), packets, 15000);
-    let payloads: Vec<_> = read_chunk(&out[0].bytes).into_iter().map(|r| r.payload).collect();
+    let payloads: Vec<_> = read_chunk(&out[0].bytes.joined()).into_iter().map(|r| r.payload).collect();
     assert_eq!(payloads, [b"v9000".to_vec(), b"v12000".to_vec()]);
 }
 
@@ -84,7 +84,7 @@ fn video_that_cannot_be_cut_is_refused() {
     assert_eq!(chunker.push(video(3001 + 30 * 90_000, 9000, None)), Err(Error::TooLong { k: 3 }));
     assert_eq!(chunker.mark(9, 9000), None);
     let out = chunker.finish(12_000);
-    assert_eq!((ks(&out), out[0].duration, read_chunk(&out[0].bytes).len()), (vec![3], 9000, 2));
+    assert_eq!((ks(&out), out[0].duration, read_chunk(&out[0].bytes.joined()).len()), (vec![3], 9000, 2));
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn an_open_chunk_is_bounded_in_packets_and_bytes() {
 fn more_pictures_than_ticks_still_fit() {
     let packets = (0..10).map(|i| video(i, i, (i == 0).then_some(0)));
     let out = chunks(Chunker::video(&avc(), 1), packets, 4);
-    assert_eq!(times(&read_chunk(&out[0].bytes)), [(0, 0, 1), (1, 0, 1), (2, 0, 1), (3, 0, 1)]);
+    assert_eq!(times(&read_chunk(&out[0].bytes.joined())), [(0, 0, 1), (1, 0, 1), (2, 0, 1), (3, 0, 1)]);
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn audio_is_cut_at_the_videos_marks() {
             let boundary = chunk.k as i64 * 2 * i64::from(rate);
             assert_eq!(chunk.start, next, "no hole and no overlap");
             assert!((boundary..boundary + len).contains(&chunk.start));
-            assert!(read_chunk(&chunk.bytes).iter().all(|read| read.duration == len && read.sync));
+            assert!(read_chunk(&chunk.bytes.joined()).iter().all(|read| read.duration == len && read.sync));
             next += chunk.duration;
         }
         assert_eq!(next, (i64::from(rate) * 9 + len - 1) / len * len);
@@ -220,10 +220,10 @@ fn a_hole_lengthens_the_frame_before_it() {
     }
     out.extend(chunker.finish(32_000 * 90_000 / 48_000));
     assert_eq!(
-        times(&read_chunk(&out[0].bytes)),
+        times(&read_chunk(&out[0].bytes.joined())),
         [(0, 0, 1024), (1024, 0, 7976), (9000, 0, 1024), (10_024, 0, 19_976)]
     );
-    assert_eq!(times(&read_chunk(&out[1].bytes)), [(30_000, 0, 1024), (31_024, 0, 1024)]);
+    assert_eq!(times(&read_chunk(&out[1].bytes.joined())), [(30_000, 0, 1024), (31_024, 0, 1024)]);
 
     // More than half a second over the end stays a hole.
     let mut chunker = Chunker::audio(&aac(48_000, 1024), 1);
@@ -274,7 +274,7 @@ fn audio_without_marks_is_bounded() {
 #[test]
 fn durations_in_microseconds_do_not_drift() {
     let chunk =
-        |i: i64| Chunk { k: 0, epoch: 0, start: i * 1024, duration: 1024, timescale: 44_100, bytes: Bytes::new() };
+        |i: i64| Chunk { k: 0, epoch: 0, start: i * 1024, duration: 1024, timescale: 44_100, bytes: Pieces::default() };
     let sum: u64 = (0..44_100).map(|i| chunk(i).duration_us()).sum();
     assert_eq!(sum, 1_024_000_000);
 }
@@ -306,7 +306,7 @@ proptest! {
         for (i, chunk) in out.iter().enumerate() {
             let stop = marks.get(i + 1).copied().unwrap_or(end);
             prop_assert_eq!((chunk.k, chunk.start, chunk.start + chunk.duration), (i as u64, marks[i], stop));
-            let reads = read_chunk(&chunk.bytes);
+            let reads = read_chunk(&chunk.bytes.joined());
             prop_assert_eq!((reads[0].time, reads[0].offset, reads[0].sync), (marks[i], 0, true));
             prop_assert!(reads.iter().all(|r| r.duration > 0 && r.time < stop));
             prop_assert!(reads.iter().all(|r| (marks[i]..stop).contains(&(r.time + r.offset))));
@@ -326,7 +326,7 @@ proptest! {
         }
         let end = packets.len() as i64 * step;
         let out = chunks(Chunker::video(&avc(), 1), packets.clone(), end);
-        let reads = read_chunk(&out[0].bytes);
+        let reads = read_chunk(&out[0].bytes.joined());
         prop_assert!(reads.iter().map(|r| (r.time + r.offset, r.time)).eq(packets.iter().map(|p| (p.pts, p.dts))));
         prop_assert!(reads.iter().all(|r| r.duration == step));
     }
@@ -358,7 +358,7 @@ proptest! {
         out.extend(chunker.finish(end));
         let mut found = Vec::new();
         for chunk in &out {
-            let reads = read_chunk(&chunk.bytes);
+            let reads = read_chunk(&chunk.bytes.joined());
             prop_assert_eq!(reads[0].time, chunk.start);
             prop_assert_eq!(reads.iter().map(|r| r.duration).sum::<i64>(), chunk.duration);
             for read in &reads {

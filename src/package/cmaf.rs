@@ -14,7 +14,7 @@ use mp4_atom::{
 use sha2::{Digest, Sha256};
 
 use super::codecs;
-use crate::media::{AudioConfig, VIDEO_TIMESCALE, VideoConfig};
+use crate::media::{AudioConfig, Pieces, VIDEO_TIMESCALE, VideoConfig};
 
 const TRACK_ID: u32 = 1;
 /// 14496-12 8.8.3.1: depends on no other sample.
@@ -208,17 +208,21 @@ pub(super) struct Fragment<'a> {
     pub samples: &'a [Sample],
 }
 
-/// Writes a chunk: `styp`, then the fragments. Payload bytes are copied once, into a buffer of exactly the right size.
-pub(super) fn chunk(fragments: &[Fragment]) -> Bytes {
-    let layouts: Vec<_> = fragments.iter().map(Layout::new).collect();
-    let len = STYP_LEN + layouts.iter().map(|l| l.moof_len + 8 + l.payload_len).sum::<usize>();
-    let mut out = Vec::with_capacity(len);
-    styp(&mut out);
-    for (fragment, layout) in fragments.iter().zip(&layouts) {
-        layout.write(fragment, &mut out);
+/// Makes a chunk: `styp`, then the fragments. Boxes are written, payloads are shared.
+pub(super) fn chunk(fragments: &[Fragment]) -> Pieces {
+    let mut boxes = Vec::with_capacity(STYP_LEN);
+    styp(&mut boxes);
+    debug_assert_eq!(boxes.len(), STYP_LEN);
+    let mut pieces = vec![Bytes::from(boxes)];
+    for fragment in fragments {
+        let layout = Layout::new(fragment);
+        let mut boxes = Vec::with_capacity(layout.moof_len + 8);
+        layout.write(fragment, &mut boxes);
+        debug_assert_eq!(boxes.len(), layout.moof_len + 8);
+        pieces.push(boxes.into());
+        pieces.extend(fragment.samples.iter().map(|sample| sample.payload.clone()));
     }
-    debug_assert_eq!(out.len(), len);
-    out.into()
+    pieces.into_iter().collect()
 }
 
 fn styp(out: &mut Vec<u8>) {
@@ -270,6 +274,7 @@ impl Layout {
         Self { duration, size, flags, offsets, moof_len: 8 + 16 + 8 + tfhd + 20 + trun, payload_len }
     }
 
+    /// Writes all of a fragment but its payloads.
     fn write(&self, fragment: &Fragment, out: &mut Vec<u8>) {
         let entry = |(i, s): (usize, &Sample)| TrunEntry {
             duration: self.duration.is_none().then_some(s.duration),
@@ -302,9 +307,6 @@ impl Layout {
             .expect("offsets are 32 bits wide and a fragment has less than 2^24 samples");
         out.extend_from_slice(&((8 + self.payload_len) as u32).to_be_bytes());
         out.extend_from_slice(b"mdat");
-        for sample in fragment.samples {
-            out.extend_from_slice(&sample.payload);
-        }
     }
 }
 

@@ -30,7 +30,7 @@ fn sample(duration: u32, offset: i32, key: bool, len: usize) -> Sample {
 }
 
 fn one(start: u64, samples: &[Sample]) -> Bytes {
-    chunk(&[Fragment { sequence: 8, start, samples }])
+    chunk(&[Fragment { sequence: 8, start, samples }]).joined()
 }
 
 #[test]
@@ -140,7 +140,7 @@ proptest! {
         if !a.is_empty() {
             fragments.insert(0, Fragment { sequence: 1, start, samples: a });
         }
-        for bytes in [one(start, &samples), chunk(&fragments)] {
+        for bytes in [one(start, &samples), chunk(&fragments).joined()] {
             let reads = read_chunk(&bytes);
             let mut time = start as i64;
             prop_assert_eq!(reads.len(), samples.len());

@@ -47,7 +47,7 @@ fn package(flv: Flv) -> [(Vec<u8>, Vec<Chunk>, Vec<Packet>); 2] {
     chunks[0].extend(video.finish(end));
     chunks[1].extend(audio.finish(end));
     let file = |i: usize| {
-        let parts = std::iter::once(&inits[i].bytes).chain(chunks[i].iter().map(|chunk| &chunk.bytes));
+        let parts = std::iter::once(inits[i].bytes.clone()).chain(chunks[i].iter().map(|chunk| chunk.bytes.joined()));
         parts.flat_map(|part| part.to_vec()).collect()
     };
     let files = [file(0), file(1)];
@@ -68,7 +68,7 @@ fn check(video: &[&str]) {
     let [(file, chunks, packets), (audio_file, audio_chunks, audio_packets)] = package(encode(video));
     assert_eq!(chunks.iter().map(|c| c.k).collect::<Vec<_>>(), [0, 1, 2]);
     assert_eq!(audio_chunks.iter().map(|c| c.k).collect::<Vec<_>>(), [0, 1, 2]);
-    let reads: Vec<_> = chunks.iter().flat_map(|chunk| read_chunk(&chunk.bytes)).collect();
+    let reads: Vec<_> = chunks.iter().flat_map(|chunk| read_chunk(&chunk.bytes.joined())).collect();
     let mut next = chunks[0].start;
     for (read, packet) in reads.iter().zip(&packets) {
         assert_eq!((read.time, read.time + read.offset, read.sync), (next, packet.pts, packet.key));
@@ -87,7 +87,7 @@ fn check(video: &[&str]) {
     let first = audio_chunks[0].start;
     let want: Vec<_> = audio_packets.iter().map(|packet| packet.pts).filter(|pts| *pts >= first).collect();
     let got = decoded(&audio_file);
-    let taken: usize = audio_chunks.iter().map(|chunk| read_chunk(&chunk.bytes).len()).sum();
+    let taken: usize = audio_chunks.iter().map(|chunk| read_chunk(&chunk.bytes.joined()).len()).sum();
     assert_eq!(got, want[..taken]);
     assert!(want.len() - taken <= 2, "frames after the end of the video");
     run("ffmpeg", &["-xerror", "-err_detect", "explode", "-i", "pipe:0", "-f", "null", "-"], &audio_file);

@@ -7,7 +7,7 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, IoSlice, Write},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -20,6 +20,7 @@ use bytes::Bytes;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use super::{Blobs, Error, Result, plain};
+use crate::media::Pieces;
 
 /// Where files are written. No stream's name starts with a dot.
 const STAGING: &str = ".staging";
@@ -61,12 +62,12 @@ impl Folder {
 
 #[async_trait]
 impl Blobs for Folder {
-    async fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
+    async fn put(&self, name: &str, bytes: Pieces) -> Result<()> {
         let path = self.dir.join(legal(name)?);
         let number = self.staged.fetch_add(1, Ordering::Relaxed);
         let staged = self.dir.join(STAGING).join(number.to_string());
         self.work(name, move || {
-            let put = fs::write(&staged, bytes).and_then(|()| place(&staged, &path));
+            let put = write(&staged, &bytes).and_then(|()| place(&staged, &path));
             if put.is_err() {
                 // Most often it was never made.
                 let _ = fs::remove_file(&staged);
@@ -104,6 +105,22 @@ impl Folder {
             Err(error) => Err(Error::Unavailable(format!("{name}: the work ended early: {error}"))),
         }
     }
+}
+
+/// Makes a file of pieces.
+fn write(path: &Path, bytes: &Pieces) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    let mut slices: Vec<_> = bytes.iter().map(|piece| IoSlice::new(piece)).collect();
+    let mut slices = &mut slices[..];
+    while !slices.is_empty() {
+        match file.write_vectored(slices) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut slices, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Renames a file, making the folders of its new name as needed: only the first in a folder pays for them.

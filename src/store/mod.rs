@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{BroadcastId, Rendition, StreamId},
+    media::Pieces,
     time::UnixMs,
 };
 
@@ -183,7 +184,7 @@ pub trait Meta: Send + Sync + 'static {
 #[async_trait]
 pub trait Blobs: Send + Sync + 'static {
     /// Stores a whole object; readers see all of it or nothing. Overwrites.
-    async fn put(&self, name: &str, bytes: Bytes) -> Result<()>;
+    async fn put(&self, name: &str, bytes: Pieces) -> Result<()>;
     /// Reads an object; [`Error::NotFound`] when there is none.
     async fn get(&self, name: &str) -> Result<Bytes>;
 }

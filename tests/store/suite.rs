@@ -415,7 +415,7 @@ pub async fn blobs_are_what_was_put(store: Arc<dyn Blobs>) {
     assert!(matches!(store.get(&name(0)).await, Err(Error::NotFound)));
     for (k, length) in [0, 1, 4095, 4096, 4097, 65_537, 1_000_003, 5_000_000].into_iter().enumerate() {
         let data = bytes(k, length);
-        store.put(&name(k as u64), data.clone()).await.unwrap();
+        store.put(&name(k as u64), data.clone().into()).await.unwrap();
         assert!(store.get(&name(k as u64)).await.unwrap() == data, "{length} bytes");
     }
     assert!(matches!(store.get(&name(999_999)).await, Err(Error::NotFound)));
@@ -424,11 +424,11 @@ pub async fn blobs_are_what_was_put(store: Arc<dyn Blobs>) {
 
     let init = init_name(&id, &broadcast, &Rendition::source(), "0123456789abcdef");
     for (seed, length) in [(1, 1000), (2, 10), (3, 0), (4, 2000)] {
-        store.put(&init, bytes(seed, length)).await.unwrap();
+        store.put(&init, bytes(seed, length).into()).await.unwrap();
         assert!(store.get(&init).await.unwrap() == bytes(seed, length), "overwritten whole");
     }
     for bad in ["", "/etc/passwd", "../x", "a/../../x", "a/./b", "a//b", "a/", "a\\b", "a/b#1", "a/%2e%2e/b"] {
-        assert!(matches!(store.put(bad, bytes(0, 1)).await, Err(Error::BadName(_))), "{bad}");
+        assert!(matches!(store.put(bad, bytes(0, 1).into()).await, Err(Error::BadName(_))), "{bad}");
         assert!(matches!(store.get(bad).await, Err(Error::BadName(_))), "{bad}");
     }
 }
@@ -438,7 +438,7 @@ pub async fn blobs_are_whole_at_any_time(store: Arc<dyn Blobs>) {
     let (id, broadcast) = (fresh("whole"), show("01b"));
     let name = blob_name(&id, &broadcast, &Rendition::audio(), 5, 1);
     let versions: Vec<_> = (0..4).map(|seed| bytes(seed, 200_000 + seed * 1111)).collect();
-    store.put(&name, versions[0].clone()).await.unwrap();
+    store.put(&name, versions[0].clone().into()).await.unwrap();
     let tasks: Vec<_> = (0..8)
         .map(|task| {
             let (store, name, versions, id, broadcast) =
@@ -446,9 +446,9 @@ pub async fn blobs_are_whole_at_any_time(store: Arc<dyn Blobs>) {
             tokio::spawn(async move {
                 for round in 0..25 {
                     if task % 2 == 0 {
-                        store.put(&name, versions[(task + round) % 4].clone()).await.unwrap();
+                        store.put(&name, versions[(task + round) % 4].clone().into()).await.unwrap();
                         let own = blob_name(&id, &broadcast, &Rendition::source(), (task * 1000 + round) as u64, 1);
-                        store.put(&own, versions[round % 4].clone()).await.unwrap();
+                        store.put(&own, versions[round % 4].clone().into()).await.unwrap();
                         assert!(store.get(&own).await.unwrap() == versions[round % 4]);
                     }
                     let read = store.get(&name).await.unwrap();
