@@ -1,15 +1,14 @@
 //! Twenty streams in, chunks and rows out: CPU and memory per stream.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use tempfile::TempDir;
 use tokio::time::sleep;
 use weir::time::now;
 
 use crate::{
     Row,
-    clip::{Clip, folder},
+    clip::Clip,
     median,
     publisher::Publisher,
     say,
@@ -31,17 +30,14 @@ struct Run {
     peak_mb: f64,
 }
 
-/// Measures both servers. Weir's rounds come first: nginx deletes and replaces files all the time, which would be charged to
-/// Weir, see [`forget_deleted`].
+/// Measures both servers in turns.
 pub async fn measure(rounds: usize) -> Result<Vec<Row>> {
     let clip = Arc::new(Clip::steady()?);
     say(format_args!("{STREAMS} streams of {:.2} Mb/s, {rounds} rounds", clip.kbps() / 1000.0));
     let (mut weir, mut nginx) = (Vec::new(), Vec::new());
-    forget_deleted().await?;
-    let mut folders = Vec::new();
-    for kind in [Kind::Weir, Kind::Nginx] {
-        for round in 1..=rounds {
-            let run = once(kind, &clip, &mut folders).await.with_context(|| format!("{kind:?}, round {round}"))?;
+    for round in 1..=rounds {
+        for kind in [Kind::Weir, Kind::Nginx] {
+            let run = once(kind, &clip).await.with_context(|| format!("{kind:?}, round {round}"))?;
             say(format_args!(
                 "round {round} {kind:?}: {:.3} % of a core per stream; {:.1} MB idle, {:.2} MB per stream, {:.2} at the peak",
                 run.core * 100.0,
@@ -55,8 +51,8 @@ pub async fn measure(rounds: usize) -> Result<Vec<Row>> {
             }
         }
     }
-    drop(folders);
-    fs::write(folder().join("deleted"), "")?;
+    // Neighbours in time are compared: what else the machine did changes slowly.
+    let ratios = weir.iter().zip(&nginx).map(|(w, n)| w.core / n.core);
     let of = |runs: &[Run], value: fn(&Run) -> f64| median(runs.iter().map(value));
     let work = format!("{STREAMS} streams x {:.1} Mb/s, no ladder", clip.kbps() / 1000.0);
     let row = |what: &str, reach, unit: &str, scale: f64, value: fn(&Run) -> f64, ratio: f64| Row {
@@ -68,34 +64,17 @@ pub async fn measure(rounds: usize) -> Result<Vec<Row>> {
     };
     let (resident, peak): (fn(&Run) -> f64, fn(&Run) -> f64) = (|r| r.stream_mb, |r| r.peak_mb);
     Ok(vec![
-        row("CPU per stream", "<= 1.0 x", "% core", 100.0, |r| r.core, of(&weir, |r| r.core) / of(&nginx, |r| r.core)),
+        row("CPU per stream", "<= 1.0 x", "% core", 100.0, |r| r.core, median(ratios)),
         row("RSS per stream", "<= 25 MB", "MB", 1.0, resident, of(&weir, resident) / of(&nginx, resident)),
         row("peak RSS per stream", "", "MB", 1.0, peak, of(&weir, peak) / of(&nginx, peak)),
     ])
 }
 
-/// ext4 does not give the place of a file that was deleted in the last 5 minutes to a new one, and searches past it each time;
-/// after a few thousand deleted files that is a third of what a server costs here. So nothing is deleted between the
-/// rounds, and a run waits until the deletions of the one before are forgotten.
-async fn forget_deleted() -> Result<()> {
-    const MEMORY: Duration = Duration::from_secs(310);
-    let stamp = folder().join("deleted");
-    let age = fs::metadata(&stamp).and_then(|stamp| stamp.modified()).map(|at| at.elapsed().unwrap_or_default());
-    if let Some(left) = age.ok().and_then(|age| MEMORY.checked_sub(age)) {
-        say(format_args!("waiting {} s: the file system is busy with what the last run deleted", left.as_secs()));
-        sleep(left).await;
-    }
-    // Written now, for a run that is cut short: it deletes as well.
-    fs::write(stamp, "")?;
-    Ok(())
-}
-
-async fn once(kind: Kind, clip: &Arc<Clip>, folders: &mut Vec<Arc<TempDir>>) -> Result<Run> {
+async fn once(kind: Kind, clip: &Arc<Clip>) -> Result<Run> {
     let server = match kind {
         Kind::Weir => Server::weir(&["ladder=[]"]).await?,
         Kind::Nginx => Server::nginx().await?,
     };
-    folders.push(server.dir.clone());
     sleep(Duration::from_secs(1)).await;
     let idle = server.usage()?.memory;
     let mut publishers = Vec::new();

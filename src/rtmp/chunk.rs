@@ -49,13 +49,16 @@ pub struct Limits {
     pub partial_bytes: usize,
     /// Bytes given to a message when its header comes; beyond it memory at most doubles what was received.
     pub reserve: usize,
+    /// Messages that fit share allocations of this size: a stream's messages come in a row and go in a row.
+    pub slab: usize,
 }
 
 impl Limits {
     /// For a peer that has shown no valid stream key: room for commands.
-    pub const BEFORE_AUTH: Limits = Limits { message: 64 << 10, partial_bytes: 128 << 10, reserve: 4 << 10 };
+    pub const BEFORE_AUTH: Limits = Limits { message: 64 << 10, partial_bytes: 128 << 10, reserve: 4 << 10, slab: 0 };
     /// For a publisher: a keyframe of 8 MiB is more than 4K intra-only needs.
-    pub const AFTER_AUTH: Limits = Limits { message: 8 << 20, partial_bytes: 16 << 20, reserve: 256 << 10 };
+    pub const AFTER_AUTH: Limits =
+        Limits { message: 8 << 20, partial_bytes: 16 << 20, reserve: 256 << 10, slab: 128 << 10 };
 }
 
 /// One whole message, its payload not looked at.
@@ -79,12 +82,14 @@ struct ChunkStream {
     type_id: u8,
     stream_id: u32,
     /// What came of the message under way.
-    partial: Option<Vec<u8>>,
+    partial: Option<BytesMut>,
 }
 
 /// Takes bytes in any split, gives messages in the order in which they are completed.
 pub struct Reader {
     inbox: Bytes,
+    /// Room for the next messages.
+    slab: BytesMut,
     streams: Vec<ChunkStream>,
     chunk_size: usize,
     limits: Limits,
@@ -104,6 +109,7 @@ impl Reader {
     pub fn new(limits: Limits) -> Self {
         Self {
             inbox: Bytes::new(),
+            slab: BytesMut::new(),
             streams: Vec::new(),
             chunk_size: 128,
             limits,
@@ -149,7 +155,7 @@ impl Reader {
                 None => match self.header()? {
                     Some(index) => {
                         let stream = &self.streams[index];
-                        let received = stream.partial.as_ref().map_or(0, Vec::len);
+                        let received = stream.partial.as_ref().map_or(0, BytesMut::len);
                         (index, self.chunk_size.min(stream.length - received))
                     }
                     None => return Ok(None),
@@ -248,13 +254,24 @@ impl Reader {
                     self.streams.push(ChunkStream::new(csid));
                 }
                 stream.store(&mut self.streams[index]);
-                self.streams[index].partial = Some(Vec::with_capacity(stream.length.min(self.limits.reserve)));
+                self.streams[index].partial = Some(self.room(stream.length.min(self.limits.reserve)));
                 self.partial_messages += 1;
                 index
             }
         };
         self.inbox.advance(at);
         Ok(Some(index))
+    }
+
+    fn room(&mut self, len: usize) -> BytesMut {
+        if len > self.limits.slab / 2 {
+            return BytesMut::with_capacity(len);
+        }
+        if self.slab.capacity() < len {
+            self.slab = BytesMut::with_capacity(self.limits.slab);
+        }
+        let rest = self.slab.split_off(len);
+        std::mem::replace(&mut self.slab, rest)
     }
 
     fn append(&mut self, index: usize, take: usize) -> Result<(), Error> {
@@ -265,7 +282,7 @@ impl Reader {
         let payload = stream.partial.as_mut().expect("an open chunk belongs to a message under way");
         if payload.capacity() - payload.len() < take {
             let more = take.max(payload.len()).min(stream.length - payload.len());
-            payload.reserve_exact(more);
+            payload.reserve(more);
         }
         payload.extend_from_slice(&self.inbox[..take]);
         self.inbox.advance(take);
@@ -302,7 +319,7 @@ impl Reader {
                 }
                 Ok(None)
             }
-            _ => Ok(Some(RawMessage { csid, type_id, stream_id, timestamp, payload: payload.into() })),
+            _ => Ok(Some(RawMessage { csid, type_id, stream_id, timestamp, payload: payload.freeze() })),
         }
     }
 }

@@ -39,7 +39,7 @@ const READ_AFTER_AUTH: usize = 64 << 10;
 /// Tags that are handed on together at most.
 const TAGS_MAX: usize = 64;
 /// How long a publisher's bytes are collected. All publishers are read at the same moments.
-const PACE: Duration = Duration::from_millis(40);
+const PACE: Duration = Duration::from_millis(60);
 /// How long a peer that was told why it is closed has to read it.
 const LINGER: Duration = Duration::from_secs(1);
 /// How long all connections together have to end after a shutdown.
