@@ -316,6 +316,8 @@ impl Reader {
                 if let Some(dropped) = dropped {
                     self.partial_messages -= 1;
                     self.partial_bytes -= dropped.len();
+                    // Whoever announces and aborts could have each small message pin an allocation for itself alone.
+                    self.limits.slab = 0;
                 }
                 Ok(None)
             }

@@ -1,3 +1,4 @@
+use bytes::BytesMut;
 use proptest::prelude::*;
 
 use super::*;
@@ -194,8 +195,20 @@ fn announced_lengths_cost_no_memory_before_the_bytes_come() {
     let mut reader = Reader::new(Limits::AFTER_AUTH);
     let bytes: Vec<u8> = (0..8).flat_map(|i| chunk(0, 3 + i, 0, 8 << 20, 9, None, &[0; 128])).collect();
     read_all(&mut reader, &bytes).unwrap();
-    let reserved: usize = reader.streams.iter().filter_map(|s| s.partial.as_ref()).map(Vec::capacity).sum();
+    let reserved: usize = reader.streams.iter().filter_map(|s| s.partial.as_ref()).map(BytesMut::capacity).sum();
     assert!(reserved <= 8 * Limits::AFTER_AUTH.reserve, "{reserved}");
+}
+
+#[test]
+fn messages_share_allocations_until_one_is_aborted() {
+    let mut reader = Reader::new(Limits::AFTER_AUTH);
+    let audio = chunk(0, 4, 0, 3, 8, None, b"abc");
+    let messages = read_all(&mut reader, &audio.repeat(2)).unwrap();
+    assert!(messages.iter().all(|m| !m.payload.is_unique()));
+    let abort = [chunk(0, 5, 0, 64 << 10, 9, None, &[0; 128]), chunk(0, 2, 0, 4, ABORT, None, &5u32.to_be_bytes())];
+    let messages = read_all(&mut reader, &[abort.concat(), audio.repeat(2)].concat()).unwrap();
+    assert_eq!(messages.len(), 2);
+    assert!(messages.iter().all(|m| m.payload.is_unique()));
 }
 
 /// A type of message, those still to be written, and the rest of the one under way with its extended timestamp.
