@@ -159,13 +159,9 @@ async fn list(
     admin: Result<Admin, Problem>,
 ) -> Result<Response, Problem> {
     if query.live == Some(1) {
-        let live: Vec<_> = app
-            .lines
-            .all()
-            .iter()
-            .map(|live| Stream::of(live))
-            .filter(|s| matches!(s.state, "live" | "away"))
-            .collect();
+        let all = app.lines.all();
+        let live = all.iter().map(|live| Stream::of(live));
+        let live: Vec<_> = live.filter(|stream| matches!(stream.state, "live" | "away")).collect();
         return Ok(public(&serde_json::json!({ "streams": live, "rtmp_port": app.rtmp_port })));
     }
     admin?;

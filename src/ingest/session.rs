@@ -96,11 +96,17 @@ impl Session {
 
     async fn tags(&mut self, tags: Vec<Tag>) -> Result<(), Ended> {
         let mut messages = Vec::with_capacity(tags.len());
+        let mut taken = Ok(());
         for tag in tags {
-            self.tag(tag)?;
+            taken = self.tag(tag);
+            if taken.is_err() {
+                break;
+            }
             self.forward(&mut messages).await?;
         }
-        self.send(&mut messages).await
+        // What came before a tag that cannot be used counts.
+        self.send(&mut messages).await?;
+        taken
     }
 
     /// Gives a tag to the timeline.

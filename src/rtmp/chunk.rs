@@ -263,6 +263,7 @@ impl Reader {
         Ok(Some(index))
     }
 
+    /// Gives room for a message, among those before it when it is small.
     fn room(&mut self, len: usize) -> BytesMut {
         if len > self.limits.slab / 2 {
             return BytesMut::with_capacity(len);

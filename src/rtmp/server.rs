@@ -1,9 +1,9 @@
 //! The socket of RTMP: accepts connections, drives one [`Session`] on each, hands media on.
 //!
-//! One task per connection; it owns the session and the socket, and drives the publisher's [`Sink`]. A sink that takes its time
-//! stops the reading of its socket, so the encoder feels backpressure and nothing queues. Connections that do not publish are counted in one registry, which closes the
-//! oldest when there are too many or when file descriptors run out. A connection that was silent so far holds no
-//! buffer. Never looks at a stream key.
+//! One task per connection; it owns the session and the socket, and drives the publisher's [`Sink`]. A sink that takes its
+//! time stops the reading of its socket, so the encoder feels backpressure and nothing queues. Connections that do not
+//! publish are counted in one registry, which closes the oldest when there are too many or when file descriptors run
+//! out. A connection that was silent so far holds no buffer. Never looks at a stream key.
 
 use std::{
     collections::BTreeMap,
