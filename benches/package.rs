@@ -36,7 +36,7 @@ fn chunk(c: &mut Criterion) {
     group.throughput(Throughput::Bytes(CHUNK_BYTES as u64));
     group.bench_function("chunk of 2 s at 3.8 Mb/s", |b| {
         b.iter_batched(
-            || (Chunker::video(&config, 1), packets.clone()),
+            || (Chunker::video(&config, 1, None), packets.clone()),
             |(mut chunker, packets)| {
                 let mut chunk = None;
                 for packet in packets {
@@ -55,11 +55,11 @@ fn render(c: &mut Criterion) {
     for k in 0..LEN_MAX as u64 {
         let wall = UnixMs(1_767_225_600_000 + k as i64 * 2000);
         let init = "0123456789abcdef".into();
-        let entry = Entry { k, epoch: 1, duration_us: 2_000_000, discontinuity: false, gap: false, wall, init };
+        let entry = Entry { k, epoch: 1, duration_us: 2_000_000, discontinuity: false, gap: false, wall, init, parts: Default::default() };
         list.append(entry).expect("numbers follow");
     }
     let window = list.window();
-    c.bench_function("playlist of 15 entries", |b| b.iter(|| black_box(playlist::media(black_box(&window), false))));
+    c.bench_function("playlist of 15 entries", |b| b.iter(|| black_box(playlist::media(black_box(&window), &[], false))));
 }
 
 criterion_group!(benches, chunk, render);

@@ -44,6 +44,7 @@ impl Config {
     fn check_ranges(&self, found: &mut Found) {
         let second = Duration::from_secs;
         found.duration("live.chunk", self.live.chunk, second(1)..=second(6));
+        found.duration("live.part", self.live.part, Duration::from_millis(200)..=second(1));
         found.duration("live.reconnect_window", self.live.reconnect_window, second(0)..=second(30 * 60));
         found.duration("rtmp.idle_timeout", self.rtmp.idle_timeout, second(1)..=second(10 * 60));
         found.duration("rtmp.first_media_timeout", self.rtmp.first_media_timeout, second(1)..=second(10 * 60));

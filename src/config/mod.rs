@@ -147,6 +147,9 @@ pub struct Live {
     /// The length of a chunk, 1 s to 6 s.
     #[serde(with = "text::duration")]
     pub chunk: Duration,
+    /// The length of a part of a chunk (low-latency HLS), 200 ms to 1 s.
+    #[serde(with = "text::duration")]
+    pub part: Duration,
     /// Chunks in a live playlist.
     pub window: u32,
     /// An encoder that comes back within this continues its broadcast.
@@ -156,7 +159,12 @@ pub struct Live {
 
 impl Default for Live {
     fn default() -> Self {
-        Self { chunk: Duration::from_secs(2), window: 15, reconnect_window: Duration::from_secs(60) }
+        Self {
+            chunk: Duration::from_secs(2),
+            part: Duration::from_millis(330),
+            window: 15,
+            reconnect_window: Duration::from_secs(60),
+        }
     }
 }
 

@@ -1,21 +1,28 @@
 //! Playlists, init segments and chunks: from the line's memory while live, from the store after.
 
+use std::{sync::Arc, time::Duration};
+
 use axum::{
-    extract::{Path, State},
-    http::HeaderMap,
+    extract::{Path, RawQuery, State},
+    http::{HeaderMap, StatusCode},
     response::Response,
 };
+use tokio::time::timeout;
 
-use super::{App, Shared, content, problem::Problem};
+use super::{App, Shared, content, problem::Problem, reload::Reload};
 use crate::{
     id::{BroadcastId, Rendition, StreamId},
-    line, store,
+    line::{self, LiveRendition, Shown},
+    media::Pieces,
+    store,
 };
 
 const VIDEO: &str = "video/mp4";
 const AUDIO: &str = "audio/mp4";
 /// A recording's playlists do not change, but its broadcast may be deleted.
 const RECORDING_CACHE: &str = "public, max-age=60";
+/// How long an answered blocking reload may be cached, target durations.
+const BLOCKED_TARGETS: u32 = 6;
 
 /// The multivariant playlist of the stream's running broadcast.
 pub async fn current(State(app): Shared, Path(stream): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
@@ -40,22 +47,32 @@ pub async fn multivariant(
     Ok(content::playlist(&text, &headers, RECORDING_CACHE))
 }
 
-/// What lies in a rendition's folder: `index.m3u8`, `init-{hash}.mp4`, `{k}.{epoch}.m4s`.
+/// What lies in a rendition's folder: `index.m3u8`, `init-{hash}.mp4`, `{k}.{epoch}.m4s`, `{k}.{epoch}.{part}.m4s`.
 pub async fn file(
     State(app): Shared,
     Path((stream, broadcast, rendition, file)): Path<(String, String, String, String)>,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let (stream, broadcast) = (parse::<StreamId>(&stream)?, parse::<BroadcastId>(&broadcast)?);
     let rendition = parse::<Rendition>(&rendition)?;
     let live = app.lines.live(&stream).filter(|live| live.broadcast == broadcast);
-    let shown = live.as_ref().and_then(|live| live.renditions.get(&rendition));
+    let changing = live.as_ref().and_then(|live| live.renditions.get(&rendition));
+    let shown = changing.map(Shown::now);
+    let shown = shown.as_deref();
     let media_type = if rendition == Rendition::audio() { AUDIO } else { VIDEO };
     match File::parse(&file).ok_or_else(nothing)? {
         File::Playlist => {
+            let reload = Reload::parse(query.as_deref())?;
             if let Some(live) = &live {
-                let text = shown.and_then(|shown| shown.playlist.as_ref()).ok_or_else(nothing)?;
-                let cache = if live.state == line::State::Ended { RECORDING_CACHE } else { &app.live_cache() };
+                let shown = reloaded(changing.ok_or_else(nothing)?, &reload).await?;
+                let text = shown.playlist(reload.skip).ok_or_else(nothing)?;
+                let cache = match reload.until {
+                    _ if live.state == line::State::Ended => RECORDING_CACHE,
+                    // What was asked for is in it, now and later: caches serve everyone who asks for the same.
+                    Some(_) => &format!("public, max-age={}", shown.window.target() * BLOCKED_TARGETS),
+                    None => &app.live_cache(),
+                };
                 return Ok(content::playlist(text, &headers, cache));
             }
             let text = app.archive.playlist(&stream, &broadcast, &rendition).await.map_err(missing)?;
@@ -75,6 +92,60 @@ pub async fn file(
             };
             Ok(content::immutable(bytes, media_type, &headers))
         }
+        File::Part(k, epoch, part) => {
+            let now = || shown.and_then(|shown| shown.part(k, epoch, part));
+            let bytes = match (now(), changing) {
+                (None, Some(changing)) => hinted(changing, k, epoch, part).await,
+                (now, _) => now,
+            };
+            Ok(content::immutable(bytes.ok_or_else(nothing)?, media_type, &headers))
+        }
+    }
+}
+
+/// Holds a blocking reload until what it asks for is listed, three target durations at most.
+async fn reloaded(changing: &Shown, reload: &Reload) -> Result<Arc<LiveRendition>, Problem> {
+    let shown = changing.now();
+    reload.check(&shown.window)?;
+    if reload.is_met(&shown.window) {
+        return Ok(shown);
+    }
+    let _blocked = Blocked::begin();
+    let met = changing.when(|shown| reload.is_met(&shown.window));
+    let shown = timeout(patience(&shown), met).await.ok().filter(|shown| reload.is_met(&shown.window));
+    shown.ok_or_else(|| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "nothing new came in time"))
+}
+
+/// Holds a request for the part that the playlist hints at until it is there whole (rfc8216bis 6.2.6); nothing where it
+/// does not come, or is not hinted at.
+async fn hinted(changing: &Shown, k: u64, epoch: u64, part: usize) -> Option<Pieces> {
+    let shown = changing.now();
+    if !shown.is_hinted(k, epoch, part) {
+        return shown.part(k, epoch, part);
+    }
+    let _blocked = Blocked::begin();
+    let gone = changing.when(|shown| !shown.is_hinted(k, epoch, part));
+    timeout(patience(&shown), gone).await.ok()?.part(k, epoch, part)
+}
+
+fn patience(shown: &LiveRendition) -> Duration {
+    Duration::from_secs(u64::from(shown.window.target()) * 3)
+}
+
+/// Counts a request that waits.
+struct Blocked;
+
+impl Blocked {
+    fn begin() -> Self {
+        metrics::gauge!("weir_blocked_requests").increment(1);
+        metrics::counter!("weir_blocked_requests_total").increment(1);
+        Self
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        metrics::gauge!("weir_blocked_requests").decrement(1);
     }
 }
 
@@ -109,6 +180,7 @@ enum File<'a> {
     Playlist,
     Init(&'a str),
     Chunk(u64, u64),
+    Part(u64, u64, usize),
 }
 
 impl<'a> File<'a> {
@@ -120,8 +192,13 @@ impl<'a> File<'a> {
             let legal = (1..=64).contains(&hash.len()) && hash.bytes().all(|c| c.is_ascii_hexdigit());
             return legal.then_some(File::Init(hash));
         }
-        let (k, epoch) = name.strip_suffix(".m4s")?.split_once('.')?;
-        Some(File::Chunk(number(k)?, number(epoch)?))
+        let mut numbers = name.strip_suffix(".m4s")?.split('.').map(number);
+        let (k, epoch) = (numbers.next()??, numbers.next()??);
+        match (numbers.next(), numbers.next()) {
+            (None, _) => Some(File::Chunk(k, epoch)),
+            (Some(part), None) => Some(File::Part(k, epoch, part?.try_into().ok()?)),
+            _ => None,
+        }
     }
 }
 
@@ -141,12 +218,15 @@ mod tests {
         assert_eq!(File::parse("init-00ff.mp4"), Some(File::Init("00ff")));
         assert_eq!(File::parse("12.3.m4s"), Some(File::Chunk(12, 3)));
         assert_eq!(File::parse("0.1.m4s"), Some(File::Chunk(0, 1)));
+        assert_eq!(File::parse("0.1.2.m4s"), Some(File::Part(0, 1, 2)));
         for bad in [
             "",
             "12.m4s",
             "+1.2.m4s",
             "01.2.m4s",
-            "1.2.3.m4s",
+            "1.2.3.4.m4s",
+            "1.2.03.m4s",
+            "1.2..m4s",
             "init-.mp4",
             "init-..mp4",
             "1.2.mp4",

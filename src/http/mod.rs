@@ -18,6 +18,7 @@ mod hls;
 mod ops;
 mod pages;
 mod problem;
+mod reload;
 pub mod serve;
 
 use crate::{

@@ -81,6 +81,7 @@ impl Archive {
                         gap: true,
                         wall,
                         init: "".into(),
+                        parts: Arc::default(),
                     });
                 }
             }
@@ -93,12 +94,13 @@ impl Archive {
                 gap: of.is_none(),
                 wall: chunk.wall,
                 init: of.map_or("", |p| p.init.as_str()).into(),
+                parts: Arc::default(),
             });
             next = Some((chunk.k + 1, chunk.at + chunk.duration));
         }
         let window = Window::from_entries(recording.row.target, before, entries, ended);
         let window = window.map_err(|why| store::Error::Damaged(why.to_string()))?;
-        Ok(Text::new(playlist::media(&window, ended)))
+        Ok(Text::new(playlist::media(&window, &[], ended)))
     }
 
     /// A chunk's bytes. An older epoch's name whose bytes are not there is answered with the valid chunk of that number:

@@ -9,17 +9,18 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use super::{
     grid::{Grid, Slot},
-    live::{Live, LiveRendition, State, Text, multivariant},
+    live::{Live, LiveRendition, Progress, Shown, State, Texts, multivariant},
 };
 use crate::{
     id::{BroadcastId, Rendition, StreamId},
-    media::{Epoch, Mode, Pieces, VIDEO_TIMESCALE, timeline::Warning},
+    media::{Epoch, Mode, VIDEO_TIMESCALE, timeline::Warning},
     package::{
-        Chunk, playlist,
-        window::{Entry, List, Window},
+        Chunk, Chunker, Part, Parts, Report,
+        window::{Entry, List, PartEntry, Window},
     },
     store::{BroadcastRow, ChunkRow, RenditionRow},
     time::{Timestamp, UnixMs},
@@ -58,14 +59,16 @@ struct Track {
     ready: BTreeMap<u64, Finished>,
     /// Epochs from which no further chunk of this rendition will come.
     done: BTreeSet<u64>,
-    chunks: Vec<(u64, u64, Pieces)>,
+    chunks: Vec<Chunk>,
+    /// The chunk that is being made.
+    open: Option<Progress>,
     stored: BTreeSet<(u64, u64)>,
     inits: Vec<(Arc<str>, Bytes)>,
     /// Sum of bits and microseconds of what was listed.
     bits: u64,
     us: u64,
     listed_media: bool,
-    shown: Arc<LiveRendition>,
+    shown: watch::Sender<Arc<LiveRendition>>,
     dirty: bool,
 }
 
@@ -76,6 +79,8 @@ pub struct Broadcast {
     live: Live,
     grid: Grid,
     target: u32,
+    /// How chunks are divided; nothing in a broadcast that began without parts.
+    parts: Option<Parts>,
     tracks: BTreeMap<Rendition, Track>,
     /// The renditions that each epoch makes.
     offers: BTreeMap<u64, BTreeSet<Rendition>>,
@@ -88,7 +93,13 @@ pub struct Broadcast {
 }
 
 impl Broadcast {
-    pub fn new(stream: StreamId, id: BroadcastId, started: UnixMs, settings: Settings) -> Self {
+    pub fn new(
+        stream: StreamId,
+        id: BroadcastId,
+        started: UnixMs,
+        settings: Settings,
+        parts: Option<Parts>,
+    ) -> Self {
         let live = Live {
             stream,
             broadcast: id,
@@ -109,6 +120,7 @@ impl Broadcast {
             live,
             grid: Grid::default(),
             target: 0,
+            parts,
             tracks: BTreeMap::new(),
             offers: BTreeMap::new(),
             first_listed: None,
@@ -126,7 +138,8 @@ impl Broadcast {
         inits: &[(Rendition, Arc<str>, Bytes)],
         settings: Settings,
     ) -> Self {
-        let mut this = Self::new(row.stream.clone(), row.id.clone(), row.started, settings);
+        let parts = (row.part_ticks > 0).then_some(Parts { ticks: row.part_ticks, target_ms: row.part_target_ms });
+        let mut this = Self::new(row.stream.clone(), row.id.clone(), row.started, settings, parts);
         this.live.state = State::Away;
         this.target = row.target;
         let mut slots: Vec<Slot> = Vec::new();
@@ -158,7 +171,7 @@ impl Broadcast {
             let mut track = this.track(rendition.clone(), first.k);
             track.inits = of.map(|(_, hash, bytes)| (hash.clone(), bytes.clone())).collect();
             let before = this.grid.discontinuities_before(first.k);
-            let mut list = new_list(this.target, this.settings.window, before);
+            let mut list = new_list(this.target, parts, this.settings.window, before);
             for slot in &slots {
                 let stored = chunks.iter().find(|c| c.k == slot.k && !slot.gap);
                 let part = stored.and_then(|c| c.renditions.iter().find(|r| r.rendition == rendition.name));
@@ -171,6 +184,7 @@ impl Broadcast {
                     gap: part.is_none(),
                     wall: slot.wall,
                     init: part.map_or("", |p| p.init.as_str()).into(),
+                    parts: Arc::default(),
                 };
                 list.append(entry).expect("slots are consecutive");
             }
@@ -196,6 +210,10 @@ impl Broadcast {
 
     pub fn target(&self) -> u32 {
         self.target
+    }
+
+    pub fn parts(&self) -> Option<Parts> {
+        self.parts
     }
 
     /// The end of the newest slot: number, time on the broadcast's timeline, wall clock.
@@ -344,6 +362,23 @@ impl Broadcast {
         }
     }
 
+    /// Takes the parts that a chunker has made of its open chunk. `false`: there are none that were not known.
+    pub fn progress(&mut self, rendition: &Rendition, chunker: &Chunker) -> bool {
+        let (Some(k), epoch, parts) = (chunker.open(), chunker.epoch(), chunker.parts()) else { return false };
+        let Some(track) = self.tracks.get_mut(rendition).filter(|_| self.parts.is_some()) else { return false };
+        match &mut track.open {
+            // After a restart of its encoder a chunk is made again: what is listed stays as it is.
+            Some(open) if (open.k, open.epoch) == (k, epoch) => match parts.get(open.parts.len()..) {
+                None | Some([]) => return false,
+                Some(new) => open.parts.extend_from_slice(new),
+            },
+            _ if parts.is_empty() => return false,
+            open => *open = Some(Progress { k, epoch, init: chunker.init().hash.as_str().into(), parts: parts.to_vec() }),
+        }
+        self.advance();
+        true
+    }
+
     /// Takes a complete chunk. `false`: it came too late or nobody asked for it, and it is not part of the broadcast.
     pub fn finished(&mut self, finished: Finished) -> bool {
         let k = finished.chunk.k;
@@ -396,13 +431,15 @@ impl Broadcast {
     }
 
     fn track(&self, row: RenditionRow, next: u64) -> Track {
-        let shown = Arc::new(LiveRendition {
+        let (shown, _) = watch::channel(Arc::new(LiveRendition {
             row: row.clone(),
             window: List::new(1, 1).window(),
-            playlist: None,
+            reports: Vec::new(),
             chunks: Vec::new(),
+            open: None,
             inits: Vec::new(),
-        });
+            texts: Texts::default(),
+        }));
         Track {
             row,
             list: None,
@@ -410,6 +447,7 @@ impl Broadcast {
             ready: BTreeMap::new(),
             done: BTreeSet::new(),
             chunks: Vec::new(),
+            open: None,
             stored: BTreeSet::new(),
             inits: Vec::new(),
             bits: 0,
@@ -446,7 +484,8 @@ impl Broadcast {
                     continue;
                 }
                 let list = track.list.get_or_insert_with(|| {
-                    new_list(self.target, self.settings.window, self.grid.discontinuities_before(slot.k))
+                    let before = self.grid.discontinuities_before(slot.k);
+                    new_list(self.target, self.parts, self.settings.window, before)
                 });
                 let us = finished.as_ref().map_or(slot_us(slot), |f| f.chunk.duration_us());
                 let entry = Entry {
@@ -457,6 +496,10 @@ impl Broadcast {
                     gap: finished.is_none(),
                     wall: slot.wall,
                     init: finished.as_ref().map_or_else(|| "".into(), |f| f.init.clone()),
+                    parts: match (&finished, self.parts) {
+                        (Some(finished), Some(_)) => part_entries(&finished.chunk.parts),
+                        _ => Arc::default(),
+                    },
                 };
                 list.append(entry).expect("numbers are listed one after the other, before the end");
                 if let Some(finished) = finished {
@@ -467,11 +510,37 @@ impl Broadcast {
                     }
                     track.bits += bits;
                     track.us += us;
-                    track.chunks.push((slot.k, slot.epoch, finished.chunk.bytes));
+                    track.chunks.push(finished.chunk);
                     track.listed_media = true;
                     self.live.k = self.live.k.max(Some(slot.k));
                 }
                 track.next += 1;
+                track.dirty = true;
+            }
+            let Some(list) = &mut track.list else { continue };
+            if track.open.as_ref().is_some_and(|open| open.k < track.next) {
+                track.open = None;
+            }
+            let coming = self.grid.slot(track.next).filter(|slot| {
+                let offered = self.offers.get(&slot.epoch).is_some_and(|offer| offer.contains(name));
+                self.parts.is_some() && !slot.gap && offered && !track.done.contains(&slot.epoch)
+            });
+            let open = coming.map(|slot| {
+                let made = track.open.as_ref().filter(|open| (open.k, open.epoch) == (slot.k, slot.epoch));
+                let parts = made.map_or_else(Arc::default, |open| part_entries(&open.parts));
+                Entry {
+                    k: slot.k,
+                    epoch: slot.epoch,
+                    duration_us: parts.iter().map(|part| part.duration_us).sum(),
+                    discontinuity: slot.discontinuity,
+                    gap: false,
+                    wall: slot.wall,
+                    init: made.map_or_else(|| "".into(), |open| open.init.clone()),
+                    parts,
+                }
+            });
+            if list.open() != open.as_ref() {
+                list.set_open(open);
                 track.dirty = true;
             }
         }
@@ -514,6 +583,13 @@ impl Broadcast {
     /// Renders what changed.
     fn refresh(&mut self) {
         let window = self.settings.window as u64;
+        let edge = |name: &Rendition| self.tracks.get(name)?.list.as_ref()?.edge();
+        let reports: Vec<_> = self
+            .live
+            .offered
+            .iter()
+            .filter_map(|name| edge(name).map(|(k, part)| Report { rendition: name.clone(), k, part }))
+            .collect();
         for (name, track) in &mut self.tracks {
             if !track.dirty && self.live.renditions.contains_key(name) {
                 continue;
@@ -526,24 +602,26 @@ impl Broadcast {
             // What is not stored (the store is slow or gone) stays for one window more, then memory's bound wins.
             track
                 .chunks
-                .retain(|(k, epoch, _)| *k >= first || (!stored.contains(&(*k, *epoch)) && *k + spare >= first));
+                .retain(|c| c.k >= first || (!stored.contains(&(c.k, c.epoch)) && c.k + spare >= first));
             track.stored.retain(|(k, _)| *k >= first);
             if track.inits.len() > 1 {
                 let used = |hash: &Arc<str>| shown.entries().iter().any(|e| e.init == *hash);
                 let newest = track.inits.last().expect("there is more than one").0.clone();
                 track.inits.retain(|(hash, _)| used(hash) || *hash == newest);
             }
-            track.shown = Arc::new(LiveRendition {
+            track.shown.send_replace(Arc::new(LiveRendition {
                 row: track.measured(),
-                playlist: list.next_k().map(|_| Arc::new(Text::new(playlist::media(&shown, false)))),
                 window: shown,
+                reports: reports.iter().filter(|report| report.rendition != *name).cloned().collect(),
                 chunks: track.chunks.clone(),
+                open: track.open.clone(),
                 inits: track.inits.clone(),
-            });
-            self.live.renditions.insert(name.clone(), track.shown.clone());
+                texts: Texts::default(),
+            }));
+            self.live.renditions.entry(name.clone()).or_insert_with(|| Shown(track.shown.subscribe()));
         }
         let rows: Vec<_> = self.live.offered.iter().filter_map(|name| self.live.renditions.get(name)).collect();
-        let rows: Vec<_> = rows.into_iter().map(|shown| shown.row.clone()).collect();
+        let rows: Vec<_> = rows.into_iter().map(|shown| shown.now().row.clone()).collect();
         if rows.is_empty() {
             return;
         }
@@ -564,8 +642,14 @@ impl Track {
 }
 
 /// An empty list after `before` discontinuities.
-fn new_list(target: u32, len: usize, before: u64) -> List {
-    List::resume(&Window::from_entries(target, before, [], false).expect("nothing is always consecutive"), len)
+fn new_list(target: u32, parts: Option<Parts>, len: usize, before: u64) -> List {
+    let empty = Window::from_entries(target, before, [], false).expect("nothing is always consecutive");
+    List::resume(&empty, len).with_parts(parts.map(|parts| parts.target_ms))
+}
+
+fn part_entries(parts: &[Part]) -> Arc<[PartEntry]> {
+    let entry = |part: &Part| PartEntry { duration_us: part.duration_us, independent: part.independent };
+    parts.iter().map(entry).collect()
 }
 
 fn slot_us(slot: &Slot) -> u64 {

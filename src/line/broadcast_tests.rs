@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::media::{self, Packet, Pieces, VideoConfig};
 
 const D: i64 = 180_000;
 
@@ -24,12 +25,14 @@ fn epoch(number: u64, k: u64, at: i64) -> Epoch {
 
 fn broadcast() -> Broadcast {
     let settings = Settings { window: 15, chunk: D };
-    Broadcast::new(StreamId::new("s").unwrap(), BroadcastId::new("b").unwrap(), UnixMs(0), settings)
+    let parts = Some(Parts { ticks: D / 6, target_ms: 335 });
+    Broadcast::new(StreamId::new("s").unwrap(), BroadcastId::new("b").unwrap(), UnixMs(0), settings, parts)
 }
 
 fn chunk(name: &str, k: u64, epoch: u64, at: i64) -> Finished {
-    let chunk =
-        Chunk { k, epoch, start: at, duration: D, timescale: VIDEO_TIMESCALE, bytes: Bytes::from_static(b"x").into() };
+    let bytes = Pieces::from(Bytes::from_static(b"x"));
+    let parts = [Part { duration_us: 2_000_000, independent: true, bytes: bytes.clone() }].into();
+    let chunk = Chunk { k, epoch, start: at, duration: D, timescale: VIDEO_TIMESCALE, parts, bytes };
     Finished { rendition: Rendition::new(name).unwrap(), chunk, init: "aa".into() }
 }
 
@@ -44,7 +47,7 @@ fn listed(live: &Live, name: &str) -> String {
         let cut = if e.discontinuity { "!" } else { "" };
         if e.gap { format!("{cut}({})", e.k) } else { format!("{cut}{}", e.k) }
     };
-    shown.window.entries().iter().map(show).collect::<Vec<_>>().join(" ")
+    shown.now().window.entries().iter().map(show).collect::<Vec<_>>().join(" ")
 }
 
 fn running(names: &[&str]) -> Broadcast {
@@ -159,7 +162,7 @@ fn a_source_that_stops_fitting_becomes_holes_and_leaves_the_offer() {
     assert_eq!(listed(&live, "480p"), "0 1 !2");
     assert_eq!(listed(&live, "720p"), "!2");
     assert_eq!(live.offered.iter().map(Rendition::as_str).collect::<Vec<_>>(), ["480p", "720p"]);
-    let sequence = |name: &str| live.renditions[&Rendition::new(name).unwrap()].window.discontinuity_sequence();
+    let sequence = |name: &str| live.renditions[&Rendition::new(name).unwrap()].now().window.discontinuity_sequence();
     assert_eq!((sequence("480p"), sequence("720p")), (0, 0));
 }
 
@@ -175,7 +178,7 @@ fn memory_holds_the_window_and_a_little_more_when_the_store_fails() {
                 b.stored(&Rendition::source(), k, 1);
             }
             let live = b.snapshot(at(k) + Duration::from_secs(1));
-            let shown = &live.renditions[&Rendition::source()];
+            let shown = live.renditions[&Rendition::source()].now();
             assert!(shown.chunks.len() <= most);
             assert!(shown.window.entries().iter().all(|e| shown.chunk(e.k, e.epoch).is_some()));
         }
@@ -193,4 +196,82 @@ fn warnings_outlive_the_epoch_that_they_led_to() {
     assert_eq!(codes(&mut b), ["audio_gap", "time_jump"]);
     b.forget_warnings();
     assert!(codes(&mut b).is_empty());
+}
+
+fn video(at: i64, mark: Option<u64>) -> Packet {
+    Packet { track: media::Track::Video, pts: at, dts: at, key: mark.is_some(), mark, payload: Bytes::from_static(b"v") }
+}
+
+fn source() -> Chunker {
+    let avcc = Bytes::from_static(&[1, 100, 0, 31, 255, 225, 0, 0, 1, 0, 0]);
+    let config = VideoConfig { avcc, width: 640, height: 360, sar: (1, 1), fps: Some((30, 1)) };
+    Chunker::video(&config, 1, Some(D / 6))
+}
+
+/// What a rendition lists after its chunks: number and parts of the open one, and what the others report of it.
+fn edge(b: &mut Broadcast, name: &str) -> (Option<(u64, usize)>, Vec<(String, u64, Option<u64>)>) {
+    let live = b.snapshot(at(0));
+    let shown = live.renditions[&Rendition::new(name).unwrap()].now();
+    let reports = shown.reports.iter().map(|r| (r.rendition.to_string(), r.k, r.part)).collect();
+    (shown.window.open().map(|open| (open.k, open.parts.len())), reports)
+}
+
+#[test]
+fn parts_are_listed_as_they_come_and_reported_to_the_others() {
+    let mut b = running(&["source", "480p"]);
+    let mut chunker = source();
+    for i in 0..100_i64 {
+        let mark = (i % 60 == 0).then_some((i / 60) as u64);
+        mark.into_iter().for_each(|k| b.mark(k, i * 3000));
+        if let Some(done) = chunker.push(video(i * 3000, mark)).unwrap() {
+            assert_eq!(done.parts.len(), 6);
+            let rendition = Rendition::source();
+            assert!(b.finished(Finished { rendition, chunk: done, init: "aa".into() }));
+            assert!(b.finished(chunk("480p", 0, 1, 0)));
+        }
+        let known = b.progress(&Rendition::source(), &chunker);
+        assert_eq!(known, i % 60 > 0 && i % 10 == 0, "packet {i}");
+    }
+    // 40 pictures of chunk 1 have come; the last part is finished by the picture after it.
+    assert_eq!(edge(&mut b, "source"), (Some((1, 3)), vec![("480p".into(), 0, Some(0))]));
+    assert_eq!(edge(&mut b, "480p").0, Some((1, 0)));
+    let shown = b.snapshot(at(0)).renditions[&Rendition::source()].now();
+    assert!(shown.is_hinted(1, 1, 3) && !shown.is_hinted(1, 1, 2) && !shown.is_hinted(1, 2, 3));
+    assert!(shown.part(0, 1, 5).is_some() && shown.part(0, 1, 6).is_none() && shown.part(1, 1, 2).is_some());
+    assert!(shown.part(1, 2, 0).is_none(), "of another epoch");
+    let whole: Pieces = (0..6).flat_map(|i| shown.part(0, 1, i).unwrap().iter().cloned().collect::<Vec<_>>()).collect();
+    assert_eq!(Some(whole), shown.chunk(0, 1));
+
+    // A chunk that is made again does not change what was listed of it.
+    let before = shown.part(1, 1, 0);
+    let mut again = source();
+    for i in 60..82_i64 {
+        again.push(Packet { payload: Bytes::from_static(b"other"), ..video(i * 3000, (i == 60).then_some(1)) }).unwrap();
+        assert!(!b.progress(&Rendition::source(), &again));
+    }
+    assert_eq!(b.snapshot(at(0)).renditions[&Rendition::source()].now().part(1, 1, 0), before);
+
+    // The encoder goes: nothing is open, nothing is hinted at.
+    b.close(100 * 3000);
+    b.done(&Rendition::source(), 1);
+    assert_eq!(edge(&mut b, "source").0, None);
+}
+
+#[tokio::test]
+async fn whoever_waits_is_woken_by_a_change_of_that_rendition() {
+    let mut b = running(&["source", "480p"]);
+    (0..3).for_each(|k| b.mark(k, k as i64 * D));
+    assert!(b.finished(chunk("source", 0, 1, 0)));
+    let live = b.snapshot(at(0));
+    let shown = live.renditions[&Rendition::source()].clone();
+    let waiting = tokio::spawn(async move { shown.when(|shown| shown.window.holds(1, None)).await.window.next_k() });
+    tokio::task::yield_now().await;
+    assert!(b.finished(chunk("source", 1, 1, D)));
+    b.snapshot(at(0));
+    assert_eq!(waiting.await.unwrap(), Some(2));
+
+    // A broadcast that goes away ends the wait.
+    let shown = live.renditions[&Rendition::source()].clone();
+    drop((b, live));
+    assert_eq!(shown.when(|shown| shown.window.holds(9, None)).await.window.next_k(), Some(2));
 }

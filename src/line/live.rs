@@ -9,11 +9,12 @@ use std::{
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
 use crate::{
     id::{BroadcastId, Rendition, StreamId},
     media::{Mode, Pieces, timeline::Warning},
-    package::{AudioVariant, Variant, Window, playlist},
+    package::{AudioVariant, Chunk, Part, Report, Variant, Window, playlist},
     store::RenditionRow,
     time::UnixMs,
 };
@@ -78,32 +79,91 @@ pub struct Live {
     pub multivariant_inside: Option<Arc<Text>>,
     /// Names of the renditions that the multivariant playlist offers.
     pub offered: Vec<Rendition>,
-    pub renditions: BTreeMap<Rendition, Arc<LiveRendition>>,
+    pub renditions: BTreeMap<Rendition, Shown>,
     /// What the streamer should know.
     pub warnings: Vec<Warning>,
     /// Rungs that this node cannot afford now.
     pub shed: Vec<Rendition>,
 }
 
-/// One rendition of a running broadcast.
+/// One rendition of a running broadcast, as it changes.
+#[derive(Debug, Clone)]
+pub struct Shown(pub(super) watch::Receiver<Arc<LiveRendition>>);
+
+impl Shown {
+    pub fn now(&self) -> Arc<LiveRendition> {
+        self.0.borrow().clone()
+    }
+
+    /// Waits until the rendition is as wished; gives its last state when the broadcast goes away before. Costs nothing
+    /// but memory meanwhile: each change of this rendition alone wakes.
+    pub async fn when(&self, wish: impl FnMut(&Arc<LiveRendition>) -> bool) -> Arc<LiveRendition> {
+        let mut changes = self.0.clone();
+        match changes.wait_for(wish).await {
+            Ok(shown) => shown.clone(),
+            Err(_) => self.now(),
+        }
+    }
+}
+
+/// One rendition of a running broadcast at one moment.
 #[derive(Debug)]
 pub struct LiveRendition {
     pub row: RenditionRow,
     pub window: Window,
-    /// Absent before the first chunk.
-    pub playlist: Option<Arc<Text>>,
-    /// Chunks that are in memory, by (k, epoch).
-    pub chunks: Vec<(u64, u64, Pieces)>,
+    /// How far the others are.
+    pub(super) reports: Vec<Report>,
+    /// Chunks that are in memory.
+    pub(super) chunks: Vec<Chunk>,
+    /// The chunk that is being made.
+    pub(super) open: Option<Progress>,
     /// Init segments in use, by hash.
-    pub inits: Vec<(Arc<str>, Bytes)>,
+    pub(super) inits: Vec<(Arc<str>, Bytes)>,
+    pub(super) texts: Texts,
+}
+
+/// The playlists of one moment, written when someone asks.
+#[derive(Debug, Default)]
+pub struct Texts {
+    whole: OnceLock<Text>,
+    delta: OnceLock<Option<Text>>,
+}
+
+/// The parts of a chunk that is being made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Progress {
+    pub k: u64,
+    pub epoch: u64,
+    pub init: Arc<str>,
+    pub parts: Vec<Part>,
 }
 
 impl LiveRendition {
+    /// The media playlist; nothing before the first chunk. With `skip`, the delta update where there can be one.
+    pub fn playlist(&self, skip: bool) -> Option<&Text> {
+        self.window.next_k()?;
+        let delta = || self.texts.delta.get_or_init(|| playlist::delta(&self.window, &self.reports).map(Text::new));
+        let whole = || self.texts.whole.get_or_init(|| Text::new(playlist::media(&self.window, &self.reports, false)));
+        if skip { delta().as_ref() } else { None }.or_else(|| Some(whole()))
+    }
+
     /// The bytes of chunk `k` as `epoch` wrote it, or as the valid epoch did when that one is not here.
     pub fn chunk(&self, k: u64, epoch: u64) -> Option<Pieces> {
-        let mut of_k = self.chunks.iter().filter(|c| c.0 == k);
-        let exact = of_k.clone().find(|c| c.1 == epoch);
-        exact.or_else(|| of_k.next_back()).map(|c| c.2.clone())
+        let mut of_k = self.chunks.iter().filter(|c| c.k == k);
+        let exact = of_k.clone().find(|c| c.epoch == epoch);
+        exact.or_else(|| of_k.next_back()).map(|c| c.bytes.clone())
+    }
+
+    /// The bytes of a part.
+    pub fn part(&self, k: u64, epoch: u64, part: usize) -> Option<Pieces> {
+        let done = self.chunks.iter().find(|c| (c.k, c.epoch) == (k, epoch)).map(|c| &c.parts[..]);
+        let open = self.open.as_ref().filter(|open| (open.k, open.epoch) == (k, epoch)).map(|open| &open.parts[..]);
+        done.or(open)?.get(part).map(|part| part.bytes.clone())
+    }
+
+    /// Whether this part is the one that the playlist hints at.
+    pub fn is_hinted(&self, k: u64, epoch: u64, part: usize) -> bool {
+        self.window.open().is_some_and(|open| (open.k, open.epoch, open.parts.len()) == (k, epoch, part))
     }
 
     pub fn init(&self, hash: &str) -> Option<Bytes> {

@@ -27,7 +27,7 @@ mod recover;
 mod task;
 
 pub use keeper::Stores;
-pub use live::{Live, LiveRendition, State, Text};
+pub use live::{Live, LiveRendition, Shown, State, Text};
 pub use task::{Begin, Begun};
 
 use crate::{
@@ -53,6 +53,8 @@ pub struct Config {
     pub node: String,
     /// Nominal chunk duration.
     pub chunk: Duration,
+    /// About how long a part of a chunk is.
+    pub part: Duration,
     /// Chunks in a live playlist.
     pub window: usize,
     pub reconnect_window: Duration,
@@ -64,12 +66,21 @@ pub struct Config {
 impl Config {
     /// Nominal chunk duration in [`VIDEO_TIMESCALE`] ticks.
     pub fn chunk_ticks(&self) -> i64 {
-        self.chunk.as_micros() as i64 * i64::from(VIDEO_TIMESCALE) / 1_000_000
+        ticks(self.chunk)
+    }
+
+    /// The same of a part.
+    pub fn part_ticks(&self) -> i64 {
+        ticks(self.part)
     }
 
     fn broadcast(&self) -> broadcast::Settings {
         broadcast::Settings { window: self.window, chunk: self.chunk_ticks() }
     }
+}
+
+fn ticks(time: Duration) -> i64 {
+    time.as_micros() as i64 * i64::from(VIDEO_TIMESCALE) / 1_000_000
 }
 
 /// A stream's own settings; what is `None` is the node's.

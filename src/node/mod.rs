@@ -189,6 +189,7 @@ impl Config {
         line::Config {
             node: self.node.id.clone(),
             chunk: self.live.chunk,
+            part: self.live.part,
             window: self.live.window as usize,
             reconnect_window: self.live.reconnect_window,
             ladder: self.ladder.clone(),

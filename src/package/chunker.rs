@@ -4,7 +4,7 @@
 //! decoded from the very time at which its key frame is shown, in every rendition, whatever B-frames it has; so `tfdt`
 //! is the same on all of them and goes on without a seam. Audio times are the packets' own, exact to the sample.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 
@@ -34,15 +34,32 @@ pub struct Chunk {
     pub start: i64,
     pub duration: i64,
     pub timescale: u32,
+    /// What it is made of, in order: its bytes are theirs. One alone when parts are not wanted.
+    pub parts: Arc<[Part]>,
     pub bytes: Pieces,
 }
 
 impl Chunk {
-    /// Gives the duration in microseconds as a difference of rounded times, so that sums do not drift.
+    /// Gives the duration in microseconds; the parts' durations sum to it.
     pub fn duration_us(&self) -> u64 {
-        let us = |ticks| rescale(ticks, self.timescale, 1_000_000);
-        (us(self.start + self.duration) - us(self.start)).max(0) as u64
+        duration_us(self.start, self.start + self.duration, self.timescale)
     }
+}
+
+/// One finished part of a chunk (rfc8216bis: Partial Segment).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    pub duration_us: u64,
+    /// It begins with a sync sample.
+    pub independent: bool,
+    /// A fragment; of the first part, the chunk's `styp` before it.
+    pub bytes: Pieces,
+}
+
+/// As a difference of rounded times, so that sums do not drift.
+fn duration_us(start: i64, end: i64, timescale: u32) -> u64 {
+    let us = |ticks| rescale(ticks, timescale, 1_000_000);
+    (us(end) - us(start)).max(0) as u64
 }
 
 /// Makes the chunks of one rendition in one epoch.
@@ -59,14 +76,23 @@ enum Cutter {
 
 impl Chunker {
     /// Begins a video rendition, which is cut at its own packets' marks. A new config needs a new chunker.
-    pub fn video(config: &VideoConfig, epoch: u64) -> Self {
-        Self { init: Init::video(config), epoch, cutter: Cutter::Video(Video::default()) }
+    ///
+    /// A chunk's parts are cut every `part` (90 kHz) after its start, where a sample begins nearest to that; without it
+    /// a chunk is one part.
+    pub fn video(config: &VideoConfig, epoch: u64, part: Option<i64>) -> Self {
+        Self { init: Init::video(config), epoch, cutter: Cutter::Video(Video { part, open: None }) }
     }
 
-    /// Begins an audio rendition, which is cut at its own packets' marks or at those told by [`Chunker::mark`].
-    pub fn audio(config: &AudioConfig, epoch: u64) -> Self {
+    /// Begins an audio rendition, which is cut at its own packets' marks or at those told by [`Chunker::mark`]. Parts as
+    /// in [`Chunker::video`], counted from the mark.
+    pub fn audio(config: &AudioConfig, epoch: u64, part: Option<i64>) -> Self {
         let (rate, frame) = (config.sample_rate.max(1), config.frame_len.max(1).into());
-        Self { init: Init::audio(config), epoch, cutter: Cutter::Audio(Audio::new(rate, frame)) }
+        Self { init: Init::audio(config), epoch, cutter: Cutter::Audio(Audio::new(rate, frame, part)) }
+    }
+
+    /// The epoch that its chunks are named by.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// Gives the init segment that its chunks need.
@@ -83,18 +109,25 @@ impl Chunker {
         }
     }
 
+    /// The finished parts of the chunk that is not out yet.
+    pub fn parts(&self) -> &[Part] {
+        match &self.cutter {
+            Cutter::Video(video) => video.open.as_ref().map_or(&[], |open| &open.made.parts),
+            Cutter::Audio(audio) => &audio.made.parts,
+        }
+    }
+
     /// Takes the next packet. A marked one completes the chunk before it; in an audio rendition, so does the first
     /// frame at or after the next mark.
     ///
     /// Packets that no player could use are dropped: those before the first mark, leading pictures shown before the
     /// chunk's key frame, audio frames that do not come after the one before. An error concerns this packet alone.
     pub fn push(&mut self, packet: Packet) -> Result<Option<Chunk>, Error> {
-        let cut = match (&mut self.cutter, packet.track) {
-            (Cutter::Video(video), Track::Video) => video.push(packet)?,
-            (Cutter::Audio(audio), Track::Audio) => audio.push(packet)?,
-            _ => return Err(Error::WrongTrack),
-        };
-        Ok(cut.map(|cut| cut.chunk(self.epoch)))
+        match (&mut self.cutter, packet.track) {
+            (Cutter::Video(video), Track::Video) => video.push(packet, self.epoch),
+            (Cutter::Audio(audio), Track::Audio) => audio.push(packet, self.epoch),
+            _ => Err(Error::WrongTrack),
+        }
     }
 
     /// Tells an audio rendition that chunk `k` starts at `at` (90 kHz), as a video packet's mark says.
@@ -103,50 +136,70 @@ impl Chunker {
     /// frame since the last mark. Audio that comes, but late, is waited for during three chunks. Marks that do not go
     /// forward, and marks to a video rendition, which has its own, are ignored.
     pub fn mark(&mut self, k: u64, at: i64) -> Option<Chunk> {
-        let cut = match &mut self.cutter {
+        match &mut self.cutter {
             Cutter::Video(_) => None,
-            Cutter::Audio(audio) => audio.mark(k, audio.first_at(at)),
-        };
-        cut.map(|cut| cut.chunk(self.epoch))
+            Cutter::Audio(audio) => audio.mark(k, audio.first_at(at), self.epoch),
+        }
+    }
+
+    /// Tells an audio rendition that no mark will come that is before `at` (90 kHz): a part that ends there is finished.
+    /// Where marks come with the audio's own packets they tell this themselves.
+    pub fn passed(&mut self, at: i64) {
+        if let Cutter::Audio(audio) = &mut self.cutter {
+            audio.passed(audio.first_at(at));
+        }
     }
 
     /// Completes what is open; the epoch's media ends at `at` (90 kHz).
     pub fn finish(self, at: i64) -> Vec<Chunk> {
-        let cuts = match self.cutter {
-            Cutter::Video(video) => video.finish(at),
-            Cutter::Audio(audio) => audio.finish(at),
-        };
-        cuts.into_iter().map(|cut| cut.chunk(self.epoch)).collect()
-    }
-}
-
-/// Samples of one chunk with their final times. Never empty.
-struct Cut {
-    k: u64,
-    start: i64,
-    timescale: u32,
-    samples: Vec<Sample>,
-}
-
-impl Cut {
-    fn chunk(self, epoch: u64) -> Chunk {
-        // Starts are not negative: see where they are taken.
-        let start = self.start as u64;
-        let fragment = Fragment { sequence: (self.k as u32).wrapping_add(1), start, samples: &self.samples };
-        Chunk {
-            k: self.k,
-            epoch,
-            start: self.start,
-            duration: self.samples.iter().map(|s| i64::from(s.duration)).sum(),
-            timescale: self.timescale,
-            bytes: cmaf::chunk(&[fragment]),
+        match self.cutter {
+            Cutter::Video(video) => video.finish(at, self.epoch),
+            Cutter::Audio(audio) => audio.finish(at, self.epoch),
         }
     }
 }
 
+/// A chunk on its way: the parts that are finished.
+#[derive(Debug, Default)]
+struct Made {
+    /// Decode times of its first sample and after its last, once there is a part.
+    span: Option<(i64, i64)>,
+    parts: Vec<Part>,
+}
+
+impl Made {
+    /// Adds a part; `times` has one more than there are samples, where the last one ends.
+    fn add(&mut self, k: u64, timescale: u32, times: &[i64], samples: &[Sample]) {
+        let (start, end) = (times[0], times[times.len() - 1]);
+        let index = self.parts.len();
+        // Starts are not negative: see where they are taken.
+        let fragment = Fragment { sequence: sequence(k, index), start: start as u64, samples };
+        let bytes = cmaf::part(&fragment, index == 0);
+        self.parts.push(Part { duration_us: duration_us(start, end, timescale), independent: samples[0].key, bytes });
+        self.span = Some((self.span.map_or(start, |span| span.0), end));
+    }
+
+    fn chunk(self, k: u64, epoch: u64, timescale: u32) -> Option<Chunk> {
+        let (start, end) = self.span?;
+        let bytes = self.parts.iter().flat_map(|part| part.bytes.iter().cloned()).collect();
+        Some(Chunk { k, epoch, start, duration: end - start, timescale, parts: self.parts.into(), bytes })
+    }
+}
+
+/// `mfhd` numbers go up from part to part; the chunk's number leaves room for more parts than a chunk can have.
+fn sequence(k: u64, index: usize) -> u32 {
+    (k as u32).wrapping_mul(1024).wrapping_add(index as u32).wrapping_add(1)
+}
+
+/// Counts the parts' ends that lie at or before `time`, ticks after the chunk's start: a sample nearer to one than the
+/// sample before it (which lasted `before`) begins a part.
+fn part_at(time: i64, before: i64, part: i64) -> i64 {
+    (time + (before / 2).min(part / 2)).div_euclid(part)
+}
+
 /// Cuts video. Holds the packets of the open chunk in decode order.
-#[derive(Default)]
 struct Video {
+    part: Option<i64>,
     open: Option<Open>,
 }
 
@@ -154,15 +207,22 @@ struct Open {
     k: u64,
     /// When the key frame is shown.
     start: i64,
-    packets: Vec<Packet>,
+    first_dts: i64,
+    made: Made,
+    /// How many ends of parts have gone by.
+    clock: i64,
+    /// Packets that are in no part yet, with their decode times.
+    waiting: Vec<(i64, Packet)>,
+    /// All packets of the chunk.
+    count: usize,
     bytes: usize,
 }
 
 impl Video {
-    fn push(&mut self, packet: Packet) -> Result<Option<Cut>, Error> {
+    fn push(&mut self, packet: Packet, epoch: u64) -> Result<Option<Chunk>, Error> {
         let Some(k) = packet.mark else {
             if let Some(open) = &mut self.open {
-                open.push(packet)?;
+                open.push(packet, self.part)?;
             }
             return Ok(None);
         };
@@ -173,66 +233,104 @@ impl Video {
         }
         if !packet.key {
             if let Some(open) = &mut self.open {
-                open.push(packet)?;
+                open.push(packet, self.part)?;
             }
             return Err(Error::NotKey { k });
         }
-        let next = Open { k, start: at, bytes: packet.payload.len(), packets: vec![packet] };
-        Ok(self.open.replace(next).map(|open| open.close(at)))
+        let next = Open {
+            k,
+            start: at,
+            first_dts: packet.dts,
+            made: Made::default(),
+            clock: 0,
+            count: 1,
+            bytes: packet.payload.len(),
+            waiting: vec![(at, packet)],
+        };
+        Ok(self.open.replace(next).and_then(|open| open.close(at, epoch)))
     }
 
-    fn finish(self, at: i64) -> Vec<Cut> {
-        self.open.filter(|open| at > open.start).map(|open| open.close(at)).into_iter().collect()
+    fn finish(self, at: i64, epoch: u64) -> Vec<Chunk> {
+        self.open.filter(|open| at > open.start).and_then(|open| open.close(at, epoch)).into_iter().collect()
     }
 }
 
 impl Open {
-    fn push(&mut self, packet: Packet) -> Result<(), Error> {
-        let long = packet.pts.saturating_sub(self.start) > CHUNK_SECONDS_MAX * i64::from(VIDEO_TIMESCALE);
-        if long || self.packets.len() >= CHUNK_PACKETS_MAX || self.bytes + packet.payload.len() > CHUNK_BYTES_MAX {
+    fn push(&mut self, packet: Packet, part: Option<i64>) -> Result<(), Error> {
+        let longest = CHUNK_SECONDS_MAX * i64::from(VIDEO_TIMESCALE);
+        let long = packet.pts.saturating_sub(self.start) > longest;
+        if long || self.count >= CHUNK_PACKETS_MAX || self.bytes + packet.payload.len() > CHUNK_BYTES_MAX {
             return Err(Error::TooLong { k: self.k });
         }
-        if packet.pts >= self.start {
-            self.bytes += packet.payload.len();
-            self.packets.push(packet);
+        if packet.pts < self.start {
+            return Ok(());
         }
+        // Broken decode times neither go back nor leave the longest chunk.
+        let last = self.waiting.last().expect("a packet always waits for the end of the last").0;
+        let since = packet.dts.saturating_sub(self.first_dts).min(longest);
+        let time = self.start.saturating_add(since).max(last + 1);
+        if let Some(part) = part {
+            let clock = part_at(time - self.start, time - last, part);
+            if clock > self.clock {
+                self.clock = clock;
+                self.add_part(time, None);
+            }
+        }
+        self.count += 1;
+        self.bytes += packet.payload.len();
+        self.waiting.push((time, packet));
         Ok(())
     }
 
-    /// Gives the samples their times, up to `end`, where the next chunk starts.
-    fn close(mut self, end: i64) -> Cut {
-        // A mark that comes later than any chunk may last: the durations must still fit their fields.
-        let end = end.min(self.start.saturating_add(i32::MAX.into()));
+    /// Completes the chunk at `end`, where the next one starts.
+    fn close(mut self, end: i64, epoch: u64) -> Option<Chunk> {
+        let first = self.waiting.first().expect("a packet always waits for the end of the last").0;
+        // A mark that comes later than any chunk may last: the durations must still fit their fields. One that comes
+        // before the parts that are out: a player takes a short overlap, and what is out cannot be changed.
+        let end = end.min(self.start.saturating_add(i32::MAX.into())).max(first + 1);
         // One tick is the least that a sample can last.
-        self.packets.truncate(usize::try_from(end - self.start).expect("a chunk ends after its start"));
-        let (len, first) = (self.packets.len() as i64, self.packets[0].dts);
-        let mut times = Vec::with_capacity(self.packets.len() + 1);
-        let mut earliest = self.start;
-        for (i, packet) in (0..).zip(&self.packets) {
+        self.waiting.truncate(usize::try_from(end - first).expect("a chunk ends after its start"));
+        let len = self.waiting.len() as i64;
+        let mut earliest = first;
+        for (i, (time, _)) in (0..).zip(&mut self.waiting) {
             // Every sample leaves at least a tick to each of those after it.
-            let time = (self.start.saturating_add(packet.dts.saturating_sub(first))).clamp(earliest, end - (len - i));
-            times.push(time);
-            earliest = time + 1;
+            *time = (*time).clamp(earliest, end - (len - i));
+            earliest = *time + 1;
         }
-        // The key frame is decoded at the start even if its successors' times are broken.
-        debug_assert_eq!(times[0], self.start);
-        times.push(end);
-        let samples = self.packets.into_iter().zip(times.windows(2)).map(|(packet, time)| Sample {
+        self.add_part(end, Some(end));
+        self.made.chunk(self.k, epoch, VIDEO_TIMESCALE)
+    }
+
+    /// Makes a part of what waits, up to `until`. A picture shown after the chunk's `end` would hide the next chunk's key
+    /// frame.
+    fn add_part(&mut self, until: i64, end: Option<i64>) {
+        let waiting = std::mem::take(&mut self.waiting);
+        let times: Vec<_> = waiting.iter().map(|(time, _)| *time).chain([until]).collect();
+        let samples = waiting.into_iter().zip(times.windows(2)).map(|((_, packet), time)| Sample {
             duration: (time[1] - time[0]) as u32,
-            // A picture shown after the end would hide the next chunk's key frame.
-            offset: (packet.pts.min(end - 1) - time[0]) as i32,
+            offset: (end.map_or(packet.pts, |end| packet.pts.min(end - 1)) - time[0]) as i32,
             key: packet.key,
             payload: packet.payload,
         });
-        Cut { k: self.k, start: self.start, timescale: VIDEO_TIMESCALE, samples: samples.collect() }
+        self.made.add(self.k, VIDEO_TIMESCALE, &times, &samples.collect::<Vec<_>>());
     }
 }
 
-/// Cuts audio. Holds the frames from the first unfinished chunk on; times in samples.
+/// Cuts audio. Holds the frames from the first unfinished part on; times in samples.
 struct Audio {
     rate: u32,
     frame_len: i64,
+    /// Nominal part duration.
+    part: Option<i64>,
+    /// The first unfinished chunk, as far as it is made, and how many ends of parts have gone by in it.
+    made: Made,
+    clock: i64,
+    /// No mark will come before this.
+    passed: i64,
+    /// Frames that are in no part yet.
     frames: VecDeque<(i64, Bytes)>,
+    /// All frames from the first unfinished chunk on.
+    count: usize,
     bytes: usize,
     /// Marks of the unfinished chunks: number and the first sample that belongs to it.
     marks: VecDeque<(u64, i64)>,
@@ -241,20 +339,28 @@ struct Audio {
     /// A frame has come, and one since the last mark.
     came: bool,
     flows: bool,
+    /// Marks come with the frames.
+    own_marks: bool,
 }
 
 impl Audio {
-    fn new(rate: u32, frame_len: i64) -> Self {
+    fn new(rate: u32, frame_len: i64, part: Option<i64>) -> Self {
         // Times are not negative, so any frame comes after -1.
         Self {
             rate,
             frame_len,
+            part: part.map(|part| rescale(part, VIDEO_TIMESCALE, rate).max(1)),
+            made: Made::default(),
+            clock: 0,
+            passed: -1,
             frames: VecDeque::new(),
+            count: 0,
             bytes: 0,
             marks: VecDeque::new(),
             last: -1,
             came: false,
             flows: false,
+            own_marks: false,
         }
     }
 
@@ -264,20 +370,22 @@ impl Audio {
         (at * i128::from(self.rate) + scale - 1).div_euclid(scale) as i64
     }
 
-    fn push(&mut self, packet: Packet) -> Result<Option<Cut>, Error> {
+    fn push(&mut self, packet: Packet, epoch: u64) -> Result<Option<Chunk>, Error> {
         let pts = packet.pts;
         if let Some(k) = packet.mark {
             if pts <= self.last || self.marks.back().is_some_and(|&(last, at)| k <= last || pts <= at) {
                 return Err(Error::Backwards { k, at: pts, last: self.marks.back().map_or(0, |mark| mark.0) });
             }
             self.add_mark(k, pts);
+            self.own_marks = true;
         }
         if pts <= self.last || self.marks.front().is_some_and(|&(_, at)| pts < at) {
             return Ok(None);
         }
-        if self.frames.len() >= CHUNK_PACKETS_MAX
+        let first = self.made.span.map(|span| span.0).or(self.frames.front().map(|frame| frame.0));
+        if self.count >= CHUNK_PACKETS_MAX
             || self.bytes + packet.payload.len() > CHUNK_BYTES_MAX
-            || self.frames.front().is_some_and(|front| pts - front.0 > CHUNK_SECONDS_MAX * i64::from(self.rate))
+            || first.is_some_and(|first| pts - first > CHUNK_SECONDS_MAX * i64::from(self.rate))
         {
             match self.marks.front() {
                 // The frame that a later mark waits for must come through, or nothing ever would.
@@ -289,19 +397,62 @@ impl Audio {
         }
         self.last = pts;
         (self.came, self.flows) = (true, true);
+        self.count += 1;
         self.bytes += packet.payload.len();
         self.frames.push_back((pts, packet.payload));
-        Ok(self.cut_reached())
+        if self.own_marks {
+            self.passed = pts;
+        }
+        let cut = self.cut_reached(epoch);
+        self.cut_parts();
+        Ok(cut)
     }
 
-    fn mark(&mut self, k: u64, at: i64) -> Option<Cut> {
+    fn passed(&mut self, at: i64) {
+        self.passed = self.passed.max(at);
+        self.cut_parts();
+    }
+
+    /// Makes the parts of the first unfinished chunk whose ends the frames have reached, and no later mark can.
+    fn cut_parts(&mut self) {
+        let (Some(part), Some(&(k, start))) = (self.part, self.marks.front()) else { return };
+        let limit = self.marks.get(1).map_or(self.passed, |&(_, end)| (end - 1).min(self.passed));
+        let mut from = 0;
+        for i in 1..self.frames.len() {
+            let at = self.frames[i - from].0;
+            if at > limit {
+                break;
+            }
+            let clock = part_at(at - start, self.frame_len, part);
+            if clock > self.clock {
+                self.clock = clock;
+                self.add_part(k, i - from, at);
+                from = i;
+            }
+        }
+    }
+
+    /// Makes a part of the first `count` frames, the last of which lasts until `until`.
+    fn add_part(&mut self, k: u64, count: usize, until: i64) {
+        let frames: Vec<_> = self.frames.drain(..count).collect();
+        let times: Vec<_> = frames.iter().map(|frame| frame.0).chain([until]).collect();
+        let samples = frames.into_iter().zip(times.windows(2)).map(|((_, payload), time)| Sample {
+            duration: u32::try_from(time[1] - time[0]).unwrap_or(u32::MAX),
+            offset: 0,
+            key: true,
+            payload,
+        });
+        self.made.add(k, self.rate, &times, &samples.collect::<Vec<_>>());
+    }
+
+    fn mark(&mut self, k: u64, at: i64, epoch: u64) -> Option<Chunk> {
         if at < 0 || self.marks.back().is_some_and(|&(last, last_at)| k <= last || at <= last_at) {
             return None;
         }
         // Before its first frame audio has not stopped, it is late.
         let stopped = !std::mem::take(&mut self.flows) && self.came;
         self.add_mark(k, at);
-        if let Some(cut) = self.cut_reached() {
+        if let Some(cut) = self.cut_reached(epoch) {
             return Some(cut);
         }
         // The chunk that has just got its end may wait for the frame that completes it; the chunks before wait only
@@ -310,13 +461,13 @@ impl Audio {
         let keep = if stopped { 2 } else { LAG_MARKS_MAX };
         let mut cut = None;
         while self.marks.len() > keep {
-            let next = self.cut();
+            let next = self.cut(epoch);
             cut = cut.or(next);
         }
         cut
     }
 
-    fn finish(mut self, at: i64) -> Vec<Cut> {
+    fn finish(mut self, at: i64, epoch: u64) -> Vec<Chunk> {
         let end = self.first_at(at);
         while self.frames.back().is_some_and(|frame| frame.0 >= end) {
             self.frames.pop_back();
@@ -325,51 +476,47 @@ impl Audio {
         self.marks.push_back((u64::MAX, end));
         let mut cuts = Vec::new();
         while self.marks.len() > 1 {
-            cuts.extend(self.cut());
+            cuts.extend(self.cut(epoch));
         }
         cuts
     }
 
     /// Cuts every chunk whose end the frames have reached; at most one of them has frames, as these come in order.
-    fn cut_reached(&mut self) -> Option<Cut> {
+    fn cut_reached(&mut self, epoch: u64) -> Option<Chunk> {
         let mut cut = None;
         while let (Some(&(_, end)), Some(last)) = (self.marks.get(1), self.frames.back())
             && last.0 >= end
         {
             // Evaluated in any case: the empty chunks after the cut one go too.
-            let next = self.cut();
+            let next = self.cut(epoch);
             cut = cut.or(next);
         }
         cut
     }
 
     /// Cuts the first of at least two marked chunks; nothing when it has no frames.
-    fn cut(&mut self) -> Option<Cut> {
+    fn cut(&mut self, epoch: u64) -> Option<Chunk> {
         let (k, _) = self.marks.pop_front()?;
         let end = self.marks.front()?.1;
         let count = self.frames.partition_point(|frame| frame.0 < end);
-        let next = self.frames.get(count).map(|frame| frame.0);
-        let frames: Vec<_> = self.frames.drain(..count).collect();
-        self.bytes -= frames.iter().map(|frame| frame.1.len()).sum::<usize>();
         // Late frames of a chunk that is out must not come into the next.
         self.last = self.last.max(end - 1);
-        let (start, last) = (frames.first()?.0, frames.last()?.0);
-        // Where audio goes on, the last frame lasts until then. A hole of more than half a second is not put into this
-        // chunk, whose duration must stay near that of the video beside it. Where audio stops, the last frame fills the
-        // chunk.
-        let until = match next.filter(|next| next - end <= i64::from(self.rate) / 2) {
-            Some(next) => next,
-            None if end - last >= 2 * self.frame_len => end,
-            None => last + self.frame_len,
-        };
-        let times: Vec<_> = frames.iter().map(|frame| frame.0).chain([until]).collect();
-        let samples = frames.into_iter().zip(times.windows(2)).map(|((_, payload), time)| Sample {
-            duration: u32::try_from(time[1] - time[0]).unwrap_or(u32::MAX),
-            offset: 0,
-            key: true,
-            payload,
-        });
-        Some(Cut { k, start, timescale: self.rate, samples: samples.collect() })
+        self.clock = 0;
+        if let Some(last) = count.checked_sub(1).map(|last| self.frames[last].0) {
+            let next = self.frames.get(count).map(|frame| frame.0);
+            // Where audio goes on, the last frame lasts until then. A hole of more than half a second is not put into
+            // this chunk, whose duration must stay near that of the video beside it. Where audio stops, the last frame
+            // fills the chunk.
+            let until = match next.filter(|next| next - end <= i64::from(self.rate) / 2) {
+                Some(next) => next,
+                None if end - last >= 2 * self.frame_len => end,
+                None => last + self.frame_len,
+            };
+            self.add_part(k, count, until);
+        }
+        self.count = self.frames.len();
+        self.bytes = self.frames.iter().map(|frame| frame.1.len()).sum();
+        std::mem::take(&mut self.made).chunk(k, epoch, self.rate)
     }
 
     fn add_mark(&mut self, k: u64, at: i64) {
@@ -381,6 +528,7 @@ impl Audio {
 
     fn pop_frame(&mut self) {
         if let Some((_, payload)) = self.frames.pop_front() {
+            self.count -= 1;
             self.bytes -= payload.len();
         }
     }

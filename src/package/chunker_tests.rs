@@ -42,7 +42,7 @@ fn b_frames_are_decoded_from_the_key_frames_time() {
         video(18000, 12000, Some(5)),
         video(21000, 15000, None),
     ];
-    let out = chunks(Chunker::video(&avc(), 9), packets, 24000);
+    let out = chunks(Chunker::video(&avc(), 9, None), packets, 24000);
     let [a, b] = &out[..] else { panic!() };
     assert_eq!((a.k, a.epoch, a.start, a.duration, a.timescale), (4, 9, 6000, 12000, 90_000));
     assert_eq!((b.k, b.epoch, b.start, b.duration), (5, 9, 18000, 6000));
@@ -57,21 +57,21 @@ fn b_frames_are_decoded_from_the_key_frames_time() {
 #[test]
 fn other_key_frames_inside_a_chunk_are_sync() {
     let inner = Packet { key: true, ..video(6000, 6000, None) };
-    let out = chunks(Chunker::video(&avc(), 1), [video(0, 0, Some(0)), video(3000, 3000, None), inner], 9000);
+    let out = chunks(Chunker::video(&avc(), 1, None), [video(0, 0, Some(0)), video(3000, 3000, None), inner], 9000);
     assert!(read_chunk(&out[0].bytes.joined()).iter().map(|r| r.sync).eq([true, false, true]));
 }
 
 #[test]
 fn leading_pictures_and_what_precedes_the_first_mark_are_dropped() {
     let packets = [video(0, 0, None), video(9000, 3000, Some(1)), video(6000, 6000, None), video(12000, 9000, None)];
-    let out = chunks(Chunker::video(&avc(), 1), packets, 15000);
+    let out = chunks(Chunker::video(&avc(), 1, None), packets, 15000);
     let payloads: Vec<_> = read_chunk(&out[0].bytes.joined()).into_iter().map(|r| r.payload).collect();
     assert_eq!(payloads, [b"v9000".to_vec(), b"v12000".to_vec()]);
 }
 
 #[test]
 fn video_that_cannot_be_cut_is_refused() {
-    let mut chunker = Chunker::video(&avc(), 1);
+    let mut chunker = Chunker::video(&avc(), 1, None);
     assert_eq!(chunker.open(), None);
     assert_eq!(chunker.push(video(-3000, -3000, Some(0))), Err(Error::Backwards { k: 0, at: -3000, last: 0 }));
     assert_eq!(chunker.push(video(3000, 3000, Some(3))), Ok(None));
@@ -89,12 +89,12 @@ fn video_that_cannot_be_cut_is_refused() {
 
 #[test]
 fn an_open_chunk_is_bounded_in_packets_and_bytes() {
-    let mut chunker = Chunker::video(&avc(), 1);
+    let mut chunker = Chunker::video(&avc(), 1, None);
     chunker.push(video(0, 0, Some(0))).unwrap();
     let errors = (1..9000).filter(|&i| chunker.push(video(i, i, None)).is_err()).count();
     assert_eq!(errors, 9000 - CHUNK_PACKETS_MAX);
 
-    let mut chunker = Chunker::video(&avc(), 1);
+    let mut chunker = Chunker::video(&avc(), 1, None);
     let payload = Bytes::from(vec![0; 16 << 20]);
     let mut push = |i: i64| chunker.push(Packet { payload: payload.clone(), ..video(i, i, (i == 0).then_some(0)) });
     (0..8).for_each(|i| assert_eq!(push(i), Ok(None)));
@@ -104,14 +104,14 @@ fn an_open_chunk_is_bounded_in_packets_and_bytes() {
 #[test]
 fn more_pictures_than_ticks_still_fit() {
     let packets = (0..10).map(|i| video(i, i, (i == 0).then_some(0)));
-    let out = chunks(Chunker::video(&avc(), 1), packets, 4);
+    let out = chunks(Chunker::video(&avc(), 1, None), packets, 4);
     assert_eq!(times(&read_chunk(&out[0].bytes.joined())), [(0, 0, 1), (1, 0, 1), (2, 0, 1), (3, 0, 1)]);
 }
 
 #[test]
 fn audio_is_cut_at_the_videos_marks() {
     for (rate, frame) in [(48_000, 1024), (44_100, 1024), (48_000, 960), (24_000, 1024)] {
-        let mut chunker = Chunker::audio(&aac(rate, frame), 1);
+        let mut chunker = Chunker::audio(&aac(rate, frame), 1, None);
         let len = i64::from(frame);
         let mut out = Vec::new();
         let mut k = 0;
@@ -140,7 +140,7 @@ fn audio_is_cut_at_the_videos_marks() {
 /// Feeds 48 kHz audio for `seconds`, and the marks of 2 s chunks `lag` seconds before (or after) the frames of their
 /// time.
 fn with_lag(lag: f64, seconds: i64) -> Vec<Chunk> {
-    let mut chunker = Chunker::audio(&aac(48_000, 1024), 1);
+    let mut chunker = Chunker::audio(&aac(48_000, 1024), 1, None);
     let (mut out, mut k) = (Vec::new(), 0);
     for pts in (0..seconds * 48_000).step_by(1024) {
         while pts as f64 / 48_000.0 + lag >= (k * 2) as f64 && k * 2 < seconds {
@@ -170,7 +170,7 @@ fn audio_ahead_or_behind_makes_the_same_chunks() {
 fn audio_that_lags_too_far_is_not_waited_for() {
     let out = with_lag(9.0, 20);
     assert!(out.iter().all(|chunk| chunk.k > 0) && out.last().unwrap().k == 9);
-    let mut chunker = Chunker::audio(&aac(48_000, 1024), 1);
+    let mut chunker = Chunker::audio(&aac(48_000, 1024), 1, None);
     for k in 0..100 {
         assert_eq!(chunker.mark(k, k as i64 * 180_000), None);
         assert_eq!(chunker.open(), Some((k + 1).saturating_sub(LAG_MARKS_MAX as u64)));
@@ -179,7 +179,7 @@ fn audio_that_lags_too_far_is_not_waited_for() {
 
 #[test]
 fn audio_that_stops_leaves_gaps_and_comes_back() {
-    let mut chunker = Chunker::audio(&aac(48_000, 1024), 1);
+    let mut chunker = Chunker::audio(&aac(48_000, 1024), 1, None);
     let mut out = Vec::new();
     for k in 0..8u64 {
         out.extend(chunker.mark(k, k as i64 * 180_000));
@@ -208,7 +208,7 @@ fn audio_that_stops_leaves_gaps_and_comes_back() {
 
 #[test]
 fn a_hole_lengthens_the_frame_before_it() {
-    let mut chunker = Chunker::audio(&aac(48_000, 1024), 1);
+    let mut chunker = Chunker::audio(&aac(48_000, 1024), 1, None);
     let mut out = Vec::new();
     out.extend(chunker.mark(0, 0));
     for pts in [0, 1024, 9000, 10_024] {
@@ -226,7 +226,7 @@ fn a_hole_lengthens_the_frame_before_it() {
     assert_eq!(times(&read_chunk(&out[1].bytes.joined())), [(30_000, 0, 1024), (31_024, 0, 1024)]);
 
     // More than half a second over the end stays a hole.
-    let mut chunker = Chunker::audio(&aac(48_000, 1024), 1);
+    let mut chunker = Chunker::audio(&aac(48_000, 1024), 1, None);
     chunker.mark(0, 0);
     chunker.push(audio(0)).unwrap();
     chunker.mark(1, 180_000);
@@ -238,11 +238,11 @@ fn a_hole_lengthens_the_frame_before_it() {
 fn audio_alone_carries_its_marks() {
     let mark = |pts: i64| (pts % (1024 * 94) == 1024 * 10).then(|| (pts / (1024 * 94)) as u64 + 5);
     let packets = (0..300).map(|i| i * 1024).map(|pts| Packet { mark: mark(pts), ..audio(pts) });
-    let out = chunks(Chunker::audio(&aac(44_100, 1024), 1), packets, rescale(300 * 1024, 44_100, 90_000));
+    let out = chunks(Chunker::audio(&aac(44_100, 1024), 1, None), packets, rescale(300 * 1024, 44_100, 90_000));
     assert_eq!(ks(&out), [5, 6, 7, 8]);
     assert!(out.iter().zip(0..).all(|(chunk, i)| chunk.start == 1024 * (10 + 94 * i)));
     assert_eq!(out.iter().map(|c| c.duration).collect::<Vec<_>>(), [94, 94, 94, 8].map(|n| n * 1024));
-    let mut chunker = Chunker::audio(&aac(44_100, 1024), 1);
+    let mut chunker = Chunker::audio(&aac(44_100, 1024), 1, None);
     chunker.push(Packet { mark: Some(3), ..audio(1024) }).unwrap();
     for (pts, k) in [(1024, 4), (0, 4), (2048, 3)] {
         let got = chunker.push(Packet { mark: Some(k), ..audio(pts) });
@@ -252,7 +252,7 @@ fn audio_alone_carries_its_marks() {
 
 #[test]
 fn audio_without_marks_is_bounded() {
-    let mut chunker = Chunker::audio(&aac(48_000, 1024), 1);
+    let mut chunker = Chunker::audio(&aac(48_000, 1024), 1, None);
     for i in 0..3000 {
         chunker.push(audio(i * 1024)).unwrap();
     }
@@ -263,7 +263,7 @@ fn audio_without_marks_is_bounded() {
     let out = chunker.finish(rescale(3000 * 1024, 48_000, 90_000));
     assert_eq!((out[0].k, out[0].start, out[0].duration), (7, 2900 * 1024, 100 * 1024));
 
-    let mut chunker = Chunker::audio(&aac(48_000, 1024), 1);
+    let mut chunker = Chunker::audio(&aac(48_000, 1024), 1, None);
     chunker.mark(0, 0);
     let refused = (0..3000).filter(|i| chunker.push(audio(i * 1024)) == Err(Error::TooLong { k: 0 })).count();
     assert!((1500..1700).contains(&refused));
@@ -274,7 +274,7 @@ fn audio_without_marks_is_bounded() {
 #[test]
 fn durations_in_microseconds_do_not_drift() {
     let chunk =
-        |i: i64| Chunk { k: 0, epoch: 0, start: i * 1024, duration: 1024, timescale: 44_100, bytes: Pieces::default() };
+        |i: i64| Chunk { k: 0, epoch: 0, start: i * 1024, duration: 1024, timescale: 44_100, parts: Arc::default(), bytes: Pieces::default() };
     let sum: u64 = (0..44_100).map(|i| chunk(i).duration_us()).sum();
     assert_eq!(sum, 1_024_000_000);
 }
@@ -301,7 +301,7 @@ proptest! {
             at += step;
         }
         let end = at + tail;
-        let out = chunks(Chunker::video(&avc(), 1), packets.clone(), end);
+        let out = chunks(Chunker::video(&avc(), 1, None), packets.clone(), end);
         prop_assert_eq!(out.len(), marks.len());
         for (i, chunk) in out.iter().enumerate() {
             let stop = marks.get(i + 1).copied().unwrap_or(end);
@@ -325,7 +325,7 @@ proptest! {
             }
         }
         let end = packets.len() as i64 * step;
-        let out = chunks(Chunker::video(&avc(), 1), packets.clone(), end);
+        let out = chunks(Chunker::video(&avc(), 1, None), packets.clone(), end);
         let reads = read_chunk(&out[0].bytes.joined());
         prop_assert!(reads.iter().map(|r| (r.time + r.offset, r.time)).eq(packets.iter().map(|p| (p.pts, p.dts))));
         prop_assert!(reads.iter().all(|r| r.duration == step));
@@ -341,7 +341,7 @@ proptest! {
         let starts: Vec<i64> = steps.iter().map(|step| { at += step; at - step }).collect();
         let mut time = 0;
         let marks: Vec<i64> = marks.iter().map(|step| { time += step; time - step }).collect();
-        let mut chunker = Chunker::audio(&aac(44_100, 1024), 1);
+        let mut chunker = Chunker::audio(&aac(44_100, 1024), 1, None);
         let mut out = Vec::new();
         let mut pending = marks.iter().enumerate().peekable();
         for (i, &pts) in starts.iter().enumerate() {
@@ -373,6 +373,106 @@ proptest! {
             let gap = pair[1].start - pair[0].start - pair[0].duration;
             let boundary = (marks[pair[1].k as usize] * 441 + 899) / 900;
             prop_assert!(gap == 0 || pair[1].start - boundary > 22_050, "{gap}");
+        }
+    }
+}
+
+/// Pushes a packet and takes the parts of the open chunk that are new.
+fn told(chunker: &Chunker, seen: &mut (Option<u64>, usize)) -> Vec<Part> {
+    if seen.0 != chunker.open() {
+        *seen = (chunker.open(), 0);
+    }
+    let new = chunker.parts()[seen.1..].to_vec();
+    seen.1 += new.len();
+    new
+}
+
+#[test]
+fn parts_end_at_the_frames_nearest_to_their_clock() {
+    // 25 pictures a second, told in milliseconds: eight or nine to a part.
+    let mut chunker = Chunker::video(&avc(), 1, Some(30_000));
+    let (mut seen, mut live) = ((None, 0), Vec::new());
+    let mut out = Vec::new();
+    for i in 0..101_i64 {
+        out.extend(chunker.push(video(i * 3600, i * 3600, (i % 50 == 0).then_some(i as u64 / 50))).unwrap());
+        live.extend(told(&chunker, &mut seen));
+    }
+    let chunk = &out[0];
+    let ms: Vec<_> = chunk.parts.iter().map(|part| part.duration_us / 1000).collect();
+    assert_eq!(ms, [320, 360, 320, 320, 360, 320]);
+    assert!(chunk.parts.iter().map(|part| part.independent).eq([true, false, false, false, false, false]));
+    // All but the last were told before the chunk was complete, and it has them as they were.
+    assert_eq!(live[..5], chunk.parts[..5]);
+    let read: Vec<_> = chunk.parts.iter().map(|part| part.bytes.joined()).collect();
+    assert_eq!(read.concat(), chunk.bytes.joined());
+    assert_eq!(read_chunk(&read.concat()).len(), 50);
+}
+
+#[test]
+fn audio_parts_wait_until_no_mark_can_fall_into_them() {
+    let mut chunker = Chunker::audio(&aac(48_000, 1024), 1, Some(30_000));
+    assert_eq!(chunker.mark(0, 0), None);
+    for i in 0..40 {
+        chunker.push(audio(i * 1024)).unwrap();
+    }
+    assert!(chunker.parts().is_empty());
+    chunker.passed(30_000);
+    assert!(chunker.parts().is_empty(), "the part's last frame ends after that");
+    chunker.passed(31_000);
+    assert_eq!(chunker.parts().iter().map(|part| part.duration_us).collect::<Vec<_>>(), [341_333]);
+    // The next chunk begins inside of what would have been the second part.
+    let chunk = chunker.mark(1, 40_000).unwrap();
+    assert_eq!((chunk.parts.len(), chunk.duration), (2, 21 * 1024));
+    assert_eq!(chunk.parts.iter().map(|part| part.duration_us).sum::<u64>(), chunk.duration_us());
+    assert!(chunker.parts().is_empty());
+}
+
+#[test]
+fn an_endless_chunk_of_parts_is_bounded_too() {
+    let mut chunker = Chunker::audio(&aac(48_000, 1024), 1, Some(30_000));
+    chunker.push(Packet { mark: Some(0), ..audio(0) }).unwrap();
+    let errors = (1..2000).filter(|i| chunker.push(audio(i * 1024)).is_err()).count();
+    assert!(errors > 500 && chunker.parts().len() > 80, "{errors} errors, {} parts", chunker.parts().len());
+}
+
+proptest! {
+    /// Whatever comes, a chunk is its parts, those told early stay as told, and cutting changes no sample.
+    #[test]
+    fn parts_make_up_the_chunk(
+        steps in prop::collection::vec((1i64..6000, -2i64..4, prop::bool::weighted(0.05)), 2..200),
+        part in 1000i64..60_000, fps in prop::option::of(10i64..120),
+    ) {
+        let mut dts = 0;
+        let packets: Vec<_> = steps.iter().enumerate().map(|(i, &(step, late, mark))| {
+            dts += fps.map_or(step, |fps| 90_000 / fps);
+            let mark = (i == 0 || mark).then_some(i as u64);
+            video(dts + if mark.is_some() { 0 } else { late.max(0) * 1500 }, dts, mark)
+        }).collect();
+        let end = dts + 3000;
+        let whole = chunks(Chunker::video(&avc(), 1, None), packets.clone(), end);
+        let mut chunker = Chunker::video(&avc(), 1, Some(part));
+        let (mut seen, mut early, mut cut) = ((None, 0), std::collections::BTreeMap::<u64, Vec<Part>>::new(), Vec::new());
+        for packet in packets {
+            cut.extend(chunker.push(packet).unwrap());
+            if let Some(k) = chunker.open() {
+                early.entry(k).or_default().extend(told(&chunker, &mut seen));
+            }
+        }
+        cut.extend(chunker.finish(end));
+        prop_assert_eq!(ks(&whole), ks(&cut));
+        for (whole, cut) in whole.iter().zip(&cut) {
+            let early = &early[&cut.k];
+            prop_assert_eq!(&early[..], &cut.parts[..early.len()]);
+            prop_assert_eq!(cut.parts.iter().map(|part| part.duration_us).sum::<u64>(), cut.duration_us());
+            let joined: Vec<_> = cut.parts.iter().map(|part| part.bytes.joined()).collect();
+            prop_assert_eq!(joined.concat(), cut.bytes.joined());
+            let (a, b) = (read_chunk(&whole.bytes.joined()), read_chunk(&cut.bytes.joined()));
+            prop_assert_eq!(a.iter().map(|r| &r.payload).collect::<Vec<_>>(), b.iter().map(|r| &r.payload).collect::<Vec<_>>());
+            // Decode times go on without a seam from part to part.
+            for pair in b.windows(2) {
+                prop_assert_eq!(pair[0].time + pair[0].duration, pair[1].time);
+            }
+            prop_assert_eq!(b[0].time, cut.start);
         }
     }
 }

@@ -208,21 +208,18 @@ pub(super) struct Fragment<'a> {
     pub samples: &'a [Sample],
 }
 
-/// Makes a chunk: `styp`, then the fragments. Boxes are written, payloads are shared.
-pub(super) fn chunk(fragments: &[Fragment]) -> Pieces {
-    let mut boxes = Vec::with_capacity(STYP_LEN);
-    styp(&mut boxes);
-    debug_assert_eq!(boxes.len(), STYP_LEN);
-    let mut pieces = vec![Bytes::from(boxes)];
-    for fragment in fragments {
-        let layout = Layout::new(fragment);
-        let mut boxes = Vec::with_capacity(layout.moof_len + 8);
-        layout.write(fragment, &mut boxes);
-        debug_assert_eq!(boxes.len(), layout.moof_len + 8);
-        pieces.push(boxes.into());
-        pieces.extend(fragment.samples.iter().map(|sample| sample.payload.clone()));
+/// Makes a part of a chunk: a fragment, with `styp` before it when it is the chunk's first. Boxes are written, payloads
+/// are shared.
+pub(super) fn part(fragment: &Fragment, first: bool) -> Pieces {
+    let layout = Layout::new(fragment);
+    let mut boxes = Vec::with_capacity(STYP_LEN + layout.moof_len + 8);
+    if first {
+        styp(&mut boxes);
+        debug_assert_eq!(boxes.len(), STYP_LEN);
     }
-    pieces.into_iter().collect()
+    layout.write(fragment, &mut boxes);
+    let pieces = [Bytes::from(boxes)].into_iter().chain(fragment.samples.iter().map(|sample| sample.payload.clone()));
+    pieces.collect()
 }
 
 fn styp(out: &mut Vec<u8>) {

@@ -30,7 +30,7 @@ fn sample(duration: u32, offset: i32, key: bool, len: usize) -> Sample {
 }
 
 fn one(start: u64, samples: &[Sample]) -> Bytes {
-    chunk(&[Fragment { sequence: 8, start, samples }]).joined()
+    part(&Fragment { sequence: 8, start, samples }, true).joined()
 }
 
 #[test]
@@ -140,7 +140,8 @@ proptest! {
         if !a.is_empty() {
             fragments.insert(0, Fragment { sequence: 1, start, samples: a });
         }
-        for bytes in [one(start, &samples), chunk(&fragments).joined()] {
+        let parts: Vec<_> = (0..).zip(&fragments).map(|(i, fragment)| part(fragment, i == 0).joined()).collect();
+        for bytes in [one(start, &samples).to_vec(), parts.concat()] {
             let reads = read_chunk(&bytes);
             let mut time = start as i64;
             prop_assert_eq!(reads.len(), samples.len());

@@ -22,9 +22,9 @@ fn encode(video: &[&str]) -> Flv {
 /// Chunks at the key frames that are two seconds apart, audio at the same marks; the bytes of both renditions.
 fn package(flv: Flv) -> [(Vec<u8>, Vec<Chunk>, Vec<Packet>); 2] {
     let config = VideoConfig { avcc: flv.avcc, width: 160, height: 90, ..avc() };
-    let mut video = Chunker::video(&config, 1);
+    let mut video = Chunker::video(&config, 1, None);
     let audio = AudioConfig { asc: flv.asc, object_type: 2, sample_rate: 48_000, channels: 1, frame_len: 1024 };
-    let mut audio = Chunker::audio(&audio, 1);
+    let mut audio = Chunker::audio(&audio, 1, None);
     let (mut k, mut due, mut end) = (0, 0, 0);
     let mut chunks = [Vec::new(), Vec::new()];
     let mut packets = [Vec::new(), Vec::new()];

@@ -10,15 +10,17 @@ pub mod cmaf;
 mod codecs;
 #[cfg(test)]
 mod ffmpeg_tests;
+pub mod parts;
 pub mod playlist;
 #[cfg(test)]
 mod testing;
 pub mod window;
 
-pub use chunker::{Chunk, Chunker};
+pub use chunker::{Chunk, Chunker, Part};
 pub use cmaf::Init;
-pub use playlist::{AudioVariant, Variant};
-pub use window::{Entry, List, Window};
+pub use parts::Parts;
+pub use playlist::{AudioVariant, Report, Variant};
+pub use window::{Entry, List, PartEntry, Window};
 
 /// Says why something could not be packaged. The first four blame the packets that came, the last two our own caller;
 /// none is cured by trying the same again.

@@ -3,59 +3,179 @@
 //! Both are functions of their arguments alone and hold nothing about the viewer. URIs are relative, so a ticket in the
 //! path carries over.
 
-use std::{collections::HashMap, fmt::Write};
+use std::{
+    collections::HashMap,
+    fmt::{Display, Formatter, Write},
+};
 
 use m3u8_rs::{AlternativeMedia, AlternativeMediaType, MasterPlaylist, QuotedOrUnquoted, Resolution, VariantStream};
 
-use super::Window;
+use super::{Entry, Window};
 use crate::{id::Rendition, store::RenditionRow};
 
-/// EXT-X-MAP outside of I-frame playlists needs 6, nothing here needs more (rfc8216bis 8).
+/// EXT-X-MAP outside of I-frame playlists needs 6, EXT-X-SKIP 9 (rfc8216bis 8).
 const VERSION: usize = 6;
+const VERSION_SKIP: usize = 9;
+/// Parts are listed for this many target durations before the end (rfc8216bis 6.2.2).
+const PARTS_TARGETS: u64 = 3;
+/// CAN-SKIP-UNTIL in target durations; the least that is allowed (rfc8216bis 4.4.3.8).
+const SKIP_TARGETS: u64 = 6;
+/// PART-HOLD-BACK in part targets (Apple's authoring rules, 14.3).
+const HOLD_BACK_PARTS: u32 = 3;
 /// What one entry takes, with room: the text is built without growing.
 const ENTRY_LEN: usize = 160;
 /// The bit rate that the first variant comes nearest to: players start with it (HLS authoring specification 9.20).
 const FIRST_BPS: u64 = 2_000_000;
 const AUDIO_GROUP: &str = "audio";
 
-/// Renders a media playlist.
-///
-/// `vod` makes it a recording: PLAYLIST-TYPE VOD and ENDLIST. Every entry carries PROGRAM-DATE-TIME, so that a player
-/// that comes in anywhere, and one that lost count, knows the wall time exactly.
-pub fn media(window: &Window, vod: bool) -> String {
-    let mut out = String::with_capacity(256 + window.entries().len() * ENTRY_LEN);
-    render(&mut out, window, vod).expect("writing to a String does not fail");
-    out
+/// How far another rendition of the broadcast is (EXT-X-RENDITION-REPORT).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    pub rendition: Rendition,
+    /// Newest chunk listed, and its newest part.
+    pub k: u64,
+    pub part: Option<u64>,
 }
 
-fn render(out: &mut String, window: &Window, vod: bool) -> std::fmt::Result {
-    writeln!(out, "#EXTM3U\n#EXT-X-VERSION:{VERSION}\n#EXT-X-TARGETDURATION:{}", window.target())?;
-    writeln!(out, "#EXT-X-MEDIA-SEQUENCE:{}", window.media_sequence())?;
-    writeln!(out, "#EXT-X-DISCONTINUITY-SEQUENCE:{}", window.discontinuity_sequence())?;
-    if vod {
-        out.push_str("#EXT-X-PLAYLIST-TYPE:VOD\n");
+/// Renders a media playlist.
+///
+/// `vod` makes it a recording: PLAYLIST-TYPE VOD and ENDLIST, no parts. Every entry carries PROGRAM-DATE-TIME, so that a
+/// player that comes in anywhere, and one that lost count, knows the wall time exactly. A window with parts gives
+/// low-latency HLS, which plays as plain HLS too; `reports` are for it.
+pub fn media(window: &Window, reports: &[Report], vod: bool) -> String {
+    Text { window, reports, vod, skip: 0 }.written()
+}
+
+/// Renders a delta update of a live playlist (`_HLS_skip`): old entries are left out. Nothing when none is old enough, or
+/// the playlist has ended: then the whole is the answer (rfc8216bis 6.2.5.1).
+pub fn delta(window: &Window, reports: &[Report]) -> Option<String> {
+    if window.part_target_ms().is_none() || window.ended() {
+        return None;
     }
-    out.push_str("#EXT-X-INDEPENDENT-SEGMENTS\n");
-    let mut map = "";
-    for entry in window.entries() {
-        if entry.discontinuity {
-            out.push_str("#EXT-X-DISCONTINUITY\n");
-        }
-        if !entry.init.is_empty() && (entry.discontinuity || *entry.init != *map) {
-            map = &entry.init;
-            writeln!(out, "#EXT-X-MAP:URI=\"init-{map}.mp4\"")?;
-        }
-        writeln!(out, "#EXT-X-PROGRAM-DATE-TIME:{}", entry.wall)?;
-        if entry.gap {
-            out.push_str("#EXT-X-GAP\n");
-        }
-        let (seconds, micros) = (entry.duration_us / 1_000_000, entry.duration_us % 1_000_000);
-        writeln!(out, "#EXTINF:{seconds}.{micros:06},\n{}.{}.m4s", entry.k, entry.epoch)?;
+    let boundary = SKIP_TARGETS * u64::from(window.target()) * 1_000_000;
+    let skip = until_end(window).iter().filter(|&&us| us >= boundary).count();
+    (skip > 0).then(|| Text { window, reports, vod: false, skip }.written())
+}
+
+/// From the end of each entry to the end of the playlist, microseconds.
+fn until_end(window: &Window) -> Vec<u64> {
+    let mut us = window.open().map_or(0, |open| open.duration_us);
+    let mut all: Vec<_> = window
+        .entries()
+        .iter()
+        .rev()
+        .map(|entry| {
+            us += entry.duration_us;
+            us - entry.duration_us
+        })
+        .collect();
+    all.reverse();
+    all
+}
+
+/// One media playlist as text.
+struct Text<'a> {
+    window: &'a Window,
+    reports: &'a [Report],
+    vod: bool,
+    /// Entries left out at the front.
+    skip: usize,
+}
+
+impl Text<'_> {
+    fn written(&self) -> String {
+        let mut out = String::with_capacity(512 + self.window.entries().len() * 2 * ENTRY_LEN);
+        self.write(&mut out).expect("writing to a String does not fail");
+        out
     }
-    if vod || window.ended() {
-        out.push_str("#EXT-X-ENDLIST\n");
+
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        let window = self.window;
+        let part_target = window.part_target_ms().filter(|_| !self.vod);
+        let version = if self.skip > 0 { VERSION_SKIP } else { VERSION };
+        writeln!(out, "#EXTM3U\n#EXT-X-VERSION:{version}\n#EXT-X-TARGETDURATION:{}", window.target())?;
+        if let Some(ms) = part_target {
+            let (hold, skip) = (ms * HOLD_BACK_PARTS, SKIP_TARGETS * u64::from(window.target()));
+            writeln!(
+                out,
+                "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,CAN-SKIP-UNTIL={skip}.0,PART-HOLD-BACK={}\n#EXT-X-PART-INF:PART-TARGET={}",
+                Seconds(hold.into(), 3),
+                Seconds(ms.into(), 3)
+            )?;
+        }
+        writeln!(out, "#EXT-X-MEDIA-SEQUENCE:{}", window.media_sequence())?;
+        writeln!(out, "#EXT-X-DISCONTINUITY-SEQUENCE:{}", window.discontinuity_sequence())?;
+        if self.vod {
+            out.push_str("#EXT-X-PLAYLIST-TYPE:VOD\n");
+        }
+        out.push_str("#EXT-X-INDEPENDENT-SEGMENTS\n");
+        if self.skip > 0 {
+            writeln!(out, "#EXT-X-SKIP:SKIPPED-SEGMENTS={}", self.skip)?;
+        }
+        let with_parts = PARTS_TARGETS * u64::from(window.target()) * 1_000_000;
+        let mut map = "";
+        for (entry, until_end) in window.entries().iter().zip(until_end(window)).skip(self.skip) {
+            begin(out, entry, &mut map)?;
+            if part_target.is_some() && until_end < with_parts {
+                parts(out, entry)?;
+            }
+            writeln!(out, "#EXTINF:{},\n{}.{}.m4s", Seconds(entry.duration_us, 6), entry.k, entry.epoch)?;
+        }
+        if self.vod || window.ended() {
+            out.push_str("#EXT-X-ENDLIST\n");
+        }
+        if let (Some(_), Some(open)) = (part_target, window.open()) {
+            if !open.parts.is_empty() {
+                begin(out, open, &mut map)?;
+                parts(out, open)?;
+            }
+            let next = open.parts.len();
+            writeln!(out, "#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"{}.{}.{next}.m4s\"", open.k, open.epoch)?;
+        }
+        if part_target.is_some() && !window.ended() {
+            for Report { rendition, k, part } in self.reports {
+                write!(out, "#EXT-X-RENDITION-REPORT:URI=\"../{rendition}/index.m3u8\",LAST-MSN={k}")?;
+                part.map_or(Ok(()), |part| write!(out, ",LAST-PART={part}"))?;
+                out.push('\n');
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The tags that stand before a chunk and its parts.
+fn begin<'a>(out: &mut String, entry: &'a Entry, map: &mut &'a str) -> std::fmt::Result {
+    if entry.discontinuity {
+        out.push_str("#EXT-X-DISCONTINUITY\n");
+    }
+    if !entry.init.is_empty() && (entry.discontinuity || *entry.init != **map) {
+        *map = &entry.init;
+        writeln!(out, "#EXT-X-MAP:URI=\"init-{map}.mp4\"")?;
+    }
+    writeln!(out, "#EXT-X-PROGRAM-DATE-TIME:{}", entry.wall)?;
+    if entry.gap {
+        out.push_str("#EXT-X-GAP\n");
     }
     Ok(())
+}
+
+fn parts(out: &mut String, entry: &Entry) -> std::fmt::Result {
+    for (i, part) in entry.parts.iter().enumerate() {
+        let independent = if part.independent { ",INDEPENDENT=YES" } else { "" };
+        let duration = Seconds(part.duration_us, 6);
+        writeln!(out, "#EXT-X-PART:DURATION={duration},URI=\"{}.{}.{i}.m4s\"{independent}", entry.k, entry.epoch)?;
+    }
+    Ok(())
+}
+
+/// A count of decimal fractions of a second, with so many digits.
+struct Seconds(u64, u32);
+
+impl Display for Seconds {
+    fn fmt(&self, f: &mut Formatter) -> std::fmt::Result {
+        let unit = 10_u64.pow(self.1);
+        write!(f, "{}.{:0width$}", self.0 / unit, self.0 % unit, width = self.1 as usize)
+    }
 }
 
 /// What the multivariant playlist says of a rendition with pictures.

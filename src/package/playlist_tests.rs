@@ -4,15 +4,17 @@ use quick_m3u8::{
     tag::{KnownTag, hls::Tag},
 };
 
+use std::sync::Arc;
+
 use super::*;
 use crate::{
-    package::{Entry, List, window::LEN_MAX},
+    package::{Entry, List, PartEntry, window::LEN_MAX},
     time::UnixMs,
 };
 
 fn entry(k: u64, duration_us: u64) -> Entry {
     let wall = UnixMs(1_767_225_600_000 + (k as i64) * 2000);
-    Entry { k, epoch: 3, duration_us, discontinuity: false, gap: false, wall, init: "0123456789abcdef".into() }
+    Entry { k, epoch: 3, duration_us, discontinuity: false, gap: false, wall, init: "0123456789abcdef".into(), parts: Arc::default() }
 }
 
 /// Compares with a file in `testdata/playlist`; `UPDATE_GOLDENS=1` writes it.
@@ -27,7 +29,7 @@ fn golden(name: &str, text: &str) {
 
 /// Reads a media playlist with both checking parsers and compares it with the window.
 fn check(window: &Window, vod: bool) {
-    let text = media(window, vod);
+    let text = media(window, &[], vod);
     let parsed = m3u8_rs::parse_media_playlist_res(text.as_bytes()).unwrap();
     assert_eq!(parsed.version, Some(6));
     assert_eq!(parsed.target_duration, u64::from(window.target()));
@@ -84,17 +86,78 @@ fn list(len: u64) -> List {
 
 #[test]
 fn media_playlists_are_what_they_were() {
-    golden("empty.m3u8", &media(&List::new(2, LEN_MAX).window(), false));
-    golden("live.m3u8", &media(&list(12).window(), false));
-    golden("slid.m3u8", &media(&list(22).window(), false));
+    golden("empty.m3u8", &media(&List::new(2, LEN_MAX).window(), &[], false));
+    golden("live.m3u8", &media(&list(12).window(), &[], false));
+    golden("slid.m3u8", &media(&list(22).window(), &[], false));
     let mut ended = list(3);
     ended.end();
-    golden("ended.m3u8", &media(&ended.window(), false));
-    golden("vod.m3u8", &media(&ended.window(), true));
+    golden("ended.m3u8", &media(&ended.window(), &[], false));
+    golden("vod.m3u8", &media(&ended.window(), &[], true));
     // A rendition that came late: its first numbers are gaps without an init segment.
     let late = (4..8)
         .map(|k| if k < 6 { Entry { gap: true, init: "".into(), ..entry(k, 2_000_000) } } else { entry(k, 2_000_000) });
-    golden("late.m3u8", &media(&Window::from_entries(2, 1, late, false).unwrap(), false));
+    golden("late.m3u8", &media(&Window::from_entries(2, 1, late, false).unwrap(), &[], false));
+}
+
+/// A window of 22 chunks of six parts, with a gap and a discontinuity near its end, and `open` parts after it.
+fn low_latency(open: usize) -> List {
+    let parts = |count| -> Arc<[PartEntry]> {
+        (0..count).map(|i| PartEntry { duration_us: 333_333 + u64::from(i % 3 == 2), independent: i == 0 }).collect()
+    };
+    let mut list = List::new(2, LEN_MAX).with_parts(Some(343));
+    for k in 0..22 {
+        let entry = Entry { parts: parts(6), ..entry(k, 2_000_000) };
+        list.append(match k {
+            19 => Entry { gap: true, parts: parts(0), ..entry },
+            20 => Entry { discontinuity: true, epoch: 4, init: "fedcba9876543210".into(), ..entry },
+            21 => Entry { epoch: 4, init: "fedcba9876543210".into(), ..entry },
+            _ => entry,
+        })
+        .unwrap();
+    }
+    let duration_us = parts(open).iter().map(|part| part.duration_us).sum();
+    let init = if open > 0 { "fedcba9876543210" } else { "" };
+    list.set_open(Some(Entry { epoch: 4, parts: parts(open), init: init.into(), ..entry(22, duration_us) }));
+    list
+}
+
+fn reports() -> [Report; 2] {
+    let report = |name, part| Report { rendition: Rendition::new(name).unwrap(), k: 22, part };
+    [report("720p", Some(1)), report("audio", None)]
+}
+
+#[test]
+fn low_latency_playlists_are_what_they_were() {
+    golden("parts.m3u8", &media(&low_latency(2).window(), &reports(), false));
+    golden("parts-none-open.m3u8", &media(&low_latency(0).window(), &reports(), false));
+    golden("delta.m3u8", &delta(&low_latency(2).window(), &reports()).unwrap());
+    let mut ended = low_latency(2);
+    ended.end();
+    golden("parts-ended.m3u8", &media(&ended.window(), &reports(), false));
+    golden("parts-vod.m3u8", &media(&ended.window(), &[], true));
+    // Nothing is old enough, everything has ended, or it is no low-latency playlist.
+    let mut short = List::new(2, LEN_MAX).with_parts(Some(343));
+    (0..6).for_each(|k| short.append(entry(k, 2_000_000)).unwrap());
+    assert_eq!(delta(&short.window(), &[]), None);
+    assert_eq!(delta(&ended.window(), &[]), None);
+    assert_eq!(delta(&list(22).window(), &[]), None);
+}
+
+/// rfc8216bis 6.2.5.1: a delta update is the whole without its first entries.
+#[test]
+fn a_delta_update_is_the_end_of_the_whole() {
+    for open in 0..6 {
+        let window = low_latency(open).window();
+        let (whole, delta) = (media(&window, &reports(), false), delta(&window, &reports()).unwrap());
+        let (_, rest) = delta.split_once("#EXT-X-SKIP:SKIPPED-SEGMENTS=").unwrap();
+        let (skipped, rest) = rest.split_once('\n').unwrap();
+        let skipped: usize = skipped.parse().unwrap();
+        // 12 s before the end may not be skipped.
+        assert_eq!(skipped, 9);
+        let rest = rest.strip_prefix("#EXT-X-MAP:URI=\"init-0123456789abcdef.mp4\"\n").unwrap();
+        assert!(whole.ends_with(rest));
+        assert!(delta.starts_with("#EXTM3U\n#EXT-X-VERSION:9\n"));
+    }
 }
 
 #[test]
@@ -131,7 +194,7 @@ fn lines_of_an_entry_stay_the_same() {
     }
     let mut seen = std::collections::BTreeMap::new();
     for len in 1..40 {
-        for (k, lines, map) in entries(&media(&list(len).window(), false)) {
+        for (k, lines, map) in entries(&media(&list(len).window(), &[], false)) {
             let first = seen.entry(k).or_insert_with(|| (lines.clone(), map.clone()));
             assert_eq!(*first, (lines, map), "entry {k} of {len}");
         }

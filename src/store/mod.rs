@@ -54,6 +54,11 @@ pub struct BroadcastRow {
     pub target: u32,
     /// Nominal chunk duration, ms: the length of a gap.
     pub chunk_ms: u32,
+    /// Nominal part duration, 90 kHz, and PART-TARGET, ms; zero where there are no parts.
+    #[serde(default)]
+    pub part_ticks: i64,
+    #[serde(default)]
+    pub part_target_ms: u32,
     pub renditions: Vec<RenditionRow>,
 }
 

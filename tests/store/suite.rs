@@ -71,6 +71,8 @@ pub fn broadcast_row(stream: &StreamId, id: &BroadcastId) -> BroadcastRow {
         ended: None,
         target: 2,
         chunk_ms: 2000,
+        part_ticks: 30_000,
+        part_target_ms: 343,
         renditions: vec![rendition],
     }
 }

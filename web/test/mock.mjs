@@ -6,10 +6,11 @@
  *   curl -X POST 'http://127.0.0.1:8099/mock?state=away'     live, away, offline, missing, down
  *   curl -X POST 'http://127.0.0.1:8099/mock?warn=1'         a note for the streamer
  *   curl -X POST 'http://127.0.0.1:8099/mock?sound=only'     sound without picture
+ *   curl -X POST 'http://127.0.0.1:8099/mock?parts=yes'      low-latency playlists, from the next broadcast on
  */
 import { execFile } from 'node:child_process';
 import { createReadStream, existsSync } from 'node:fs';
-import { mkdir, rename, rm } from 'node:fs/promises';
+import { mkdir, readFile, rename, rm } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import { extname, join, normalize } from 'node:path';
@@ -23,6 +24,11 @@ export const CSP =
 
 const CHUNK_MS = 2_000;
 const WINDOW = 15;
+/** Parts in a chunk. */
+const PARTS = 6;
+const PART_MS = CHUNK_MS / PARTS;
+/** Parts of sound are up to a frame longer. */
+const PART_TARGET = 0.36;
 const CHUNKS = 90;
 const DIST = fileURLToPath(new URL('../dist/', import.meta.url));
 const RENDITIONS = [
@@ -38,9 +44,9 @@ const TYPES = {
   '.m4s': 'video/mp4',
 };
 
-/** Makes the chunks once and keeps them in the temporary folder: three renditions on one grid. */
+/** Makes the chunks once, as files of one part, and keeps them in the temporary folder: three renditions on one grid. */
 async function makeChunks() {
-  const folder = join(tmpdir(), `weir-mock-media-${CHUNKS}`);
+  const folder = join(tmpdir(), `weir-mock-parts-${CHUNKS}`);
   if (existsSync(folder)) return folder;
   const making = `${folder}.${process.pid}`;
   await mkdir(making, { recursive: true });
@@ -51,7 +57,7 @@ async function makeChunks() {
     '-map', '0:v', '-map', '0:v', '-map', '1:a',
     '-c:v', 'libx264', '-preset', 'ultrafast', '-g', '60', '-keyint_min', '60', '-sc_threshold', '0', '-pix_fmt', 'yuv420p',
     '-b:v:0', '1500k', '-b:v:1', '600k', '-filter:v:1', 'scale=854:480', '-c:a', 'aac', '-b:a', '96k',
-    '-f', 'hls', '-hls_time', '2', '-hls_segment_type', 'fmp4', '-hls_list_size', '0',
+    '-f', 'hls', '-hls_time', String(PART_MS / 1000), '-hls_flags', 'split_by_time', '-hls_segment_type', 'fmp4', '-hls_list_size', '0',
     '-var_stream_map', 'v:0,agroup:a,name:source v:1,agroup:a,name:480p a:0,agroup:a,name:audio',
     '-hls_segment_filename', join(making, '%v', '%d.m4s'), join(making, '%v', 'index.m3u8'),
   ]);
@@ -68,18 +74,20 @@ export async function startMock({ port = 0 } = {}) {
   let shows = 0;
   let warnings = [];
   let soundOnly = false;
+  let parts = false;
 
   const count = () => Math.min(CHUNKS, Math.floor((Date.now() - broadcast.startMs) / CHUNK_MS));
+  const partCount = () => Math.min(CHUNKS * PARTS, Math.floor((Date.now() - broadcast.startMs) / PART_MS));
   const set = (next) => {
     const before = state;
     state = next;
     if (next === 'live' && (broadcast === null || broadcast.end !== null)) {
       shows += 1;
-      broadcast = { id: `b${shows}`, startMs: Date.now() - 4 * CHUNK_MS, gaps: [], end: null };
+      broadcast = { id: `b${shows}`, startMs: Date.now() - 4 * CHUNK_MS, gaps: [], end: null, parts };
     }
     if (broadcast === null) return;
     const gap = broadcast.gaps.at(-1);
-    if (next === 'away' && before === 'live') broadcast.gaps.push({ from: count(), to: Infinity });
+    if (next === 'away' && before === 'live') broadcast.gaps.push({ from: count() + (broadcast.parts ? 1 : 0), to: Infinity });
     if (next === 'live' && gap?.to === Infinity) gap.to = count();
     if (next === 'offline' && broadcast.end === null) broadcast.end = count();
   };
@@ -108,19 +116,28 @@ export async function startMock({ port = 0 } = {}) {
         `#EXT-X-STREAM-INF:BANDWIDTH=${r.kbps * 1200},AVERAGE-BANDWIDTH=${r.kbps * 1000},CODECS="${r.codec},mp4a.40.2",RESOLUTION=${r.width}x${r.height},FRAME-RATE=30,AUDIO="a"`,
         `${broadcast.id}/${r.name}/index.m3u8`,
       ]), ''].join('\n');
+  const partLines = (k, n) =>
+    Array.from({ length: n }, (_, i) => `#EXT-X-PART:DURATION=${(PART_MS / 1000).toFixed(5)},URI="${k}.${i}.m4s"${i === 0 ? ',INDEPENDENT=YES' : ''}`);
   const mediaPlaylist = () => {
     const last = broadcast.end ?? count();
     const first = broadcast.end === null ? Math.max(0, last - WINDOW) : 0;
     const gapAt = (k) => broadcast.gaps.some((gap) => k >= gap.from && k < gap.to);
     const breakAt = (k) => broadcast.gaps.some((gap) => k === gap.to);
     const lines = ['#EXTM3U', '#EXT-X-VERSION:8', '#EXT-X-TARGETDURATION:2', '#EXT-X-INDEPENDENT-SEGMENTS', `#EXT-X-MEDIA-SEQUENCE:${first}`,
+      ...(broadcast.parts ? [`#EXT-X-PART-INF:PART-TARGET=${PART_TARGET}`, `#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,PART-HOLD-BACK=${3 * PART_TARGET}`] : []),
       `#EXT-X-DISCONTINUITY-SEQUENCE:${broadcast.gaps.filter((gap) => gap.to < first).length}`, '#EXT-X-MAP:URI="init.mp4"'];
     for (let k = first; k < last; k += 1) {
       if (breakAt(k) && k > first) lines.push('#EXT-X-DISCONTINUITY', '#EXT-X-MAP:URI="init.mp4"');
       if (gapAt(k)) lines.push('#EXT-X-GAP');
+      else if (broadcast.parts && k >= last - 3) lines.push(...partLines(k, PARTS));
       lines.push(`#EXT-X-PROGRAM-DATE-TIME:${new Date(broadcast.startMs + k * CHUNK_MS).toISOString()}`, '#EXTINF:2.00000,', `${k}.m4s`);
     }
     if (broadcast.end !== null) lines.push('#EXT-X-ENDLIST');
+    else if (broadcast.parts) {
+      const n = gapAt(last) ? 0 : partCount() - last * PARTS;
+      // Never left out: hls.js 1.7 takes the last chunk for an unfinished one where no tag follows it.
+      lines.push(...partLines(last, n), `#EXT-X-PRELOAD-HINT:TYPE=PART,URI="${last}.${n}.m4s"`);
+    }
     return [...lines, ''].join('\n');
   };
 
@@ -128,6 +145,12 @@ export async function startMock({ port = 0 } = {}) {
     if (!existsSync(path)) return text(response, 404, 'text/plain', 'not found');
     response.writeHead(200, { 'content-type': TYPES[extname(path)] ?? 'application/octet-stream', ...headers });
     return createReadStream(path).pipe(response);
+  };
+  /** A chunk is its parts one after the other. */
+  const chunk = async (response, folder, k) => {
+    const files = await Promise.all(Array.from({ length: PARTS }, (_, i) => readFile(join(folder, `${k * PARTS + i}.m4s`))));
+    response.writeHead(200, { 'content-type': 'video/mp4' });
+    response.end(Buffer.concat(files));
   };
   const text = (response, status, type, body, headers = {}) => {
     response.writeHead(status, { 'content-type': type, 'cache-control': 'no-store', ...headers });
@@ -143,6 +166,7 @@ export async function startMock({ port = 0 } = {}) {
     if (path === '/mock') {
       if (url.searchParams.has('state')) set(url.searchParams.get('state'));
       if (url.searchParams.has('sound')) soundOnly = url.searchParams.get('sound') === 'only';
+      if (url.searchParams.has('parts')) parts = url.searchParams.get('parts') === 'yes';
       if (url.searchParams.has('warn')) {
         warnings = [{ code: 'long_keyframe_interval', text: 'Keyframes come every 8.3 s, so the picture is encoded once more to cut it every 2 s.', fix: 'In OBS: Settings, Output, set Keyframe Interval to 2 s.' }];
       }
@@ -155,14 +179,23 @@ export async function startMock({ port = 0 } = {}) {
     if (path === '/api/v1/streams') return json(response, { streams: state === 'live' || state === 'away' ? [stream()] : [] });
     if (path === '/api/v1/streams/demo' && state !== 'missing') return json(response, stream());
     if (path.startsWith('/api/')) return problem(response);
-    const hls = /^\/hls\/demo\/(?:(\w+)\/(\w+)\/)?(index\.m3u8|init\.mp4|(\d+)\.m4s)$/.exec(path);
+    const hls = /^\/hls\/demo\/(?:(\w+)\/(\w+)\/)?(index\.m3u8|init\.mp4|(\d+)(?:\.(\d+))?\.m4s)$/.exec(path);
     if (hls === null || broadcast === null) return problem(response);
-    const [, show, rendition, name, k] = hls;
+    const [, show, rendition, name, k, part] = hls;
     if (show !== undefined && show !== broadcast.id) return problem(response);
     const playlist = 'application/vnd.apple.mpegurl';
-    if (name === 'index.m3u8') return text(response, 200, playlist, rendition === undefined ? multivariant() : mediaPlaylist());
-    const gone = k !== undefined && (Number(k) >= count() || broadcast.gaps.some((gap) => k >= gap.from && k < gap.to));
-    return gone ? problem(response) : file(response, join(media, rendition, name));
+    if (name === 'index.m3u8') {
+      const answer = () => text(response, 200, playlist, rendition === undefined ? multivariant() : mediaPlaylist());
+      const [msn, wantedPart] = ['_HLS_msn', '_HLS_part'].map((key) => url.searchParams.get(key));
+      const until = msn === null ? 0 : Number(msn) * PARTS + (wantedPart === null ? PARTS : Number(wantedPart) + 1);
+      // Timers may fire a little early.
+      return void setTimeout(answer, broadcast.startMs + until * PART_MS + 5 - Date.now());
+    }
+    if (name === 'init.mp4') return file(response, join(media, rendition, name));
+    const gap = broadcast.gaps.some(({ from, to }) => Number(k) >= from && Number(k) < to);
+    const index = Number(k) * PARTS + Number(part ?? PARTS - 1);
+    if (gap || index >= partCount()) return problem(response);
+    return part === undefined ? chunk(response, join(media, rendition), Number(k)) : file(response, join(media, rendition, `${index}.m4s`));
   });
   await new Promise((resolve) => server.listen(port, '127.0.0.1', resolve));
   return { url: `http://127.0.0.1:${server.address().port}`, set, pass, close: () => server.close() };

@@ -2,6 +2,9 @@
 
 use super::{feed::hash, *};
 
+/// What is assumed of a source that does not say.
+const UNKNOWN_FPS: (u32, u32) = (24, 1);
+
 impl Task {
     /// Takes an epoch: a new broadcast, or the next chunk number of the running one.
     pub(super) async fn begin(&mut self, begin: Begin) -> Begun {
@@ -34,7 +37,8 @@ impl Task {
                 // What was stored belongs to the broadcast before.
                 self.inits.clear();
                 self.stored_rows.clear();
-                self.broadcast = Some(Broadcast::new(self.stream.clone(), id.clone(), today, settings));
+                let parts = Some(self.parts(&begin));
+                self.broadcast = Some(Broadcast::new(self.stream.clone(), id.clone(), today, settings, parts));
                 (id, 0, 0, today)
             }
         };
@@ -111,11 +115,28 @@ impl Task {
         }
     }
 
+    fn ladder(&self) -> &[transcode::Entry] {
+        let own = self.session.as_ref().and_then(|s| s.settings.ladder.as_ref());
+        own.unwrap_or(&self.shared.config.ladder)
+    }
+
+    /// How a new broadcast's chunks are divided.
+    fn parts(&self, begin: &Begin) -> Parts {
+        let scale = i64::from(VIDEO_TIMESCALE);
+        let frame = |(num, den): (u32, u32)| (scale * i64::from(den) / i64::from(num.max(1))).max(1);
+        let video = begin.video.as_ref().map(|video| frame(video.fps.unwrap_or(UNKNOWN_FPS)));
+        // A rung with fewer frames shows some of the source's.
+        let capped = |video: i64, cap: u32| (scale / i64::from(cap.max(1)) + video - 1) / video * video;
+        let rungs = self.ladder().iter().filter_map(|rung| Some(capped(video?, rung.fps_max?)));
+        let audio = begin.audio.as_ref().map(|a| rescale(a.frame_len.into(), a.sample_rate.max(1), VIDEO_TIMESCALE));
+        let config = &self.shared.config;
+        Parts::new(config.chunk_ticks(), config.part_ticks(), video, rungs.chain(audio.map(|audio| audio.max(1))))
+    }
+
     /// Chooses the rungs to encode, as far as the node can afford them, and names the one only re-encode mode needs.
     pub(super) fn plan(&self, video: Option<&VideoConfig>) -> (Option<Granted>, Option<Rendition>) {
         let (Some(video), Some(pool)) = (video, &self.shared.transcoding) else { return (None, None) };
-        let own = self.session.as_ref().and_then(|s| s.settings.ladder.as_ref());
-        let ladder = own.unwrap_or(&self.shared.config.ladder);
+        let ladder = self.ladder();
         if ladder.is_empty() {
             return (None, None);
         }

@@ -12,10 +12,11 @@ impl Task {
         if !matches!(message, Message::End { .. }) {
             self.ring.push(message.clone());
         }
+        let parts = self.broadcast.as_ref().and_then(Broadcast::parts).map(|parts| parts.ticks);
         match message {
             Message::Epoch(_) => {}
             Message::Video(config) => {
-                let chunker = Chunker::video(&config, run.epoch.number);
+                let chunker = Chunker::video(&config, run.epoch.number, parts);
                 let row = video_row(Rendition::source(), &config);
                 let init = (Arc::from(chunker.init().hash.as_str()), chunker.init().bytes.clone());
                 run.source = Some(chunker);
@@ -23,7 +24,7 @@ impl Task {
                 self.describe(row, init);
             }
             Message::Audio(config) => {
-                let chunker = Chunker::audio(&config, run.epoch.number);
+                let chunker = Chunker::audio(&config, run.epoch.number, parts);
                 let row = audio_row(&config);
                 let init = (Arc::from(chunker.init().hash.as_str()), chunker.init().bytes.clone());
                 run.audio = Some(chunker);
@@ -91,6 +92,9 @@ impl Task {
                     }
                 }
                 let run = self.run.as_mut().expect("checked above");
+                if let Some(audio) = &mut run.audio {
+                    audio.passed(packet.dts);
+                }
                 if let Some(source) = &mut run.source {
                     match source.push(packet) {
                         Ok(Some(chunk)) => finished.push((Rendition::source(), hash(source), chunk)),
@@ -118,6 +122,10 @@ impl Task {
         }
         for (rendition, hash, chunk) in finished {
             self.finished(rendition, hash, chunk);
+        }
+        let (Some(run), Some(broadcast)) = (&self.run, &mut self.broadcast) else { return };
+        for (rendition, chunker) in [(Rendition::source(), &run.source), (Rendition::audio(), &run.audio)] {
+            self.changed |= chunker.as_ref().is_some_and(|chunker| broadcast.progress(&rendition, chunker));
         }
     }
 
@@ -163,7 +171,8 @@ impl Task {
         let Some(broadcast) = broadcast else { return };
         match event {
             transcode::Event::Item { rung, item: Item::Config(config) } => {
-                let chunker = Chunker::video(&config, epoch);
+                let parts = broadcast.parts().map(|parts| parts.ticks);
+                let chunker = Chunker::video(&config, epoch, parts);
                 let mut row = video_row(rung.clone(), &config);
                 if let Some(plan) = encoding.rungs.get(&rung) {
                     row = RenditionRow { peak_bps: peak_bps(plan, self.shared.config.chunk), ..row };
@@ -179,7 +188,7 @@ impl Task {
                         let hash = hash(chunker);
                         self.finished(rung, hash, chunk);
                     }
-                    Ok(None) => {}
+                    Ok(None) => self.changed |= broadcast.progress(&rung, chunker),
                     Err(why) => warn!(stream = %self.stream, %rung, %why, "an encoded packet was dropped"),
                 }
             }

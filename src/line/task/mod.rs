@@ -26,7 +26,7 @@ use crate::{
         ring::{self, Ring},
         timeline::{Break, Warning},
     },
-    package::{Chunk, Chunker},
+    package::{Chunk, Chunker, Parts},
     store::{self, BroadcastRow, EpochRow, RenditionChunk, RenditionRow},
     time::{Timestamp, UnixMs, now, unix_now},
     transcode::{self, Granted, Item, Rung, Transcoder},
@@ -287,6 +287,8 @@ impl Task {
             ended,
             target: broadcast.target(),
             chunk_ms: self.shared.config.chunk.as_millis() as u32,
+            part_ticks: broadcast.parts().map_or(0, |parts| parts.ticks),
+            part_target_ms: broadcast.parts().map_or(0, |parts| parts.target_ms),
             renditions: broadcast.rows(),
         };
         self.keeper.submit(Job::Broadcast(Box::new(row)));

@@ -1,4 +1,7 @@
-/** How hls.js is set: plain live HLS, three target durations behind the edge, patient with a server that is gone for a while. */
+/**
+ * How hls.js is set, patient with a server that is gone for a while. Low latency: parts, as far behind the edge as the
+ * playlist asks (PART-HOLD-BACK). Regular, and for playlists without parts: three target durations behind the edge.
+ */
 import type { HlsConfig, LoadPolicy, RetryConfig } from 'hls.js';
 import workerPath from 'hls.js/dist/hls.worker.js?url';
 
@@ -6,7 +9,7 @@ import workerPath from 'hls.js/dist/hls.worker.js?url';
  * Retries inside hls.js. They bridge a restart of some ten seconds without a new instance; longer absences are
  * for the player's own recovery.
  */
-function patient(maxNumRetry: number): LoadPolicy {
+function patient(maxNumRetry: number, maxTimeToFirstByteMs = 8_000): LoadPolicy {
   const errorRetry: RetryConfig = {
     maxNumRetry,
     retryDelayMs: 500,
@@ -17,7 +20,7 @@ function patient(maxNumRetry: number): LoadPolicy {
   };
   return {
     default: {
-      maxTimeToFirstByteMs: 8_000,
+      maxTimeToFirstByteMs,
       maxLoadTimeMs: 20_000,
       timeoutRetry: { maxNumRetry: 3, retryDelayMs: 0, maxRetryDelayMs: 0 },
       errorRetry,
@@ -25,13 +28,13 @@ function patient(maxNumRetry: number): LoadPolicy {
   };
 }
 
-export const hlsConfig: Partial<HlsConfig> = {
+/** Target durations behind the edge (20 s at 2 s chunks) beyond which a viewer is taken to it; the window holds 15 chunks. */
+export const MAX_LATENCY_CHUNKS = 10;
+
+/** What both modes share. */
+const common: Partial<HlsConfig> = {
   // The worker is a file of our own: no blob: script, so that worker-src can stay 'self'.
   workerPath,
-  lowLatencyMode: false,
-  liveSyncDurationCount: 3,
-  // Beyond this (20 s at 2 s chunks) a viewer who fell behind is taken to the edge; the window holds 15 chunks.
-  liveMaxLatencyDurationCount: 10,
   liveDurationInfinity: true,
   backBufferLength: 30,
   maxBufferLength: 30,
@@ -41,3 +44,27 @@ export const hlsConfig: Partial<HlsConfig> = {
   playlistLoadPolicy: patient(6),
   fragLoadPolicy: patient(6),
 };
+
+const regular: Partial<HlsConfig> = {
+  ...common,
+  lowLatencyMode: false,
+  liveSyncDurationCount: 3,
+  liveMaxLatencyDurationCount: MAX_LATENCY_CHUNKS,
+};
+
+/** Says no distance of its own: any liveSync* here would take the place of the playlist's PART-HOLD-BACK. */
+const lowLatency: Partial<HlsConfig> = {
+  ...common,
+  lowLatencyMode: true,
+  // A second is made good in ten, which is not heard. hls.js speeds up only while more than 1 s is buffered, so it
+  // needs no larger buffer, and a viewer settles where the buffer is 1 s at its fullest: 0.1 to 0.3 s behind the target.
+  maxLiveSyncPlaybackRate: 1.1,
+  // A playlist request may be held until the next chunk is there: 10 s with the longest chunks. Requests for a part
+  // hls.js itself gives up after 0.8 target durations or three parts, then asks without holding; so the server's own
+  // limit of three target durations need not be waited for.
+  playlistLoadPolicy: patient(6, 12_000),
+};
+
+export function hlsConfig(low: boolean): Partial<HlsConfig> {
+  return low ? lowLatency : regular;
+}

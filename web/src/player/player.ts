@@ -1,13 +1,13 @@
 /**
  * Keeps one video element playing one HLS address: hls.js where there is MSE, the browser's own HLS elsewhere.
  *
- * In: an address, the viewer's wishes (quality, live edge). Out: `onChange` whenever something worth drawing changed,
+ * In: an address, the viewer's wishes (latency, quality, live edge). Out: `onChange` whenever something worth drawing changed,
  * and readings. It recovers from every error by itself, first inside hls.js, then with a new instance, and goes on
  * trying until `unload`. It knows nothing of the API and never touches the page around the video.
  */
 import Hls, { ErrorDetails, ErrorTypes, Events, type ErrorData, type Level } from 'hls.js';
 import { backoffMs } from '../shared/backoff';
-import { hlsConfig } from './config';
+import { MAX_LATENCY_CHUNKS, hlsConfig } from './config';
 import { VideoRenditions, type VideoRendition } from './renditions';
 import { StallMeter } from './stall';
 
@@ -19,7 +19,7 @@ const SAMPLE_MS = 50;
 /** A playhead that stands this long while it should move gets a new hls.js instance. */
 const STUCK_MS = 10_000;
 
-/** After a halt this long the media in between is lost, and play goes on at the edge with next to no buffer. */
+/** After a halt this long play goes on with next to no buffer, or too far behind to catch up. */
 const LONG_STALL_MS = 3_000;
 
 /** A start in a hole is left after this: hls.js hangs when it is started anew while its first requests are on their way. */
@@ -68,6 +68,7 @@ export class Player {
   #onChange: () => void;
   #url: string | null = null;
   #native = false;
+  #lowLatency = true;
   #attempt = 0;
   #retry: ReturnType<typeof setTimeout> | undefined;
   #wantsPlay = true;
@@ -115,7 +116,8 @@ export class Player {
     const { video } = this;
     if (this.#url === null) return 'idle';
     if (video.ended) return 'ended';
-    if (!this.#movedSinceLoad) return this.blocked ? 'moving' : 'loading';
+    if (!this.#movedSinceLoad && this.blocked) return 'moving';
+    if (!this.#movedSinceLoad && !this.#frozen) return 'loading';
     if (video.paused && !this.#wantsPlay) return 'moving';
     return this.holding || this.stallMeter.stalled || video.readyState < HTMLMediaElement.HAVE_FUTURE_DATA ? 'still' : 'moving';
   }
@@ -127,12 +129,33 @@ export class Player {
 
   /** Whether there is a picture to show, if only the last one. */
   get pictured(): boolean {
-    return this.#movedSinceLoad && this.video.videoWidth > 0;
+    return this.#frozen || (this.#movedSinceLoad && this.video.videoWidth > 0);
+  }
+
+  /** Whether the browser leaves the latency to this player; its own HLS decides by itself. */
+  get choosesLatency(): boolean {
+    return Hls.isSupported();
+  }
+
+  /** Whether parts are played about a second behind the edge, where the playlist has them. */
+  get lowLatency(): boolean {
+    return this.#lowLatency;
+  }
+
+  /** What is loaded starts again in the other mode; its last picture stays until then. */
+  set lowLatency(on: boolean) {
+    if (on === this.#lowLatency) return;
+    this.#lowLatency = on;
+    if (this.#url === null) return;
+    this.#freeze();
+    this.#attempt = 0;
+    this.#start();
   }
 
   /** Plays this address; a playlist loaded before is dropped. */
   load(url: string): void {
     this.#url = url;
+    this.#thaw();
     this.#attempt = 0;
     this.#start();
   }
@@ -140,6 +163,7 @@ export class Player {
   /** Stops and frees everything; the picture goes. */
   unload(): void {
     this.#url = null;
+    this.#thaw();
     clearTimeout(this.#retry);
     this.#drop();
     this.#onChange();
@@ -176,6 +200,11 @@ export class Player {
     return latency === undefined || !Number.isFinite(latency) || !this.#movedSinceLoad ? null : latency;
   }
 
+  /** Seconds behind the end of the playlist that hls.js aims at; null when unknown. */
+  get targetLatency(): number | null {
+    return this.hls?.targetLatency ?? null;
+  }
+
   /** Wall-clock time (milliseconds since 1970) at which the picture shown was made; null when unknown. */
   get pictureMs(): number | null {
     if (!this.#movedSinceLoad) return null;
@@ -206,7 +235,9 @@ export class Player {
     this.#hole = null;
     this.#release();
     if (Hls.isSupported()) {
-      const hls = new Hls(hlsConfig);
+      const hls = new Hls(hlsConfig(this.#lowLatency));
+      // The constructor takes this only with a liveSyncDurationCount, which low latency must not have.
+      hls.config.liveMaxLatencyDurationCount = MAX_LATENCY_CHUNKS;
       this.hls = hls;
       hls.on(Events.MANIFEST_PARSED, () => {
         this.#listRenditions();
@@ -243,6 +274,25 @@ export class Player {
     this.renditions.replace([], -1);
     // The pause event of the exchange is queued; it is ours too.
     setTimeout(() => (this.#exchanging = false), 0);
+  }
+
+  /** Keeps the last picture while media is exchanged: a video element shows its poster until it plays. */
+  #freeze(): void {
+    const { video } = this;
+    if (!this.#movedSinceLoad || video.videoWidth === 0) return;
+    const canvas = document.createElement('canvas');
+    canvas.width = video.videoWidth;
+    canvas.height = video.videoHeight;
+    canvas.getContext('2d')?.drawImage(video, 0, 0);
+    video.poster = canvas.toDataURL('image/jpeg');
+  }
+
+  #thaw(): void {
+    this.video.removeAttribute('poster');
+  }
+
+  get #frozen(): boolean {
+    return this.video.hasAttribute('poster');
   }
 
   #play(): void {
@@ -350,9 +400,10 @@ export class Player {
     });
     if (!this.#movedSinceLoad && !video.paused && !video.seeking && video.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA && video.played.length > 0) {
       this.#movedSinceLoad = true;
+      this.#thaw();
       this.#onChange();
     }
-    if (stalledBefore && !stallMeter.stalled && (stallMeter.stalls.at(-1)?.durationMs ?? 0) >= LONG_STALL_MS) this.#hold(nowMs);
+    if (stalledBefore && !stallMeter.stalled && (stallMeter.stalls.at(-1)?.durationMs ?? 0) >= LONG_STALL_MS) this.#rejoin(nowMs);
     this.#maybeRelease(nowMs);
     this.#maybeLeaveHole(nowMs);
     if (stalledBefore !== stallMeter.stalled || playedBefore !== stallMeter.played) this.#onChange();
@@ -366,9 +417,20 @@ export class Player {
     }
   }
 
+  /**
+   * After a long halt. hls.js catches up by its rate from about one target duration away; from farther a viewer in low
+   * latency is taken to the edge. At the edge, as in regular mode, play waits until two chunks or parts are buffered.
+   */
+  #rejoin(nowMs: number): void {
+    const { video } = this;
+    const sync = this.hls?.liveSyncPosition ?? null;
+    if (this.#partSeconds > 0 && sync !== null && sync - video.currentTime > this.#chunkSeconds) video.currentTime = sync;
+    else this.#hold(nowMs);
+  }
+
   /** Holds play back by its rate: pausing would look like the viewer's pause. */
   #hold(nowMs: number): void {
-    if (this.hls === null || this.video.paused || this.buffer >= 2 * this.#chunkSeconds) return;
+    if (this.hls === null || this.video.paused || this.buffer >= 2 * this.#pieceSeconds) return;
     this.#heldSinceMs = nowMs;
     this.video.playbackRate = 0;
     this.#onChange();
@@ -376,8 +438,9 @@ export class Player {
 
   #maybeRelease(nowMs: number): void {
     if (this.#heldSinceMs === null) return;
-    const full = this.buffer >= 2 * this.#chunkSeconds - 0.2;
-    const tooLong = nowMs - this.#heldSinceMs > 3_000 * this.#chunkSeconds;
+    // Pieces may be a little shorter than announced.
+    const full = this.buffer >= 1.9 * this.#pieceSeconds;
+    const tooLong = nowMs - this.#heldSinceMs > 3_000 * this.#pieceSeconds;
     if (full || tooLong || this.video.paused) this.#release();
   }
 
@@ -390,6 +453,16 @@ export class Player {
 
   get #chunkSeconds(): number {
     return this.hls?.latestLevelDetails?.targetduration ?? 2;
+  }
+
+  /** Longest part of the playlist, seconds; 0 when it is not played part by part. */
+  get #partSeconds(): number {
+    return this.#lowLatency ? (this.hls?.latestLevelDetails?.partTarget ?? 0) : 0;
+  }
+
+  /** What arrives at once: a part or a chunk. */
+  get #pieceSeconds(): number {
+    return this.#partSeconds || this.#chunkSeconds;
   }
 
   /** How long the playhead has stood although it should move, milliseconds. */
@@ -412,8 +485,8 @@ export class Player {
   #liveEdgeStart(): number {
     const { hls, video } = this;
     const sync = hls?.liveSyncPosition;
-    // One and a half chunks of tolerance: the playhead is nowhere near exact.
-    if (sync !== null && sync !== undefined) return sync - this.#chunkSeconds * 1.5;
+    // The playhead is nowhere near exact: one and a half chunks of tolerance, with parts about a second.
+    if (sync !== null && sync !== undefined) return sync - (3 * this.#partSeconds || 1.5 * this.#chunkSeconds);
     return this.#native && video.seekable.length > 0 ? video.seekable.end(video.seekable.length - 1) - 10 : Number.NaN;
   }
 

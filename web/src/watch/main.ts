@@ -8,6 +8,7 @@ import { art } from '../shared/art';
 import { poll } from '../shared/backoff';
 import { byId, make, setText } from '../shared/dom';
 import { seconds, since } from '../shared/format';
+import { keepLowLatency, recallLowLatency } from './memory';
 import { askAgainMs, phaseOf, shouldLoad, words, type Facts, type Phase } from './phase';
 import { HEALTH_WORDS, describeBehind, describeChoice, describeQuality, healthOf, type Reading } from './readout';
 import { stats } from './stats';
@@ -30,6 +31,8 @@ const noteCount = byId('note-count', HTMLElement);
 const noteList = byId('note-list', HTMLElement);
 const shed = byId('shed', HTMLElement);
 const signal = byId('signal', HTMLElement);
+const lowLatency = byId('low-latency', HTMLButtonElement);
+const latency = byId('latency', HTMLElement);
 const readings = {
   health: byId('health', HTMLElement),
   behind: byId('behind', HTMLElement),
@@ -40,6 +43,7 @@ const readings = {
 };
 
 const player = new Player(byId('video', HTMLVideoElement), () => draw());
+player.lowLatency = recallLowLatency();
 let api: Facts['api'] = 'none';
 let stream: Stream | null = null;
 let failures = 0;
@@ -103,6 +107,7 @@ function draw(): void {
   setText(badge, BADGES[phase]);
   document.title = phase === 'live' ? `● ${id} · Weir` : `${id} · Weir`;
   unmute.hidden = !player.mutedByBrowser || !curtain.hidden;
+  lowLatency.setAttribute('aria-pressed', String(player.lowLatency));
   const chosen = describeChoice(player);
   setText(choice, chosen);
   qualityButton.setAttribute('aria-label', `Quality: ${chosen}`);
@@ -156,6 +161,7 @@ function drawReadings(): void {
   const reading: Reading = {
     behind: behind(),
     buffer: player.buffer,
+    lowLatency: player.lowLatency,
     totalFrames: total,
     droppedFrames: dropped,
     stalled: player.motion === 'still' && phase === 'live',
@@ -175,6 +181,12 @@ function drawReadings(): void {
 setText(byId('name', HTMLElement), id);
 byId('backdrop', HTMLElement).append(art(id));
 unmute.addEventListener('click', () => player.unmute());
+latency.hidden = !player.choosesLatency;
+lowLatency.addEventListener('click', () => {
+  player.lowLatency = !player.lowLatency;
+  keepLowLatency(player.lowLatency);
+  draw();
+});
 // media-chrome would go to the very end of the playlist, where there is no media to play yet.
 byId('controls', HTMLElement).addEventListener('mediaseektoliverequest', (event) => {
   event.stopPropagation();

@@ -8,6 +8,8 @@ export interface Reading {
   /** Seconds behind what the streamer sends. */
   behind: number | null;
   buffer: number;
+  /** In low latency the buffer is never much more than a second. */
+  lowLatency: boolean;
   totalFrames: number;
   droppedFrames: number;
   stalled: boolean;
@@ -22,7 +24,7 @@ export function healthOf(reading: Reading): Health {
   if (!reading.moving) return 'none';
   // The first frames are often dropped while the decoder warms up.
   const droppedShare = reading.totalFrames > 300 ? reading.droppedFrames / reading.totalFrames : 0;
-  if (reading.buffer < 0.5 || reading.calm < 10 || droppedShare > 0.05) return 'fair';
+  if (reading.buffer < (reading.lowLatency ? 0.2 : 0.5) || reading.calm < 10 || droppedShare > 0.05) return 'fair';
   return 'good';
 }
 

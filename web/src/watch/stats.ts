@@ -29,6 +29,9 @@ export function stats(player: Player, phase: Phase, behind: number | null) {
     buffer: player.buffer,
     /** Seconds to the end of the playlist. */
     latency: player.latency,
+    lowLatency: player.lowLatency,
+    /** Seconds to the end of the playlist that the player aims at. */
+    targetLatency: player.targetLatency,
     /** Seconds to the wall clock, by EXT-X-PROGRAM-DATE-TIME. */
     behind,
     fatalErrors: player.fatalErrors,
