@@ -157,6 +157,13 @@ pub struct Live {
     pub reconnect_window: Duration,
 }
 
+impl Live {
+    /// The length of a part when chunks are divided evenly.
+    pub fn even_part(&self) -> Duration {
+        self.chunk / self.chunk.div_duration_f64(self.part).round().max(1.0) as u32
+    }
+}
+
 impl Default for Live {
     fn default() -> Self {
         Self {

@@ -6,20 +6,26 @@ use std::{fmt::Display, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// Reads a whole number and its unit (`ms`, `s`, `m`, `h`), such as `500ms` or `2s`.
+/// Reads a number and its unit (`ms`, `s`, `m`, `h`), such as `500ms`, `2s` or `0.33s`. Less than a millisecond is dropped.
 pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
-    let wrong = || format!("{text:?} is not a duration: a whole number and ms, s, m or h, such as \"2s\" or \"500ms\"");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let unit_ms = match unit {
+    let wrong = || format!("{text:?} is not a duration: a number and ms, s, m or h, such as \"2s\", \"0.5s\" or \"500ms\"");
+    let unit = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(unit);
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    if whole.is_empty() || fraction.is_empty() || fraction.len() > 9 {
+        return Err(wrong());
+    }
+    let number = |digits: &str| digits.parse::<u64>().map_err(|_| wrong());
+    let unit_ms: u64 = match unit {
         "ms" => 1,
         "s" => 1_000,
         "m" => 60_000,
         "h" => 3_600_000,
         _ => return Err(wrong()),
     };
-    number.checked_mul(unit_ms).map(std::time::Duration::from_millis).ok_or_else(wrong)
+    let whole = number(whole)?.checked_mul(unit_ms).ok_or_else(wrong)?;
+    let fraction = number(fraction)? * unit_ms / 10_u64.pow(fraction.len() as u32);
+    whole.checked_add(fraction).map(std::time::Duration::from_millis).ok_or_else(wrong)
 }
 
 /// Writes a duration in the largest unit that keeps it whole; less than a millisecond is dropped.
@@ -99,6 +105,9 @@ mod tests {
             ("10m", 600_000, "10m"),
             ("2h", 7_200_000, "2h"),
             ("0s", 0, "0s"),
+            ("0.33s", 330, "330ms"),
+            ("1.5m", 90_000, "90s"),
+            ("0.0009s", 0, "0s"),
         ] {
             let read = parse_duration(text).unwrap();
             assert_eq!(read, Duration::from_millis(ms), "{text}");
@@ -109,7 +118,7 @@ mod tests {
     #[test]
     fn what_is_no_duration_is_refused_with_words() {
         for text in
-            ["", "2", "s", "-2s", "1.5s", "2 s", "2S", "2d", "1m30s", "99999999999999999h", "99999999999999999999s"]
+            ["", "2", "s", "-2s", "1.s", ".5s", "1.2.3s", "0.0000000001s", "2 s", "2S", "2d", "1m30s", "99999999999999999h", "99999999999999999999s"]
         {
             let message = parse_duration(text).expect_err(text);
             assert!(message.contains(&format!("{text:?}")) && message.contains("\"2s\""), "{message}");

@@ -29,6 +29,8 @@ use crate::{
 const LINES_PATIENCE: Duration = Duration::from_secs(7);
 /// Viewers' running requests get this long after that.
 const HTTP_PATIENCE: Duration = Duration::from_millis(1500);
+/// How long publishers' bytes are collected at most: a third of a default part, with room for rounding.
+const PACE_MAX: Duration = Duration::from_millis(112);
 /// Each line's replay ring: three chunks and a long GOP of a 20 Mb/s stream.
 const RING_BYTES: usize = 32 << 20;
 
@@ -189,7 +191,7 @@ impl Config {
         line::Config {
             node: self.node.id.clone(),
             chunk: self.live.chunk,
-            part: self.live.part,
+            part: self.live.even_part(),
             window: self.live.window as usize,
             reconnect_window: self.live.reconnect_window,
             ladder: self.ladder.clone(),
@@ -198,12 +200,15 @@ impl Config {
     }
 
     fn rtmp(&self) -> rtmp::Config {
+        let part = self.live.even_part();
         rtmp::Config {
             listen: self.rtmp.listen,
             idle_timeout: self.rtmp.idle_timeout,
             first_media_timeout: self.rtmp.first_media_timeout,
             half_open_max: self.rtmp.half_open_max as usize,
             publishers_max: self.rtmp.publishers_max as usize,
+            // A whole number of times per part: players that wait for parts get them at even distances.
+            pace: part / part.div_duration_f64(PACE_MAX).ceil() as u32,
             ..rtmp::Config::default()
         }
     }

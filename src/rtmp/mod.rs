@@ -35,6 +35,8 @@ pub struct Config {
     pub half_open_max: usize,
     /// Connections that publish. When there are more, the new one is refused with words.
     pub publishers_max: usize,
+    /// How long a publisher's bytes are collected; not zero. All publishers are read at the same moments.
+    pub pace: Duration,
 }
 
 impl Default for Config {
@@ -48,6 +50,7 @@ impl Default for Config {
             write_timeout: Duration::from_secs(10),
             half_open_max: 8192,
             publishers_max: 1024,
+            pace: Duration::from_millis(100),
         }
     }
 }

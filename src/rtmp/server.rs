@@ -38,8 +38,6 @@ const READ_BEFORE_AUTH: usize = 4 << 10;
 const READ_AFTER_AUTH: usize = 64 << 10;
 /// Tags that are handed on together at most.
 const TAGS_MAX: usize = 64;
-/// How long a publisher's bytes are collected. All publishers are read at the same moments.
-const PACE: Duration = Duration::from_millis(100);
 /// How long a peer that was told why it is closed has to read it.
 const LINGER: Duration = Duration::from_secs(1);
 /// How long all connections together have to end after a shutdown.
@@ -385,12 +383,13 @@ impl<'a, P: Publishers> Connection<'a, P> {
         }
     }
 
-    /// The same of a publisher, whose bytes are collected for up to [`PACE`]: work on many frames of many publishers in one go
+    /// The same of a publisher, whose bytes are collected for up to `Config::pace`: work on many frames of many publishers in one go
     /// costs a fraction of a wake-up for each.
     async fn next_media(&mut self, deadline: Option<Timestamp>) -> Result<Input, Reason> {
         self.buffer.reserve(READ_AFTER_AUTH);
+        let pace = self.shared.config.pace;
         loop {
-            let wait = PACE - Duration::from_micros(now().0 % PACE.as_micros() as u64);
+            let wait = pace - Duration::from_micros(now().0 % pace.as_micros() as u64);
             let read = tokio::select! {
                 biased;
                 ready = self.socket.readable() => match ready {

@@ -164,9 +164,9 @@ export async function startMock({ port = 0 } = {}) {
     const url = new URL(request.url, 'http://mock');
     const path = normalize(url.pathname);
     if (path === '/mock') {
+      if (url.searchParams.has('parts')) parts = url.searchParams.get('parts') === 'yes';
       if (url.searchParams.has('state')) set(url.searchParams.get('state'));
       if (url.searchParams.has('sound')) soundOnly = url.searchParams.get('sound') === 'only';
-      if (url.searchParams.has('parts')) parts = url.searchParams.get('parts') === 'yes';
       if (url.searchParams.has('warn')) {
         warnings = [{ code: 'long_keyframe_interval', text: 'Keyframes come every 8.3 s, so the picture is encoded once more to cut it every 2 s.', fix: 'In OBS: Settings, Output, set Keyframe Interval to 2 s.' }];
       }

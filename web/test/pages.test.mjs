@@ -125,6 +125,84 @@ test('the live button takes a viewer who fell behind to the edge', async (t) => 
   assert.ok(latency > 4, `${behind} to ${latency}`);
 });
 
+test('low latency is on until switched off, by keyboard too, and the choice is kept', async (t) => {
+  mock.set('live');
+  const page = await watch(t);
+  await playing(page);
+  const button = (pressed) => page.getByRole('button', { name: 'Low latency', pressed });
+  const config = () =>
+    page.evaluate(() => {
+      const { lowLatencyMode, liveSyncDurationCount, liveMaxLatencyDurationCount } = window.weir.hls.config;
+      return { lowLatencyMode, liveSyncDurationCount, liveMaxLatencyDurationCount };
+    });
+  await button(true).focus();
+  assert.equal((await stats(page)).lowLatency, true);
+  assert.deepEqual(await config(), { lowLatencyMode: true, liveSyncDurationCount: 3, liveMaxLatencyDurationCount: 10 });
+  const { restarts } = await stats(page);
+  await page.evaluate(() => {
+    window.covered = [];
+    const watch = document.getElementById('watch');
+    const note = () => window.covered.push(watch.dataset.covered, watch.dataset.picture);
+    new MutationObserver(note).observe(watch, { attributes: true });
+  });
+  await page.keyboard.press('Space');
+  await button(false).waitFor();
+  await playing(page);
+  assert.deepEqual([...new Set(await page.evaluate(() => window.covered))].sort(), ['no', 'yes'], 'the last picture stays, uncovered');
+  assert.equal((await stats(page)).lowLatency, false);
+  assert.equal((await stats(page)).restarts, restarts);
+  assert.deepEqual(await config(), { lowLatencyMode: false, liveSyncDurationCount: 3, liveMaxLatencyDurationCount: 10 });
+  await page.reload();
+  await playing(page);
+  await button(false).waitFor();
+  assert.equal((await config()).lowLatencyMode, false);
+});
+
+test('a page without storage plays with low latency, and its switch works', async (t) => {
+  mock.set('live');
+  const { page } = await open(browser);
+  t.after(() => page.context().close());
+  await page.addInitScript(() => Object.defineProperty(window, 'localStorage', { get: () => { throw new DOMException('no', 'SecurityError'); } }));
+  await page.goto(`${mock.url}/watch/demo`);
+  await page.getByRole('button', { name: 'Low latency', pressed: true }).click();
+  await page.getByRole('button', { name: 'Low latency', pressed: false }).waitFor();
+  assert.equal((await stats(page)).lowLatency, false);
+});
+
+test('parts are played about a second behind, from the edge again after a halt, and not without low latency', async (t) => {
+  mock.set('offline');
+  await fetch(`${mock.url}/mock?parts=yes&state=live`, { method: 'POST' });
+  t.after(async () => {
+    await fetch(`${mock.url}/mock?parts=no&state=offline`, { method: 'POST' });
+  });
+  const page = await watch(t);
+  await playing(page);
+  const near = () => page.waitForFunction(() => window.weir.stats().latency !== null && window.weir.stats().latency < 1.5, null, { timeout: 15_000 });
+  await near();
+  await moves(page, 4);
+  assert.ok(Math.abs((await stats(page)).targetLatency - 1.08) < 0.01);
+  assert.match(await page.locator('#behind').textContent(), /^1\.\d s$/);
+  assert.equal(await page.locator('#health').textContent(), 'Playing smoothly');
+
+  await page.getByRole('button', { name: 'Quality: Auto (720p)' }).click();
+  await page.getByRole('menuitemradio', { name: '480p', exact: true }).click();
+  await page.waitForFunction(() => window.weir.stats().height === 480, null, { timeout: 10_000 });
+  const toggle = page.getByRole('button', { name: 'Low latency' });
+  await toggle.click();
+  await page.waitForFunction(() => window.weir.stats().latency > 5, null, { timeout: 10_000 });
+  await moves(page, 3);
+  const { automatic, height } = await stats(page);
+  assert.deepEqual({ automatic, height }, { automatic: false, height: 480 });
+  await toggle.click();
+  await near();
+
+  mock.set('down');
+  await page.waitForFunction((ms) => window.weir.stats().stallMs > ms, (await stats(page)).stallMs + 4_000, { timeout: 20_000 });
+  mock.set('live');
+  await page.waitForFunction(() => window.weir.stats().playing && window.weir.stats().latency < 3.5, null, { timeout: 10_000 });
+  await moves(page, 3);
+});
+
 test('an encoder that drops and returns: last picture, words, and on by itself with a full buffer', async (t) => {
   mock.set('live');
   const page = await watch(t);

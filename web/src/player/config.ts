@@ -52,13 +52,13 @@ const regular: Partial<HlsConfig> = {
   liveMaxLatencyDurationCount: MAX_LATENCY_CHUNKS,
 };
 
-/** Says no distance of its own: any liveSync* here would take the place of the playlist's PART-HOLD-BACK. */
+/**
+ * Says no distance of its own: any liveSync* here would take the place of the playlist's PART-HOLD-BACK. The rate is the
+ * player's own (CATCH_UP), so maxLiveSyncPlaybackRate stays 1.
+ */
 const lowLatency: Partial<HlsConfig> = {
   ...common,
   lowLatencyMode: true,
-  // A second is made good in ten, which is not heard. hls.js speeds up only while more than 1 s is buffered, so it
-  // needs no larger buffer, and a viewer settles where the buffer is 1 s at its fullest: 0.1 to 0.3 s behind the target.
-  maxLiveSyncPlaybackRate: 1.1,
   // A playlist request may be held until the next chunk is there: 10 s with the longest chunks. Requests for a part
   // hls.js itself gives up after 0.8 target durations or three parts, then asks without holding; so the server's own
   // limit of three target durations need not be waited for.

@@ -22,6 +22,13 @@ const STUCK_MS = 10_000;
 /** After a halt this long play goes on with next to no buffer, or too far behind to catch up. */
 const LONG_STALL_MS = 3_000;
 
+/**
+ * Low latency is caught up with by playing a little faster, a second in ten, which is hardly heard: from this far over the
+ * target until this near. Every change of rate costs a few milliseconds of smoothness, so the two lie apart; hls.js, with
+ * one threshold and wanting more than 1 s buffered, changes it five times a second for ever and comes no nearer.
+ */
+const CATCH_UP = { rate: 1.1, fromSeconds: 0.3, untilSeconds: 0.1 };
+
 /** A start in a hole is left after this: hls.js hangs when it is started anew while its first requests are on their way. */
 const HOLE_MS = 500;
 
@@ -405,6 +412,7 @@ export class Player {
     }
     if (stalledBefore && !stallMeter.stalled && (stallMeter.stalls.at(-1)?.durationMs ?? 0) >= LONG_STALL_MS) this.#rejoin(nowMs);
     this.#maybeRelease(nowMs);
+    this.#catchUp();
     this.#maybeLeaveHole(nowMs);
     if (stalledBefore !== stallMeter.stalled || playedBefore !== stallMeter.played) this.#onChange();
 
@@ -417,9 +425,20 @@ export class Player {
     }
   }
 
+  /** Sets the rate in low latency. From farther than a target duration it would take too long: such a viewer wants to be there. */
+  #catchUp(): void {
+    const { video } = this;
+    if (!this.#lowLatency || this.holding) return;
+    const over = (this.latency ?? 0) - (this.targetLatency ?? 0);
+    const { rate, fromSeconds, untilSeconds } = CATCH_UP;
+    const due = over > (video.playbackRate > 1 ? untilSeconds : fromSeconds) && over < this.#chunkSeconds;
+    const wanted = this.#partSeconds > 0 && due && this.buffer > this.#partSeconds ? rate : 1;
+    if (video.playbackRate !== wanted) video.playbackRate = wanted;
+  }
+
   /**
-   * After a long halt. hls.js catches up by its rate from about one target duration away; from farther a viewer in low
-   * latency is taken to the edge. At the edge, as in regular mode, play waits until two chunks or parts are buffered.
+   * After a long halt. A viewer in low latency who is too far behind to catch up is taken to the edge. Who is at the edge,
+   * or in regular mode, waits until two parts or chunks are buffered.
    */
   #rejoin(nowMs: number): void {
     const { video } = this;
