@@ -416,7 +416,9 @@ impl Audio {
     /// Makes the parts of the first unfinished chunk whose ends the frames have reached, and no later mark can.
     fn cut_parts(&mut self) {
         let (Some(part), Some(&(k, start))) = (self.part, self.marks.front()) else { return };
-        let limit = self.marks.get(1).map_or(self.passed, |&(_, end)| (end - 1).min(self.passed));
+        let end = self.marks.get(1).map(|mark| mark.1);
+        // The chunk's last part is not cut again for the frame or so that is nearer to the next chunk's clock.
+        let limit = end.map_or(self.passed, |end| (end - part / 2).min(self.passed));
         let mut from = 0;
         for i in 1..self.frames.len() {
             let at = self.frames[i - from].0;
