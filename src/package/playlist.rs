@@ -132,6 +132,10 @@ impl Text<'_> {
             let next = open.parts.len();
             writeln!(out, "#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"{}.{}.{next}.m4s\"", open.k, open.epoch)?;
         }
+        if part_target.is_some() && window.open().is_none() && self.reports.is_empty() && !window.ended() {
+            // hls.js 1.7 takes the last chunk for the one that is being made unless some line follows it.
+            out.push_str("# Nothing is being made now.\n");
+        }
         if part_target.is_some() && !window.ended() {
             for Report { rendition, k, part } in self.reports {
                 write!(out, "#EXT-X-RENDITION-REPORT:URI=\"../{rendition}/index.m3u8\",LAST-MSN={k}")?;

@@ -59,6 +59,9 @@ const regular: Partial<HlsConfig> = {
 const lowLatency: Partial<HlsConfig> = {
   ...common,
   lowLatencyMode: true,
+  // A part more after each halt. hls.js never takes it back until it starts anew, and its own 1 s would double the
+  // distance for good when the encoder was away once.
+  liveSyncOnStallIncrease: 0.35,
   // A playlist request may be held until the next chunk is there: 10 s with the longest chunks. Requests for a part
   // hls.js itself gives up after 0.8 target durations or three parts, then asks without holding; so the server's own
   // limit of three target durations need not be waited for.

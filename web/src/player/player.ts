@@ -425,20 +425,20 @@ export class Player {
     }
   }
 
-  /** Sets the rate in low latency. From farther than a target duration it would take too long: such a viewer wants to be there. */
+  /** Sets the rate in low latency. From farther than two target durations it would take too long: that viewer paused or went back. */
   #catchUp(): void {
     const { video } = this;
     if (!this.#lowLatency || this.holding) return;
     const over = (this.latency ?? 0) - (this.targetLatency ?? 0);
     const { rate, fromSeconds, untilSeconds } = CATCH_UP;
-    const due = over > (video.playbackRate > 1 ? untilSeconds : fromSeconds) && over < this.#chunkSeconds;
+    const due = over > (video.playbackRate > 1 ? untilSeconds : fromSeconds) && over < 2 * this.#chunkSeconds;
     const wanted = this.#partSeconds > 0 && due && this.buffer > this.#partSeconds ? rate : 1;
     if (video.playbackRate !== wanted) video.playbackRate = wanted;
   }
 
   /**
-   * After a long halt. A viewer in low latency who is too far behind to catch up is taken to the edge. Who is at the edge,
-   * or in regular mode, waits until two parts or chunks are buffered.
+   * After a long halt. A viewer in low latency who is so far behind that catching up would take long is taken to the edge.
+   * Who is at the edge, or in regular mode, waits until two parts or chunks are buffered.
    */
   #rejoin(nowMs: number): void {
     const { video } = this;
