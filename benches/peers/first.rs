@@ -1,18 +1,18 @@
 //! From a publisher's connect to the first picture that can be played, with the keyframes that OBS sends by default.
 
-use std::{path::Path, process::Stdio, sync::Arc, time::Duration};
+use std::{process::Stdio, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
-    process::Command,
     time::{sleep, timeout},
 };
 use weir::time::{Timestamp, now};
 
 use crate::{
     Row,
+    browser::Browser,
     clip::Clip,
     median,
     publisher::Publisher,
@@ -114,20 +114,12 @@ async fn fetched(server: &Server, clip: &Arc<Clip>) -> Result<(Times, String)> {
 
 /// Opens the watch page, then publishes; gives the seconds to the first picture. Nothing without a browser.
 async fn watched(clip: &Arc<Clip>) -> Result<Option<f64>> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("web/test/browser.mjs");
-    let browser = std::env::var("CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".into());
-    if !script.exists() || !Path::new(&browser).exists() {
-        say("no browser here: scripts/install-deps test; the first picture is not measured");
-        return Ok(None);
-    }
+    let Some(browser) = Browser::find() else { return Ok(None) };
     let server = Server::weir(&[]).await?;
-    let mut child = Command::new("node")
-        .arg(script)
-        .args(["play", "--progress", "--seconds", "3", "--start-within", "60", "--url", &server.url("/watch/x")])
-        .stdin(Stdio::null())
+    let mut child = browser
+        .play(&server.url("/watch/x"), 3)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .kill_on_drop(true)
         .spawn()
         .context("node is needed for the browser (scripts/install-deps run)")?;
     let mut lines = BufReader::new(child.stderr.take().context("a pipe")?).lines();

@@ -1,12 +1,14 @@
 //! Weir beside its peer: the same publishers, the same machine, in turns.
 //!
-//! `cargo bench --bench peers -- [ingest|idle|first]... [--rounds N]`; all three when none is named. Each prints its rows of
-//! the table in benches/README.md. Exit code 1 means that a measurement could not be made, never that a goal was missed.
+//! `cargo bench --bench peers -- [ingest|idle|first|latency]... [--rounds N] [--seconds N]`; all when none is named. `--seconds`
+//! is how long latency is watched. Each prints its rows of the table in benches/README.md. Exit code 1 means that a measurement could not be made, never that a goal was missed.
 
+mod browser;
 mod clip;
 mod first;
 mod idle;
 mod ingest;
+mod latency;
 mod publisher;
 mod server;
 mod usage;
@@ -52,7 +54,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let (mut wanted, mut rounds) = (Vec::new(), None);
+    let (mut wanted, mut rounds, mut seconds) = (Vec::new(), None, 120);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
@@ -62,12 +64,13 @@ fn run() -> Result<()> {
                 let count: usize = arguments.next().context("--rounds takes a number")?.parse()?;
                 rounds = Some(count.max(1));
             }
-            "ingest" | "idle" | "first" => wanted.push(argument),
-            other => bail!("{other} is not known: ingest, idle, first, --rounds N"),
+            "--seconds" => seconds = arguments.next().context("--seconds takes a number")?.parse::<u32>()?.max(30),
+            "ingest" | "idle" | "first" | "latency" => wanted.push(argument),
+            other => bail!("{other} is not known: ingest, idle, first, latency, --rounds N, --seconds N"),
         }
     }
     if wanted.is_empty() {
-        wanted.extend(["ingest", "idle", "first"].map(String::from));
+        wanted.extend(["ingest", "idle", "first", "latency"].map(String::from));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut rows = Vec::new();
@@ -77,7 +80,8 @@ fn run() -> Result<()> {
             match name.as_str() {
                 "ingest" => ingest::measure(rounds.unwrap_or(3)).await,
                 "idle" => idle::measure().await,
-                _ => first::measure(rounds.unwrap_or(3)).await,
+                "first" => first::measure(rounds.unwrap_or(3)).await,
+                _ => latency::measure(seconds).await,
             }
         })?);
     }
