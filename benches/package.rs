@@ -55,11 +55,22 @@ fn render(c: &mut Criterion) {
     for k in 0..LEN_MAX as u64 {
         let wall = UnixMs(1_767_225_600_000 + k as i64 * 2000);
         let init = "0123456789abcdef".into();
-        let entry = Entry { k, epoch: 1, duration_us: 2_000_000, discontinuity: false, gap: false, wall, init, parts: Default::default() };
+        let entry = Entry {
+            k,
+            epoch: 1,
+            duration_us: 2_000_000,
+            discontinuity: false,
+            gap: false,
+            wall,
+            init,
+            parts: Default::default(),
+        };
         list.append(entry).expect("numbers follow");
     }
     let window = list.window();
-    c.bench_function("playlist of 15 entries", |b| b.iter(|| black_box(playlist::media(black_box(&window), &[], false))));
+    c.bench_function("playlist of 15 entries", |b| {
+        b.iter(|| black_box(playlist::media(black_box(&window), &[], false)))
+    });
 }
 
 criterion_group!(benches, chunk, render);

@@ -51,7 +51,9 @@ pub async fn measure(seconds: u32) -> Result<Vec<Row>> {
         rows.push(Row {
             work: format!("{}: publisher to picture in Chromium, {seconds} s", case.what),
             reach: case.reach,
-            weir: format!("p50 {p50:.2} s, p99 {p99:.2} s, {stalls} stalls, drift {drift:+.2} s, first picture {first:.2} s"),
+            weir: format!(
+                "p50 {p50:.2} s, p99 {p99:.2} s, {stalls} stalls, drift {drift:+.2} s, first picture {first:.2} s"
+            ),
             peer: "-".into(),
             ratio: "-".into(),
         });

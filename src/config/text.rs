@@ -8,7 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// Reads a number and its unit (`ms`, `s`, `m`, `h`), such as `500ms`, `2s` or `0.33s`. Less than a millisecond is dropped.
 pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
-    let wrong = || format!("{text:?} is not a duration: a number and ms, s, m or h, such as \"2s\", \"0.5s\" or \"500ms\"");
+    let wrong =
+        || format!("{text:?} is not a duration: a number and ms, s, m or h, such as \"2s\", \"0.5s\" or \"500ms\"");
     let unit = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
     let (number, unit) = text.split_at(unit);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
@@ -117,9 +118,22 @@ mod tests {
 
     #[test]
     fn what_is_no_duration_is_refused_with_words() {
-        for text in
-            ["", "2", "s", "-2s", "1.s", ".5s", "1.2.3s", "0.0000000001s", "2 s", "2S", "2d", "1m30s", "99999999999999999h", "99999999999999999999s"]
-        {
+        for text in [
+            "",
+            "2",
+            "s",
+            "-2s",
+            "1.s",
+            ".5s",
+            "1.2.3s",
+            "0.0000000001s",
+            "2 s",
+            "2S",
+            "2d",
+            "1m30s",
+            "99999999999999999h",
+            "99999999999999999999s",
+        ] {
             let message = parse_duration(text).expect_err(text);
             assert!(message.contains(&format!("{text:?}")) && message.contains("\"2s\""), "{message}");
         }

@@ -98,7 +98,8 @@ impl Stream {
             LiveState::Away => "away",
             LiveState::Ended => "offline",
         };
-        let rows = live.offered.iter().filter_map(|name| live.renditions.get(name)).map(|shown| shown.now().row.clone());
+        let rows =
+            live.offered.iter().filter_map(|name| live.renditions.get(name)).map(|shown| shown.now().row.clone());
         let renditions = rows.map(|row| Rendition {
             name: row.name.to_string(),
             codec: row.codec.clone(),

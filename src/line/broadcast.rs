@@ -93,13 +93,7 @@ pub struct Broadcast {
 }
 
 impl Broadcast {
-    pub fn new(
-        stream: StreamId,
-        id: BroadcastId,
-        started: UnixMs,
-        settings: Settings,
-        parts: Option<Parts>,
-    ) -> Self {
+    pub fn new(stream: StreamId, id: BroadcastId, started: UnixMs, settings: Settings, parts: Option<Parts>) -> Self {
         let live = Live {
             stream,
             broadcast: id,
@@ -373,7 +367,9 @@ impl Broadcast {
                 Some(new) => open.parts.extend_from_slice(new),
             },
             _ if parts.is_empty() => return false,
-            open => *open = Some(Progress { k, epoch, init: chunker.init().hash.as_str().into(), parts: parts.to_vec() }),
+            open => {
+                *open = Some(Progress { k, epoch, init: chunker.init().hash.as_str().into(), parts: parts.to_vec() })
+            }
         }
         self.advance();
         true
@@ -600,9 +596,7 @@ impl Broadcast {
             let first = shown.media_sequence();
             let (stored, spare) = (&track.stored, window);
             // What is not stored (the store is slow or gone) stays for one window more, then memory's bound wins.
-            track
-                .chunks
-                .retain(|c| c.k >= first || (!stored.contains(&(c.k, c.epoch)) && c.k + spare >= first));
+            track.chunks.retain(|c| c.k >= first || (!stored.contains(&(c.k, c.epoch)) && c.k + spare >= first));
             track.stored.retain(|(k, _)| *k >= first);
             if track.inits.len() > 1 {
                 let used = |hash: &Arc<str>| shown.entries().iter().any(|e| e.init == *hash);

@@ -199,13 +199,20 @@ fn warnings_outlive_the_epoch_that_they_led_to() {
 }
 
 fn video(at: i64, mark: Option<u64>) -> Packet {
-    Packet { track: media::Track::Video, pts: at, dts: at, key: mark.is_some(), mark, payload: Bytes::from_static(b"v") }
+    Packet {
+        track: media::Track::Video,
+        pts: at,
+        dts: at,
+        key: mark.is_some(),
+        mark,
+        payload: Bytes::from_static(b"v"),
+    }
 }
 
 fn source() -> Chunker {
     let avcc = Bytes::from_static(&[1, 100, 0, 31, 255, 225, 0, 0, 1, 0, 0]);
     let config = VideoConfig { avcc, width: 640, height: 360, sar: (1, 1), fps: Some((30, 1)) };
-    Chunker::video(&config, 1, Some(D / 6))
+    Chunker::video(&config, 1, Some(Parts { ticks: D / 6, target_ms: 335 }))
 }
 
 /// What a rendition lists after its chunks: number and parts of the open one, and what the others report of it.
@@ -246,7 +253,9 @@ fn parts_are_listed_as_they_come_and_reported_to_the_others() {
     let before = shown.part(1, 1, 0);
     let mut again = source();
     for i in 60..82_i64 {
-        again.push(Packet { payload: Bytes::from_static(b"other"), ..video(i * 3000, (i == 60).then_some(1)) }).unwrap();
+        again
+            .push(Packet { payload: Bytes::from_static(b"other"), ..video(i * 3000, (i == 60).then_some(1)) })
+            .unwrap();
         assert!(!b.progress(&Rendition::source(), &again));
     }
     assert_eq!(b.snapshot(at(0)).renditions[&Rendition::source()].now().part(1, 1, 0), before);

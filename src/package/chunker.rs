@@ -9,8 +9,9 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    Error, Init,
+    Error, Init, Parts,
     cmaf::{self, Fragment, Sample},
+    parts::Clock,
 };
 use crate::media::{AudioConfig, Packet, Pieces, Track, VIDEO_TIMESCALE, VideoConfig, rescale};
 
@@ -77,17 +78,17 @@ enum Cutter {
 impl Chunker {
     /// Begins a video rendition, which is cut at its own packets' marks. A new config needs a new chunker.
     ///
-    /// A chunk's parts are cut every `part` (90 kHz) after its start, where a sample begins nearest to that; without it
-    /// a chunk is one part.
-    pub fn video(config: &VideoConfig, epoch: u64, part: Option<i64>) -> Self {
-        Self { init: Init::video(config), epoch, cutter: Cutter::Video(Video { part, open: None }) }
+    /// A chunk's parts are cut at the samples nearest to every [`Parts::ticks`] after its start; without [`Parts`] a chunk
+    /// is one part.
+    pub fn video(config: &VideoConfig, epoch: u64, parts: Option<Parts>) -> Self {
+        Self { init: Init::video(config), epoch, cutter: Cutter::Video(Video { parts, open: None }) }
     }
 
     /// Begins an audio rendition, which is cut at its own packets' marks or at those told by [`Chunker::mark`]. Parts as
     /// in [`Chunker::video`], counted from the mark.
-    pub fn audio(config: &AudioConfig, epoch: u64, part: Option<i64>) -> Self {
+    pub fn audio(config: &AudioConfig, epoch: u64, parts: Option<Parts>) -> Self {
         let (rate, frame) = (config.sample_rate.max(1), config.frame_len.max(1).into());
-        Self { init: Init::audio(config), epoch, cutter: Cutter::Audio(Audio::new(rate, frame, part)) }
+        Self { init: Init::audio(config), epoch, cutter: Cutter::Audio(Audio::new(rate, frame, parts)) }
     }
 
     /// The epoch that its chunks are named by.
@@ -191,15 +192,9 @@ fn sequence(k: u64, index: usize) -> u32 {
     (k as u32).wrapping_mul(1024).wrapping_add(index as u32).wrapping_add(1)
 }
 
-/// Counts the parts' ends that lie at or before `time`, ticks after the chunk's start: a sample nearer to one than the
-/// sample before it (which lasted `before`) begins a part.
-fn part_at(time: i64, before: i64, part: i64) -> i64 {
-    (time + (before / 2).min(part / 2)).div_euclid(part)
-}
-
 /// Cuts video. Holds the packets of the open chunk in decode order.
 struct Video {
-    part: Option<i64>,
+    parts: Option<Parts>,
     open: Option<Open>,
 }
 
@@ -209,8 +204,7 @@ struct Open {
     start: i64,
     first_dts: i64,
     made: Made,
-    /// How many ends of parts have gone by.
-    clock: i64,
+    clock: Option<Clock>,
     /// Packets that are in no part yet, with their decode times.
     waiting: Vec<(i64, Packet)>,
     /// All packets of the chunk.
@@ -222,7 +216,7 @@ impl Video {
     fn push(&mut self, packet: Packet, epoch: u64) -> Result<Option<Chunk>, Error> {
         let Some(k) = packet.mark else {
             if let Some(open) = &mut self.open {
-                open.push(packet, self.part)?;
+                open.push(packet)?;
             }
             return Ok(None);
         };
@@ -233,7 +227,7 @@ impl Video {
         }
         if !packet.key {
             if let Some(open) = &mut self.open {
-                open.push(packet, self.part)?;
+                open.push(packet)?;
             }
             return Err(Error::NotKey { k });
         }
@@ -242,7 +236,7 @@ impl Video {
             start: at,
             first_dts: packet.dts,
             made: Made::default(),
-            clock: 0,
+            clock: self.parts.map(|parts| Clock::new(parts, VIDEO_TIMESCALE, at)),
             count: 1,
             bytes: packet.payload.len(),
             waiting: vec![(at, packet)],
@@ -256,7 +250,7 @@ impl Video {
 }
 
 impl Open {
-    fn push(&mut self, packet: Packet, part: Option<i64>) -> Result<(), Error> {
+    fn push(&mut self, packet: Packet) -> Result<(), Error> {
         let longest = CHUNK_SECONDS_MAX * i64::from(VIDEO_TIMESCALE);
         let long = packet.pts.saturating_sub(self.start) > longest;
         if long || self.count >= CHUNK_PACKETS_MAX || self.bytes + packet.payload.len() > CHUNK_BYTES_MAX {
@@ -269,12 +263,11 @@ impl Open {
         let last = self.waiting.last().expect("a packet always waits for the end of the last").0;
         let since = packet.dts.saturating_sub(self.first_dts).min(longest);
         let time = self.start.saturating_add(since).max(last + 1);
-        if let Some(part) = part {
-            let clock = part_at(time - self.start, time - last, part);
-            if clock > self.clock {
-                self.clock = clock;
-                self.add_part(time, None);
-            }
+        let begun = self.waiting[0].0;
+        if let Some(until) = self.clock.as_mut().and_then(|clock| clock.end(begun, last, time)) {
+            let kept = if until == last { self.waiting.pop() } else { None };
+            self.add_part(until, None);
+            self.waiting.extend(kept);
         }
         self.count += 1;
         self.bytes += packet.payload.len();
@@ -320,11 +313,11 @@ impl Open {
 struct Audio {
     rate: u32,
     frame_len: i64,
-    /// Nominal part duration.
-    part: Option<i64>,
-    /// The first unfinished chunk, as far as it is made, and how many ends of parts have gone by in it.
+    parts: Option<Parts>,
+    /// The first unfinished chunk, as far as it is made.
     made: Made,
-    clock: i64,
+    /// Of the same chunk, once it has a frame.
+    clock: Option<Clock>,
     /// No mark will come before this.
     passed: i64,
     /// Frames that are in no part yet.
@@ -344,14 +337,14 @@ struct Audio {
 }
 
 impl Audio {
-    fn new(rate: u32, frame_len: i64, part: Option<i64>) -> Self {
+    fn new(rate: u32, frame_len: i64, parts: Option<Parts>) -> Self {
         // Times are not negative, so any frame comes after -1.
         Self {
             rate,
             frame_len,
-            part: part.map(|part| rescale(part, VIDEO_TIMESCALE, rate).max(1)),
+            parts,
             made: Made::default(),
-            clock: 0,
+            clock: None,
             passed: -1,
             frames: VecDeque::new(),
             count: 0,
@@ -415,23 +408,23 @@ impl Audio {
 
     /// Makes the parts of the first unfinished chunk whose ends the frames have reached, and no later mark can.
     fn cut_parts(&mut self) {
-        let (Some(part), Some(&(k, start))) = (self.part, self.marks.front()) else { return };
+        let (Some(parts), Some(&(k, start))) = (self.parts, self.marks.front()) else { return };
+        let mut clock = self.clock.unwrap_or_else(|| Clock::new(parts, self.rate, start));
         let end = self.marks.get(1).map(|mark| mark.1);
         // The chunk's last part is not cut again for the frame or so that is nearer to the next chunk's clock.
-        let limit = end.map_or(self.passed, |end| (end - part / 2).min(self.passed));
-        let mut from = 0;
-        for i in 1..self.frames.len() {
-            let at = self.frames[i - from].0;
-            if at > limit {
-                break;
-            }
-            let clock = part_at(at - start, self.frame_len, part);
-            if clock > self.clock {
-                self.clock = clock;
-                self.add_part(k, i - from, at);
-                from = i;
+        let limit = end.map_or(self.passed, |end| (end - clock.part() / 2).min(self.passed));
+        let mut i = 1;
+        while let Some(&(time, _)) = self.frames.get(i)
+            && time <= limit
+        {
+            let (begun, last) = (self.frames[0].0, self.frames[i - 1].0);
+            i += 1;
+            if let Some(until) = clock.end(begun, last, time) {
+                self.add_part(k, if until == last { i - 2 } else { i - 1 }, until);
+                i = if until == last { 2 } else { 1 };
             }
         }
+        self.clock = Some(clock);
     }
 
     /// Makes a part of the first `count` frames, the last of which lasts until `until`.
@@ -503,7 +496,7 @@ impl Audio {
         let count = self.frames.partition_point(|frame| frame.0 < end);
         // Late frames of a chunk that is out must not come into the next.
         self.last = self.last.max(end - 1);
-        self.clock = 0;
+        self.clock = None;
         if let Some(last) = count.checked_sub(1).map(|last| self.frames[last].0) {
             let next = self.frames.get(count).map(|frame| frame.0);
             // Where audio goes on, the last frame lasts until then. A hole of more than half a second is not put into

@@ -273,8 +273,15 @@ fn audio_without_marks_is_bounded() {
 
 #[test]
 fn durations_in_microseconds_do_not_drift() {
-    let chunk =
-        |i: i64| Chunk { k: 0, epoch: 0, start: i * 1024, duration: 1024, timescale: 44_100, parts: Arc::default(), bytes: Pieces::default() };
+    let chunk = |i: i64| Chunk {
+        k: 0,
+        epoch: 0,
+        start: i * 1024,
+        duration: 1024,
+        timescale: 44_100,
+        parts: Arc::default(),
+        bytes: Pieces::default(),
+    };
     let sum: u64 = (0..44_100).map(|i| chunk(i).duration_us()).sum();
     assert_eq!(sum, 1_024_000_000);
 }
@@ -387,10 +394,13 @@ fn told(chunker: &Chunker, seen: &mut (Option<u64>, usize)) -> Vec<Part> {
     new
 }
 
+/// Six to a chunk of 2 s, for 25 pictures a second and audio.
+const PARTS: Option<Parts> = Some(Parts { ticks: 30_000, target_ms: 362 });
+
 #[test]
 fn parts_end_at_the_frames_nearest_to_their_clock() {
     // 25 pictures a second, told in milliseconds: eight or nine to a part.
-    let mut chunker = Chunker::video(&avc(), 1, Some(30_000));
+    let mut chunker = Chunker::video(&avc(), 1, PARTS);
     let (mut seen, mut live) = ((None, 0), Vec::new());
     let mut out = Vec::new();
     for i in 0..101_i64 {
@@ -409,8 +419,27 @@ fn parts_end_at_the_frames_nearest_to_their_clock() {
 }
 
 #[test]
+fn no_part_is_longer_than_the_target_whatever_the_frames() {
+    // Ten pictures a second where 25 were told of, and one that lasts too long for any part.
+    let mut chunker = Chunker::video(&avc(), 1, PARTS);
+    let times: Vec<i64> = (0..10).chain([18, 19]).map(|i| i * 9000).collect();
+    for time in &times {
+        chunker.push(video(*time, *time, (*time == 0).then_some(0))).unwrap();
+    }
+    let chunk = &chunker.finish(180_000)[0];
+    let ms: Vec<_> = chunk.parts.iter().map(|part| part.duration_us / 1000).collect();
+    assert_eq!(ms, [300, 300, 300, 900, 200]);
+    // 24 kHz: frames of 42.7 ms.
+    let mut chunker = Chunker::audio(&aac(24_000, 1024), 1, Some(Parts { ticks: 30_000, target_ms: 343 }));
+    chunker.push(Packet { mark: Some(0), ..audio(0) }).unwrap();
+    (1..47).for_each(|i| assert_eq!(chunker.push(audio(i * 1024)), Ok(None)));
+    let ms: Vec<_> = chunker.parts().iter().map(|part| part.duration_us / 1000).collect();
+    assert!(ms.len() >= 5 && ms.iter().all(|&ms| (298..=343).contains(&ms)), "{ms:?}");
+}
+
+#[test]
 fn audio_parts_wait_until_no_mark_can_fall_into_them() {
-    let mut chunker = Chunker::audio(&aac(48_000, 1024), 1, Some(30_000));
+    let mut chunker = Chunker::audio(&aac(48_000, 1024), 1, PARTS);
     assert_eq!(chunker.mark(0, 0), None);
     for i in 0..40 {
         chunker.push(audio(i * 1024)).unwrap();
@@ -429,7 +458,7 @@ fn audio_parts_wait_until_no_mark_can_fall_into_them() {
 
 #[test]
 fn an_endless_chunk_of_parts_is_bounded_too() {
-    let mut chunker = Chunker::audio(&aac(48_000, 1024), 1, Some(30_000));
+    let mut chunker = Chunker::audio(&aac(48_000, 1024), 1, PARTS);
     chunker.push(Packet { mark: Some(0), ..audio(0) }).unwrap();
     let errors = (1..2000).filter(|i| chunker.push(audio(i * 1024)).is_err()).count();
     assert!(errors > 500 && chunker.parts().len() > 80, "{errors} errors, {} parts", chunker.parts().len());
@@ -450,7 +479,7 @@ proptest! {
         }).collect();
         let end = dts + 3000;
         let whole = chunks(Chunker::video(&avc(), 1, None), packets.clone(), end);
-        let mut chunker = Chunker::video(&avc(), 1, Some(part));
+        let mut chunker = Chunker::video(&avc(), 1, Some(Parts { ticks: part, target_ms: (part / 90 + 40) as u32 }));
         let (mut seen, mut early, mut cut) = ((None, 0), std::collections::BTreeMap::<u64, Vec<Part>>::new(), Vec::new());
         for packet in packets {
             cut.extend(chunker.push(packet).unwrap());

@@ -1,6 +1,6 @@
 //! How long parts are: one clock for all renditions of a broadcast, fixed for its life.
 
-use crate::media::VIDEO_TIMESCALE;
+use crate::media::{VIDEO_TIMESCALE, rescale};
 
 /// Frames this long or longer make nearest-frame cuts too uneven: with six and more to a part, the shortest part is
 /// still 85 % of the longest (rfc8216bis 4.4.4.9).
@@ -31,6 +31,44 @@ impl Parts {
         let longest = video.into_iter().chain(others).map(|frame| (ticks + frame - 1) / frame * frame).max();
         let ms = (longest.unwrap_or(ticks) * 1000).div_euclid(i64::from(VIDEO_TIMESCALE)) + 1 + JITTER_MS;
         Self { ticks, target_ms: ms as u32 }
+    }
+}
+
+/// Tells where the parts of one chunk end; times in ticks of its track.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    part: i64,
+    longest: i64,
+    /// The clock counts from here.
+    origin: i64,
+    count: i64,
+}
+
+impl Clock {
+    pub(super) fn new(parts: Parts, timescale: u32, origin: i64) -> Self {
+        let part = rescale(parts.ticks, VIDEO_TIMESCALE, timescale).max(1);
+        let longest = rescale(parts.target_ms.into(), 1000, timescale).max(part);
+        Self { part, longest, origin, count: 0 }
+    }
+
+    pub(super) fn part(&self) -> i64 {
+        self.part
+    }
+
+    /// Tells where to end the part that began at `begun`, now that a sample begins at `time` after one at `last`: there, if
+    /// that is nearer to the clock's time than `last`; at `last`, if that one makes the part longer than any may be, as
+    /// frames longer than those told of do. The clock then counts anew.
+    pub(super) fn end(&mut self, begun: i64, last: i64, time: i64) -> Option<i64> {
+        if time - begun > self.longest && last > begun {
+            (self.origin, self.count) = (last, 0);
+            return Some(last);
+        }
+        let half = ((time - last) / 2).min(self.part / 2);
+        let count = (time - self.origin + half).div_euclid(self.part);
+        (count > self.count).then(|| {
+            self.count = count;
+            time
+        })
     }
 }
 

@@ -14,7 +14,16 @@ use crate::{
 
 fn entry(k: u64, duration_us: u64) -> Entry {
     let wall = UnixMs(1_767_225_600_000 + (k as i64) * 2000);
-    Entry { k, epoch: 3, duration_us, discontinuity: false, gap: false, wall, init: "0123456789abcdef".into(), parts: Arc::default() }
+    Entry {
+        k,
+        epoch: 3,
+        duration_us,
+        discontinuity: false,
+        gap: false,
+        wall,
+        init: "0123456789abcdef".into(),
+        parts: Arc::default(),
+    }
 }
 
 /// Compares with a file in `testdata/playlist`; `UPDATE_GOLDENS=1` writes it.

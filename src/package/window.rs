@@ -124,8 +124,10 @@ impl Window {
             Some(part) if k == next => self.open.as_ref().is_some_and(|open| listed(open, part)),
             Some(_) if k > next => false,
             // A chunk without parts holds whatever there could have been.
-            Some(part) => self.entry(k).is_none_or(|entry| entry.parts.is_empty() || listed(entry, part))
-                || self.holds(k + 1, Some(0)),
+            Some(part) => {
+                self.entry(k).is_none_or(|entry| entry.parts.is_empty() || listed(entry, part))
+                    || self.holds(k + 1, Some(0))
+            }
         }
     }
 

@@ -12,7 +12,7 @@ impl Task {
         if !matches!(message, Message::End { .. }) {
             self.ring.push(message.clone());
         }
-        let parts = self.broadcast.as_ref().and_then(Broadcast::parts).map(|parts| parts.ticks);
+        let parts = self.broadcast.as_ref().and_then(Broadcast::parts);
         match message {
             Message::Epoch(_) => {}
             Message::Video(config) => {
@@ -171,8 +171,7 @@ impl Task {
         let Some(broadcast) = broadcast else { return };
         match event {
             transcode::Event::Item { rung, item: Item::Config(config) } => {
-                let parts = broadcast.parts().map(|parts| parts.ticks);
-                let chunker = Chunker::video(&config, epoch, parts);
+                let chunker = Chunker::video(&config, epoch, broadcast.parts());
                 let mut row = video_row(rung.clone(), &config);
                 if let Some(plan) = encoding.rungs.get(&rung) {
                     row = RenditionRow { peak_bps: peak_bps(plan, self.shared.config.chunk), ..row };
