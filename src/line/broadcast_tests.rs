@@ -215,8 +215,10 @@ fn source() -> Chunker {
     Chunker::video(&config, 1, Some(Parts { ticks: D / 6, target_ms: 335 }))
 }
 
-/// What a rendition lists after its chunks: number and parts of the open one, and what the others report of it.
-fn edge(b: &mut Broadcast, name: &str) -> (Option<(u64, usize)>, Vec<(String, u64, Option<u64>)>) {
+type Reported = Vec<(String, u64, Option<u64>)>;
+
+/// What a rendition lists after its chunks: number and parts of the open one, and what it reports of the others.
+fn edge(b: &mut Broadcast, name: &str) -> (Option<(u64, usize)>, Reported) {
     let live = b.snapshot(at(0));
     let shown = live.renditions[&Rendition::new(name).unwrap()].now();
     let reports = shown.reports.iter().map(|r| (r.rendition.to_string(), r.k, r.part)).collect();
