@@ -1,4 +1,4 @@
-//! Who may publish and who may administer.
+//! Who may publish, who may watch and who may administer.
 //!
 //! Enter texts from the network, leave yes or no; or a new secret. Publish keys ([`keys`]) and the node's admin token ([`admin`])
 //! are random, so a fast hash guards them at rest: there is no dictionary to try against 130 bits. Every comparison takes
@@ -8,6 +8,7 @@ use std::fmt;
 
 pub mod admin;
 pub mod keys;
+pub mod tickets;
 
 /// A text that must not be seen: prints as `[secret]`, in `{:?}` and in `{}`.
 #[derive(Clone)]

@@ -99,16 +99,22 @@ impl Client {
         self.answer(request.call(), stream)
     }
 
-    /// Sends an order about a stream.
-    pub fn post(&self, path: &str, body: &Value, stream: &StreamId) -> Result<Value, Error> {
+    /// Sends an order; `stream` as in [`Client::get`].
+    pub fn post(&self, path: &str, body: &Value, stream: Option<&StreamId>) -> Result<Value, Error> {
         let request = self.agent.post(format!("{}{path}", self.url)).header("authorization", &self.bearer);
+        self.answer(request.send_json(body), stream)
+    }
+
+    /// Sets something of a stream.
+    pub fn put(&self, path: &str, body: &Value, stream: &StreamId) -> Result<Value, Error> {
+        let request = self.agent.put(format!("{}{path}", self.url)).header("authorization", &self.bearer);
         self.answer(request.send_json(body), Some(stream))
     }
 
-    /// Deletes a stream; the answer is null.
-    pub fn delete(&self, path: &str, stream: &StreamId) -> Result<Value, Error> {
+    /// Deletes something; the answer is null.
+    pub fn delete(&self, path: &str, stream: Option<&StreamId>) -> Result<Value, Error> {
         let request = self.agent.delete(format!("{}{path}", self.url)).header("authorization", &self.bearer);
-        self.answer(request.call(), Some(stream))
+        self.answer(request.call(), stream)
     }
 
     fn answer(&self, answer: Result<Response<Body>, ureq::Error>, stream: Option<&StreamId>) -> Result<Value, Error> {
@@ -128,7 +134,9 @@ impl Client {
             (401 | 403, _) => Err(Error::Unauthorized { url: url(), path: self.path.clone() }),
             (404, Some(stream)) => Err(Error::NotFound(stream.clone())),
             (409, Some(stream)) => Err(Error::Exists(stream.clone())),
-            (404, None) => Err(Error::Foreign { url: url(), reason: "it does not know the API (HTTP 404)".into() }),
+            (404, None) if !is_problem(&text) => {
+                Err(Error::Foreign { url: url(), reason: "it does not know the API (HTTP 404)".into() })
+            }
             _ => Err(Error::Refused { status, words: words(&text) }),
         }
     }
@@ -139,6 +147,12 @@ fn reason(error: ureq::Error) -> String {
         ureq::Error::Io(error) => error.to_string(),
         error => error.to_string(),
     }
+}
+
+/// Whether the node itself says what is missing.
+fn is_problem(body: &str) -> bool {
+    let problem: Value = serde_json::from_str(body).unwrap_or_default();
+    problem["detail"].as_str().is_some_and(|detail| detail != "no such page")
 }
 
 /// Takes the words of an `application/problem+json` body; a body of another kind counts as its first line.
@@ -206,7 +220,7 @@ mod tests {
     fn orders_carry_the_token_and_the_body() {
         let (url, served) = node("201 Created", r#"{"id":"alice","key":"k"}"#);
         let client = Client::open(&url, token("secret\n").path()).unwrap();
-        let answer = client.post("/api/v1/streams", &serde_json::json!({ "id": "alice" }), &alice()).unwrap();
+        let answer = client.post("/api/v1/streams", &serde_json::json!({ "id": "alice" }), Some(&alice())).unwrap();
         assert_eq!(answer["key"], "k");
         let asked = served.join().unwrap();
         assert!(asked.starts_with("POST /api/v1/streams HTTP/1.1\r\n"), "{asked}");
@@ -220,7 +234,7 @@ mod tests {
     fn deletion_has_no_answer() {
         let (url, served) = node("204 No Content", "");
         let client = Client::open(&url, token("secret").path()).unwrap();
-        assert_eq!(client.delete("/api/v1/streams/alice", &alice()).unwrap(), Value::Null);
+        assert_eq!(client.delete("/api/v1/streams/alice", Some(&alice())).unwrap(), Value::Null);
         assert!(served.join().unwrap().starts_with("DELETE /api/v1/streams/alice HTTP/1.1\r\n"));
     }
 

@@ -23,6 +23,7 @@ mod client;
 pub mod log;
 mod plan;
 mod show;
+mod ticket;
 
 /// Live video and audio server: RTMP in, aligned HLS renditions out.
 #[derive(Debug, Parser)]
@@ -42,6 +43,11 @@ enum Command {
     Stream {
         #[command(subcommand)]
         action: Action,
+    },
+    /// Sign and revoke tickets, manage the keys that sign them.
+    Ticket {
+        #[command(subcommand)]
+        action: ticket::Action,
     },
     /// Tell how the running node is.
     Status(Remote),
@@ -90,6 +96,12 @@ enum Action {
     Show(Named),
     /// Give a stream a new key; the old one stops working at once.
     RotateKey(Named),
+    /// Set who may watch a stream.
+    Playback {
+        #[command(flatten)]
+        stream: Named,
+        playback: ticket::Playback,
+    },
     /// Delete a stream.
     Delete(Named),
 }
@@ -112,6 +124,8 @@ enum Error {
     Log(#[from] log::Error),
     #[error(transparent)]
     Client(#[from] client::Error),
+    #[error("cannot read the key in {path}: {reason}", path = path.display())]
+    KeyFile { path: PathBuf, reason: String },
     #[error("{0}")]
     Serve(String),
     #[error("cannot print the answer: {0}")]
@@ -132,6 +146,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(settings) => serve(&settings),
         Command::Check(settings) => check(&settings),
         Command::Stream { action } => stream(action),
+        Command::Ticket { action } => ticket::run(action),
         Command::Status(remote) => status(&remote),
         Command::TranscodeWorker => transcode::worker::run().map_err(|why| Error::Serve(format!("{why:#}"))),
         Command::TranscodeProbe => transcode::probe::run().map_err(|why| Error::Serve(format!("{why:#}"))),
@@ -185,7 +200,7 @@ fn stream(action: Action) -> Result<(), Error> {
     use serde_json::json;
     match action {
         Action::Create(Named { name, remote }) => {
-            let answer = remote.connect()?.post("/api/v1/streams", &json!({ "id": name }), &name)?;
+            let answer = remote.connect()?.post("/api/v1/streams", &json!({ "id": name }), Some(&name))?;
             remote.answer(&answer, show::created)
         }
         Action::List(remote) => {
@@ -198,11 +213,12 @@ fn stream(action: Action) -> Result<(), Error> {
         }
         Action::RotateKey(Named { name, remote }) => {
             let path = format!("/api/v1/streams/{name}/rotate-key");
-            let answer = remote.connect()?.post(&path, &json!({}), &name)?;
+            let answer = remote.connect()?.post(&path, &json!({}), Some(&name))?;
             remote.answer(&answer, show::created)
         }
+        Action::Playback { stream, playback } => ticket::set_playback(&stream, playback),
         Action::Delete(Named { name, remote }) => {
-            let answer = remote.connect()?.delete(&format!("/api/v1/streams/{name}"), &name)?;
+            let answer = remote.connect()?.delete(&format!("/api/v1/streams/{name}"), Some(&name))?;
             remote.answer(&answer, |_| format!("stream {name} is deleted\n"))
         }
     }
@@ -269,6 +285,13 @@ mod tests {
             "weir stream show alice --url http://127.0.0.1:1",
             "weir stream rotate-key alice --token-file t",
             "weir stream delete alice --config f",
+            "weir stream playback alice ticket",
+            "weir ticket create alice --expires 90m --viewer bob --address 203.0.113.0/24 --json",
+            "weir ticket revoke alice",
+            "weir ticket revoke alice --id 0123",
+            "weir ticket keys",
+            "weir ticket add-key shop --algorithm eddsa --key-file shop.pem",
+            "weir ticket remove-key shop",
             "weir status --set data.dir=x",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -283,6 +306,8 @@ mod tests {
             ("weir serve --confg x", ErrorKind::UnknownArgument),
             ("weir stream create", ErrorKind::MissingRequiredArgument),
             ("weir stream create ../etc", ErrorKind::ValueValidation),
+            ("weir ticket create alice --expires 5", ErrorKind::ValueValidation),
+            ("weir stream playback alice secret", ErrorKind::InvalidValue),
             ("weir stream show Alice", ErrorKind::ValueValidation),
         ] {
             let error = Cli::try_parse_from(line.split(' ')).expect_err(line);

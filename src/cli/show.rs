@@ -37,6 +37,26 @@ pub fn created(answer: &Value) -> String {
     text
 }
 
+/// Renders the answer to a new ticket.
+pub fn ticket(answer: &Value) -> String {
+    let mut text = String::new();
+    for field in ["id", "expires", "watch", "playlist"] {
+        if let Some(value) = answer.get(field) {
+            _ = writeln!(text, "{field:<9} {}", cell(value));
+        }
+    }
+    text.push_str("Whoever has the address can watch: hand it out over a safe channel.\n");
+    text
+}
+
+/// Renders the list of keys that sign tickets.
+pub fn ticket_keys(answer: &Value) -> String {
+    match answer["keys"].as_array().map(Vec::as_slice) {
+        None | Some([]) => "no keys; the first `weir ticket create` makes one\n".into(),
+        Some(keys) => table(keys),
+    }
+}
+
 /// Renders the list of streams.
 pub fn list(answer: &Value) -> String {
     match answer["streams"].as_array().map(Vec::as_slice) {

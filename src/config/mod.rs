@@ -128,6 +128,18 @@ impl Default for Data {
 #[serde(default, deny_unknown_fields)]
 pub struct Auth {
     pub publish: Publish,
+    pub playback: Playback,
+}
+
+/// Who may watch a stream that is not set otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Playback {
+    /// Anyone.
+    #[default]
+    Public,
+    /// Who holds a ticket.
+    Ticket,
 }
 
 /// Who may publish.

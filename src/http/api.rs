@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::{App, Shared, problem::Problem};
 use crate::{
-    auth,
+    auth::{self, tickets::Tickets},
     id::StreamId,
     line::{Live, State as LiveState, StreamSettings},
     media::Mode,
@@ -43,6 +43,8 @@ struct Stream {
     state: &'static str,
     broadcast: Option<String>,
     started: Option<String>,
+    /// `public`, or `ticket`: played with a ticket.
+    playback: &'static str,
     mode: Option<&'static str>,
     epoch: Option<u64>,
     /// Newest chunk number.
@@ -73,9 +75,10 @@ struct Warning {
 }
 
 impl Stream {
-    fn offline(id: StreamId) -> Self {
+    fn offline(id: StreamId, tickets: &Tickets) -> Self {
         let (renditions, warnings, shed) = (Vec::new(), Vec::new(), Vec::new());
         Self {
+            playback: playback(tickets, &id),
             id,
             state: "offline",
             broadcast: None,
@@ -89,7 +92,7 @@ impl Stream {
         }
     }
 
-    fn of(live: &Live) -> Self {
+    fn of(live: &Live, tickets: &Tickets) -> Self {
         let state = match live.state {
             // Nothing to play yet: players would get a 404.
             LiveState::Live if live.multivariant.is_none() => "starting",
@@ -114,6 +117,7 @@ impl Stream {
             state,
             broadcast: Some(live.broadcast.to_string()),
             started: Some(live.started.to_string()),
+            playback: playback(tickets, &live.stream),
             mode: live.mode.map(mode),
             epoch: Some(live.epoch),
             k: live.k,
@@ -122,6 +126,10 @@ impl Stream {
             shed: live.shed.iter().map(ToString::to_string).collect(),
         }
     }
+}
+
+fn playback(tickets: &Tickets, stream: &StreamId) -> &'static str {
+    if tickets.needs_ticket(stream) { "ticket" } else { "public" }
 }
 
 fn mode(mode: Mode) -> &'static str {
@@ -133,7 +141,7 @@ fn mode(mode: Mode) -> &'static str {
 }
 
 /// Proof that the request carries the admin token.
-struct Admin;
+pub(super) struct Admin;
 
 impl FromRequestParts<Arc<App>> for Admin {
     type Rejection = Problem;
@@ -161,7 +169,7 @@ async fn list(
 ) -> Result<Response, Problem> {
     if query.live == Some(1) {
         let all = app.lines.all();
-        let live = all.iter().map(|live| Stream::of(live));
+        let live = all.iter().map(|live| Stream::of(live, &app.tickets));
         let live: Vec<_> = live.filter(|stream| matches!(stream.state, "live" | "away")).collect();
         return Ok(public(&serde_json::json!({ "streams": live, "rtmp_port": app.rtmp_port })));
     }
@@ -171,7 +179,7 @@ async fn list(
     // Where anyone may publish, streams live without a row.
     for live in app.lines.all() {
         if streams.iter().all(|stream| stream.id != live.stream) {
-            streams.push(Stream::of(&live));
+            streams.push(Stream::of(&live, &app.tickets));
         }
     }
     Ok(Json(serde_json::json!({ "streams": streams })).into_response())
@@ -242,7 +250,7 @@ async fn delete(_: Admin, State(app): Shared, Path(id): Path<String>) -> Result<
 
 async fn status(_: Admin, State(app): Shared) -> Response {
     let reasons = app.not_ready();
-    let live: Vec<_> = app.lines.all().iter().map(|live| Stream::of(live)).collect();
+    let live: Vec<_> = app.lines.all().iter().map(|live| Stream::of(live, &app.tickets)).collect();
     let status = serde_json::json!({
         "node": app.node,
         "version": env!("CARGO_PKG_VERSION"),
@@ -257,11 +265,11 @@ async fn status(_: Admin, State(app): Shared) -> Response {
 
 impl App {
     fn view(&self, id: StreamId) -> Stream {
-        self.lines.live(&id).map_or_else(|| Stream::offline(id), |live| Stream::of(&live))
+        self.lines.live(&id).map_or_else(|| Stream::offline(id, &self.tickets), |live| Stream::of(&live, &self.tickets))
     }
 }
 
-fn parse(id: &str) -> Result<StreamId, Problem> {
+pub(super) fn parse(id: &str) -> Result<StreamId, Problem> {
     id.parse().map_err(|why: crate::id::Error| Problem::not_found(why.to_string()))
 }
 
@@ -272,7 +280,7 @@ fn host(headers: &HeaderMap) -> &str {
     host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|c| c.is_ascii_digit())).map_or(host, |(name, _)| name)
 }
 
-fn unknown(id: &StreamId) -> Problem {
+pub(super) fn unknown(id: &StreamId) -> Problem {
     Problem::not_found(format!("there is no stream {id}"))
 }
 

@@ -4,12 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{Path, RawQuery, State},
-    http::{HeaderMap, StatusCode},
-    response::Response,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
 };
 use tokio::time::timeout;
 
-use super::{App, Shared, content, problem::Problem, reload::Reload};
+use super::{App, Shared, content, problem::Problem, reload::Reload, viewer::Viewer};
 use crate::{
     id::{BroadcastId, Rendition, StreamId},
     line::{self, LiveRendition, Shown},
@@ -25,20 +25,38 @@ const RECORDING_CACHE: &str = "public, max-age=60";
 const BLOCKED_TARGETS: u32 = 6;
 
 /// The multivariant playlist of the stream's running broadcast.
-pub async fn current(State(app): Shared, Path(stream): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
+pub async fn current(
+    State(app): Shared,
+    Path(stream): Path<String>,
+    viewer: Viewer,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let stream = parse::<StreamId>(&stream)?;
+    viewer.admit(&app, &stream, None, false)?;
     let live = app.lines.live(&stream).ok_or_else(|| offline(&stream))?;
+    viewer.admit(&app, &stream, Some(&live.broadcast), false)?;
     let text = live.multivariant.as_ref().ok_or_else(|| offline(&stream))?;
     Ok(content::playlist(text, &headers, &app.live_cache()))
+}
+
+/// Whether the ticket in the path lets its holder watch, with nothing to fetch: for a cache in front of this node that keeps
+/// one copy for all tickets.
+pub async fn ticket(State(app): Shared, Path(stream): Path<String>, viewer: Viewer) -> Result<Response, Problem> {
+    viewer.admit(&app, &parse::<StreamId>(&stream)?, None, true)?;
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
 }
 
 /// The multivariant playlist of one broadcast, running or recorded.
 pub async fn multivariant(
     State(app): Shared,
     Path((stream, broadcast)): Path<(String, String)>,
+    viewer: Viewer,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let (stream, broadcast) = (parse::<StreamId>(&stream)?, parse::<BroadcastId>(&broadcast)?);
+    viewer.admit(&app, &stream, Some(&broadcast), false)?;
     if let Some(live) = app.lines.live(&stream).filter(|live| live.broadcast == broadcast) {
         let text = live.multivariant_inside.as_ref().ok_or_else(|| offline(&stream))?;
         return Ok(content::playlist(text, &headers, &app.live_cache()));
@@ -52,16 +70,19 @@ pub async fn file(
     State(app): Shared,
     Path((stream, broadcast, rendition, file)): Path<(String, String, String, String)>,
     RawQuery(query): RawQuery,
+    viewer: Viewer,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let (stream, broadcast) = (parse::<StreamId>(&stream)?, parse::<BroadcastId>(&broadcast)?);
     let rendition = parse::<Rendition>(&rendition)?;
+    let file = File::parse(&file).ok_or_else(nothing)?;
+    viewer.admit(&app, &stream, Some(&broadcast), file != File::Playlist)?;
     let live = app.lines.live(&stream).filter(|live| live.broadcast == broadcast);
     let changing = live.as_ref().and_then(|live| live.renditions.get(&rendition));
     let shown = changing.map(Shown::now);
     let shown = shown.as_deref();
     let media_type = if rendition == Rendition::audio() { AUDIO } else { VIDEO };
-    match File::parse(&file).ok_or_else(nothing)? {
+    match file {
         File::Playlist => {
             let reload = Reload::parse(query.as_deref())?;
             if let Some(live) = &live {

@@ -20,6 +20,8 @@ mod pages;
 mod problem;
 mod reload;
 pub mod serve;
+mod tickets;
+mod viewer;
 
 use crate::{
     auth,
@@ -39,6 +41,7 @@ pub struct App {
     pub health: Arc<Health>,
     pub readiness: Readiness,
     pub admin: auth::Secret,
+    pub tickets: auth::tickets::Tickets,
     /// Any stream name may publish (`auth.publish = "open"`).
     pub open: bool,
     /// Nominal chunk duration: playlists may be cached for half of it.
@@ -62,12 +65,14 @@ pub fn router(app: Arc<App>) -> Router {
         .max_age(Duration::from_secs(86_400));
     let hls = Router::new()
         .route("/hls/{stream}/index.m3u8", get(hls::current))
+        .route("/hls/{stream}/ticket", get(hls::ticket))
         .route("/hls/{stream}/{broadcast}/index.m3u8", get(hls::multivariant))
         .route("/hls/{stream}/{broadcast}/{rendition}/{file}", get(hls::file))
         .layer(cors);
     Router::new()
         .merge(hls)
         .merge(api::routes())
+        .merge(tickets::routes())
         .merge(ops::routes())
         .merge(pages::routes())
         .fallback(|| async { problem::Problem::new(StatusCode::NOT_FOUND, "no such page") })

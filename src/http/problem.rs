@@ -5,21 +5,33 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::store;
+use crate::{auth::tickets::Refusal, store};
 
 #[derive(Debug)]
 pub struct Problem {
     status: StatusCode,
     detail: String,
+    /// A word for programs, where the status says too little.
+    code: Option<&'static str>,
 }
 
 impl Problem {
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into() }
+        Self { status, detail: detail.into(), code: None }
     }
 
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let status = match refusal {
+            Refusal::Missing | Refusal::Invalid | Refusal::Expired | Refusal::Early => StatusCode::UNAUTHORIZED,
+            Refusal::OtherStream | Refusal::OtherAddress | Refusal::Revoked => StatusCode::FORBIDDEN,
+        };
+        Self { code: Some(refusal.code()), ..Self::new(status, refusal.to_string()) }
     }
 }
 
@@ -40,12 +52,15 @@ impl From<store::Error> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = serde_json::json!({
+        let mut body = serde_json::json!({
             "type": "about:blank",
             "title": self.status.canonical_reason().unwrap_or("error"),
             "status": self.status.as_u16(),
             "detail": self.detail,
         });
+        if let Some(code) = self.code {
+            body["code"] = code.into();
+        }
         let mut response = (self.status, body.to_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

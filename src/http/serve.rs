@@ -13,7 +13,10 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::sync::CancellationToken;
+use tower::util::MapRequest;
 use tracing::{debug, warn};
+
+use super::viewer;
 
 /// Connections at once; when all are taken new ones wait in the listen queue.
 const CONNECTIONS_MAX: usize = 20_000;
@@ -24,7 +27,6 @@ const HEADER_BYTES: usize = 16 << 10;
 
 /// Serves until `shutdown`, then lets running requests end within `patience`.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken, patience: Duration) {
-    let service = TowerToHyperService::new(router);
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -37,9 +39,9 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let socket = tokio::select! {
+        let (socket, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((socket, _)) => socket,
+                Ok(accepted) => accepted,
                 Err(why) => {
                     // Out of descriptors, most likely: let connections end before the next try.
                     warn!(%why, "accept failed");
@@ -52,7 +54,8 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
         if let Err(why) = socket.set_nodelay(true) {
             debug!(%why, "no TCP_NODELAY");
         }
-        let connection = builder.serve_connection(TokioIo::new(socket), service.clone()).into_owned();
+        let service = MapRequest::new(router.clone(), move |request| viewer::prepare(request, peer.ip()));
+        let connection = builder.serve_connection(TokioIo::new(socket), TowerToHyperService::new(service)).into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             let _slot: OwnedSemaphorePermit = slot;

@@ -31,6 +31,8 @@ const LINES_PATIENCE: Duration = Duration::from_secs(7);
 const HTTP_PATIENCE: Duration = Duration::from_millis(1500);
 /// How long publishers' bytes are collected at most: a third of a default part, with room for rounding.
 const PACE_MAX: Duration = Duration::from_millis(112);
+/// A revoked ticket must be refused by every node within 2 s.
+const ACCESS_EVERY: Duration = Duration::from_secs(1);
 /// Each line's replay ring: three chunks and a long GOP of a 20 Mb/s stream.
 const RING_BYTES: usize = 32 << 20;
 
@@ -128,18 +130,23 @@ impl Node {
             health: stores.health.clone(),
             readiness: Readiness::default(),
             admin,
+            tickets: auth::tickets::Tickets::new(config.auth.playback == config::Playback::Ticket),
             open,
             chunk: config.live.chunk,
             rtmp_port: rtmp_addr.map(|address| address.port()),
             metrics: Arc::new(move || metrics.render()),
             started,
         });
+        // Nobody is let in by what is not known yet.
+        app.reload_access().await.context("cannot read who may watch")?;
         let (no_more_publishers, no_more_viewers) = (CancellationToken::new(), CancellationToken::new());
         let servers = TaskTracker::new();
         let router = http::router(app.clone());
         for listener in [http_listener, internal_listener] {
             servers.spawn(http::serve::serve(listener, router.clone(), no_more_viewers.clone(), HTTP_PATIENCE));
         }
+
+        servers.spawn(watch_access(app.clone(), no_more_viewers.clone()));
 
         // What was running is taken up before its encoder can come back.
         lines.recover().await.context("cannot take up the broadcasts that were running")?;
@@ -163,6 +170,21 @@ impl Node {
         let _ = tokio::time::timeout(HTTP_PATIENCE, self.servers.wait()).await;
         if let Err(why) = self.store.flush().await {
             warn!(%why, "the store could not be flushed");
+        }
+    }
+}
+
+/// Learns what other nodes changed about who may watch.
+async fn watch_access(app: Arc<App>, stop: CancellationToken) {
+    let mut failing = false;
+    while stop.run_until_cancelled(tokio::time::sleep(ACCESS_EVERY)).await.is_some() {
+        match app.reload_access().await {
+            Ok(()) => failing = false,
+            Err(why) if !failing => {
+                failing = true;
+                warn!(%why, "cannot read who may watch: what was read before counts");
+            }
+            Err(_) => {}
         }
     }
 }

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::{BroadcastRow, ChunkRow, EpochRow, Error, Meta, Result, StreamRow};
+use super::{AccessRow, BroadcastRow, ChunkRow, EpochRow, Error, Meta, Result, StreamRow};
 use crate::id::{BroadcastId, StreamId};
 use engine::{Db, Put};
 use keys::Space;
@@ -174,6 +174,19 @@ impl Meta for Embedded {
 
     async fn streams(&self, after: Option<&StreamId>, limit: usize) -> Result<Vec<StreamRow>> {
         self.page(Space::Streams, keys::streams(after), false, limit).await
+    }
+
+    async fn put_access(&self, row: AccessRow) -> Result<()> {
+        self.write(Check::Nothing, vec![put(Space::Access, row.name().into_bytes(), &row)], true).await
+    }
+
+    async fn delete_access(&self, name: &str) -> Result<()> {
+        let row = Put { space: Space::Access, key: name.into(), value: None };
+        self.write(Check::Present, vec![row], true).await
+    }
+
+    async fn access(&self) -> Result<Vec<AccessRow>> {
+        self.page(Space::Access, Vec::new()..vec![u8::MAX], false, usize::MAX).await
     }
 
     async fn last_epoch(&self, stream: &StreamId) -> Result<Option<EpochRow>> {

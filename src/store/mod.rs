@@ -103,6 +103,48 @@ pub struct RenditionChunk {
     pub duration_us: u64,
 }
 
+/// Something that every node must know to say who may watch. There are few such rows; they are read all at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AccessRow {
+    /// A key that tickets are signed with.
+    TicketKey {
+        kid: String,
+        signature: Signature,
+        /// The HS256 secret, or the Ed25519 public key in PEM.
+        text: String,
+        /// Made by a node, which signs with it.
+        own: bool,
+    },
+    /// A ticket that counts no longer. The row has no use after `until`.
+    RevokedTicket { id: String, until: UnixMs },
+    /// Tickets of a stream that were signed before that count no longer.
+    RevokedStream { stream: StreamId, before: UnixMs },
+    /// Whether a stream is played with a ticket, where that is not as the nodes' configuration says.
+    Playback { stream: StreamId, ticket: bool },
+}
+
+impl AccessRow {
+    /// Names the row: a later one of the same name takes its place.
+    pub fn name(&self) -> String {
+        match self {
+            AccessRow::TicketKey { kid, .. } => format!("key/{kid}"),
+            AccessRow::RevokedTicket { id, .. } => format!("ticket/{id}"),
+            AccessRow::RevokedStream { stream, .. } => format!("stream/{stream}"),
+            AccessRow::Playback { stream, .. } => format!("playback/{stream}"),
+        }
+    }
+}
+
+/// How tickets of a key are signed (RFC 7518 3.1, RFC 8037 3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Signature {
+    /// HMAC with SHA-256: one secret signs and verifies.
+    HS256,
+    /// Ed25519: the nodes know the public key alone.
+    EdDSA,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The thing to be made is there already.
@@ -139,6 +181,13 @@ pub trait Meta: Send + Sync + 'static {
     async fn stream(&self, id: &StreamId) -> Result<Option<StreamRow>>;
     /// Streams after `after` in id order, at most `limit`. As on every page, a damaged row is left out and logged.
     async fn streams(&self, after: Option<&StreamId>, limit: usize) -> Result<Vec<StreamRow>>;
+
+    /// Writes an access row in the place of the one of its name.
+    async fn put_access(&self, row: AccessRow) -> Result<()>;
+    /// Deletes the access row of this name; [`Error::NotFound`] when there is none.
+    async fn delete_access(&self, name: &str) -> Result<()>;
+    /// All access rows, in no order.
+    async fn access(&self) -> Result<Vec<AccessRow>>;
 
     /// The newest row of a stream's epoch log.
     async fn last_epoch(&self, stream: &StreamId) -> Result<Option<EpochRow>>;

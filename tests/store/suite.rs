@@ -11,8 +11,8 @@ use bytes::Bytes;
 use weir::{
     id::{BroadcastId, Rendition, StreamId},
     store::{
-        Blobs, BroadcastRow, ChunkRow, EpochRow, Error, Meta, RenditionChunk, RenditionRow, StreamRow, blob_name,
-        init_name, valid_chunks,
+        AccessRow, Blobs, BroadcastRow, ChunkRow, EpochRow, Error, Meta, RenditionChunk, RenditionRow, Signature,
+        StreamRow, blob_name, init_name, valid_chunks,
     },
     time::UnixMs,
 };
@@ -168,6 +168,36 @@ pub async fn streams_are_listed_in_order_by_pages(store: Arc<dyn Meta>) {
     // A name that is not there is a place too.
     let after = stream(&format!("{base}a-z"));
     assert_eq!(store.streams(Some(&after), 1).await.unwrap()[0].id, stream(&format!("{base}a0")));
+}
+
+pub async fn access_rows_take_the_place_of_their_name(store: Arc<dyn Meta>) {
+    let (alice, mine) = (fresh("alice"), fresh("k").to_string());
+    let key = |text: &str, own| AccessRow::TicketKey {
+        kid: mine.clone(),
+        signature: Signature::HS256,
+        text: text.into(),
+        own,
+    };
+    let revoked = AccessRow::RevokedTicket { id: mine.clone(), until: UnixMs(1_700_000_000_123) };
+    let before = AccessRow::RevokedStream { stream: alice.clone(), before: UnixMs(7) };
+    let playback = |ticket| AccessRow::Playback { stream: alice.clone(), ticket };
+    for row in [key("a", true), revoked.clone(), before.clone(), playback(true), key("b", false), playback(false)] {
+        store.put_access(row).await.expect("written");
+    }
+    let own = async || {
+        let names = [key("", true).name(), revoked.name(), before.name(), playback(true).name()];
+        let mut rows = store.access().await.expect("read");
+        rows.retain(|row| names.contains(&row.name()));
+        rows.sort_by_key(AccessRow::name);
+        rows
+    };
+    let mut want = vec![key("b", false), revoked.clone(), before.clone(), playback(false)];
+    want.sort_by_key(AccessRow::name);
+    assert_eq!(own().await, want);
+    store.delete_access(&revoked.name()).await.expect("deleted");
+    assert!(matches!(store.delete_access(&revoked.name()).await, Err(Error::NotFound)));
+    want.retain(|row| *row != revoked);
+    assert_eq!(own().await, want);
 }
 
 pub async fn the_epoch_log_grows_by_one(store: Arc<dyn Meta>) {

@@ -7,6 +7,10 @@
  *   curl -X POST 'http://127.0.0.1:8099/mock?warn=1'         a note for the streamer
  *   curl -X POST 'http://127.0.0.1:8099/mock?sound=only'     sound without picture
  *   curl -X POST 'http://127.0.0.1:8099/mock?parts=yes'      low-latency playlists, from the next broadcast on
+ *   curl -X POST 'http://127.0.0.1:8099/mock?playback=ticket'
+ *                                                            no play without a ticket; any but those below is good
+ *   curl -X POST 'http://127.0.0.1:8099/mock?ticket=x&refuse=ticket_expired'
+ *                                                            x is no longer good; without `refuse` it is again
  */
 import { execFile } from 'node:child_process';
 import { createReadStream, existsSync } from 'node:fs';
@@ -75,6 +79,9 @@ export async function startMock({ port = 0 } = {}) {
   let warnings = [];
   let soundOnly = false;
   let parts = false;
+  let playback = 'public';
+  /** Code by ticket. */
+  const refused = new Map();
 
   const count = () => Math.min(CHUNKS, Math.floor((Date.now() - broadcast.startMs) / CHUNK_MS));
   const partCount = () => Math.min(CHUNKS * PARTS, Math.floor((Date.now() - broadcast.startMs) / PART_MS));
@@ -97,12 +104,16 @@ export async function startMock({ port = 0 } = {}) {
   };
   set('live');
 
+  /** What becomes of a ticket: null, it is good; else the code it is refused with. */
+  const admit = (ticket, code) => (code === null ? refused.delete(ticket) : refused.set(ticket, code));
+
   const stream = () => ({
     id: 'demo',
     state: state === 'away' || state === 'live' ? state : 'offline',
     broadcast: state === 'offline' ? null : broadcast.id,
     started: state === 'offline' ? null : new Date(broadcast.startMs).toISOString(),
     mode: soundOnly ? 'audio-only' : 'follow',
+    playback,
     renditions: state === 'offline' || soundOnly ? [] : RENDITIONS,
     warnings,
     shed: [],
@@ -159,6 +170,10 @@ export async function startMock({ port = 0 } = {}) {
   const json = (response, body) => text(response, 200, 'application/json', JSON.stringify(body));
   const problem = (response) =>
     text(response, 404, 'application/problem+json', JSON.stringify({ type: 'about:blank', title: 'Unknown stream', status: 404, detail: 'no such stream' }));
+  const refuse = (response, code) => {
+    const status = ['ticket_missing', 'ticket_invalid', 'ticket_expired'].includes(code) ? 401 : 403;
+    text(response, status, 'application/problem+json', JSON.stringify({ title: 'Refused', status, detail: `refused: ${code}`, code }));
+  };
 
   const server = createServer((request, response) => {
     const url = new URL(request.url, 'http://mock');
@@ -167,6 +182,8 @@ export async function startMock({ port = 0 } = {}) {
       if (url.searchParams.has('parts')) parts = url.searchParams.get('parts') === 'yes';
       if (url.searchParams.has('state')) set(url.searchParams.get('state'));
       if (url.searchParams.has('sound')) soundOnly = url.searchParams.get('sound') === 'only';
+      if (url.searchParams.has('playback')) playback = url.searchParams.get('playback');
+      if (url.searchParams.has('ticket')) admit(url.searchParams.get('ticket'), url.searchParams.get('refuse'));
       if (url.searchParams.has('warn')) {
         warnings = [{ code: 'long_keyframe_interval', text: 'Keyframes come every 8.3 s, so the picture is encoded once more to cut it every 2 s.', fix: 'In OBS: Settings, Output, set Keyframe Interval to 2 s.' }];
       }
@@ -179,7 +196,10 @@ export async function startMock({ port = 0 } = {}) {
     if (path === '/api/v1/streams') return json(response, { streams: state === 'live' || state === 'away' ? [stream()] : [] });
     if (path === '/api/v1/streams/demo' && state !== 'missing') return json(response, stream());
     if (path.startsWith('/api/')) return problem(response);
-    const hls = /^\/hls\/demo\/(?:(\w+)\/(\w+)\/)?(index\.m3u8|init\.mp4|(\d+)(?:\.(\d+))?\.m4s)$/.exec(path);
+    const [, ticket = null] = /^\/t\/([^/]+)\/hls\//.exec(path) ?? [];
+    const code = ticket !== null ? refused.get(ticket) : playback === 'ticket' && path.startsWith('/hls/') ? 'ticket_missing' : undefined;
+    if (code !== undefined) return refuse(response, code);
+    const hls = /^(?:\/t\/[^/]+)?\/hls\/demo\/(?:(\w+)\/(\w+)\/)?(index\.m3u8|init\.mp4|(\d+)(?:\.(\d+))?\.m4s)$/.exec(path);
     if (hls === null || broadcast === null) return problem(response);
     const [, show, rendition, name, k, part] = hls;
     if (show !== undefined && show !== broadcast.id) return problem(response);
@@ -198,7 +218,7 @@ export async function startMock({ port = 0 } = {}) {
     return part === undefined ? chunk(response, join(media, rendition), Number(k)) : file(response, join(media, rendition, `${index}.m4s`));
   });
   await new Promise((resolve) => server.listen(port, '127.0.0.1', resolve));
-  return { url: `http://127.0.0.1:${server.address().port}`, set, pass, close: () => server.close() };
+  return { url: `http://127.0.0.1:${server.address().port}`, set, pass, admit, close: () => server.close() };
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

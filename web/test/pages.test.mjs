@@ -41,15 +41,36 @@ function wantGesture() {
 }
 
 async function watch(t, name = 'demo', options = {}) {
-  const { page, seen } = await open(browser, options);
+  const { ticket, ...context } = options;
+  const { page, seen } = await open(browser, context);
   t.after(async () => {
     await page.context().close();
     assert.deepEqual(seen.cspViolations, []);
   });
   await page.addInitScript(wantGesture);
-  await page.goto(`${mock.url}/watch/${name}`);
+  page.media = [];
+  page.on('request', (request) => {
+    const { pathname } = new URL(request.url());
+    if (/\/hls\//.test(pathname)) page.media.push(pathname);
+  });
+  await page.goto(`${mock.url}/watch/${name}${ticket === undefined ? '' : `#ticket=${ticket}`}`);
   return page;
 }
+
+/** Until the test ends the stream is played with tickets only. */
+async function needTickets(t) {
+  mock.set('live');
+  await fetch(`${mock.url}/mock?playback=ticket`, { method: 'POST' });
+  t.after(() => fetch(`${mock.url}/mock?playback=public`, { method: 'POST' }));
+}
+
+/** A ticket the mock server refuses with this code until the test ends; null is a good one. */
+function admit(t, ticket, code) {
+  mock.admit(ticket, code);
+  t.after(() => mock.admit(ticket, null));
+}
+
+const heading = (page, name) => page.getByRole('heading', { name }).waitFor();
 
 test('waits for a stream that is not live, starts by itself, and says so', async (t) => {
   mock.set('offline');
@@ -318,6 +339,111 @@ test('sound without a picture plays, and says what it is', async (t) => {
   await page.locator('#quality', { hasText: 'Sound only' }).waitFor();
   assert.equal(await page.locator('media-rendition-menu-button').isVisible(), false);
   await moves(page, 3);
+});
+
+test('a stream that needs a ticket says so where there is none, and asks for no media', async (t) => {
+  await needTickets(t);
+  const page = await watch(t);
+  await phase(page, 'refused');
+  await heading(page, 'A ticket is needed to watch');
+  assert.match(await page.getByRole('status').textContent(), /^A ticket is needed to watch\. Open the link/);
+  // Two more looks at the API: time enough for a player to load.
+  await page.waitForResponse(/api\/v1/);
+  await page.waitForResponse(/api\/v1/);
+  assert.deepEqual(page.media, []);
+  mock.set('offline');
+  await page.locator('#started', { hasText: /^$/ }).waitFor({ state: 'attached' });
+  assert.equal((await stats(page)).phase, 'refused');
+});
+
+test('a ticket plays, every media request carries it, and nothing else keeps or shows it', async (t) => {
+  await needTickets(t);
+  const ticket = 'eyJhbGciOiJIUzI1NiJ9.eyJzdHJlYW0iOiJkZW1vIn0.c2ln-_~';
+  const page = await watch(t, 'demo', { ticket });
+  await playing(page);
+  await moves(page, 4);
+  assert.ok(page.media.length > 5);
+  assert.deepEqual(page.media.filter((path) => !path.startsWith(`/t/${ticket}/hls/demo/`)), []);
+  await page.locator('#skip').focus();
+  await page.keyboard.press('Enter');
+  assert.equal(await page.evaluate(() => document.activeElement.id), 'video');
+  assert.equal(await page.evaluate(() => location.hash), `#ticket=${ticket}`);
+  const kept = await page.evaluate(() => JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie, document.documentElement.outerHTML]));
+  assert.ok(!kept.includes(ticket));
+});
+
+test('an open stream plays with a ticket too', async (t) => {
+  mock.set('live');
+  const page = await watch(t, 'demo', { ticket: 'a.b.c' });
+  await playing(page);
+  assert.ok(page.media.every((path) => path.startsWith('/t/a.b.c/')));
+});
+
+test('every refusal has its own words, and is not asked about again and again', async (t) => {
+  await needTickets(t);
+  const codes = ['ticket_missing', 'ticket_invalid', 'ticket_expired', 'ticket_early', 'ticket_other_stream', 'ticket_other_address', 'ticket_revoked', 'of_tomorrow'];
+  const said = await Promise.all(codes.map(async (code) => {
+    admit(t, `t.${code}`, code);
+    const page = await watch(t, 'demo', { ticket: `t.${code}` });
+    await phase(page, 'refused');
+    await page.locator('#curtain').waitFor();
+    const words = await page.getByRole('status').textContent();
+    await page.waitForResponse(/api\/v1/);
+    assert.equal(page.media.length, 2, `${code}: ${page.media.join(' ')}`);
+    assert.equal((await stats(page)).restarts, 0);
+    return words;
+  }));
+  assert.equal(new Set(said).size, codes.length, said.join('\n'));
+  assert.match(said[codes.indexOf('ticket_expired')], /expired/);
+});
+
+test('a good ticket put in the place of a bad one plays without a reload', async (t) => {
+  await needTickets(t);
+  admit(t, 'bad', 'ticket_invalid');
+  const page = await watch(t, 'demo', { ticket: 'bad' });
+  await heading(page, 'This ticket is not valid');
+  await page.evaluate(() => (window.mark = 'same page'));
+  await page.evaluate(() => (location.hash = '#ticket=good'));
+  await playing(page);
+  await phase(page, 'live');
+  assert.equal(await page.evaluate(() => window.mark), 'same page');
+  // No ticket, a broken one: what plays goes on.
+  await page.evaluate(() => (location.hash = '#video'));
+  await page.evaluate(() => (location.hash = '#ticket=%3Cb%3E'));
+  await moves(page, 2);
+  assert.ok(page.media.slice(2).every((path) => path.startsWith('/t/good/')));
+});
+
+test('a ticket that expires during the show: what is buffered is played out, then the words come', async (t) => {
+  await needTickets(t);
+  const page = await watch(t, 'demo', { ticket: 'short' });
+  await playing(page);
+  await moves(page, 2);
+  const from = await stats(page);
+  admit(t, 'short', 'ticket_expired');
+  const asked = page.media.length;
+  await page.waitForFunction((to) => window.weir.stats().position > to, from.position + 3);
+  assert.equal((await stats(page)).phase, 'live');
+  await phase(page, 'refused');
+  await heading(page, 'Your ticket has expired');
+  const to = await stats(page);
+  assert.ok(to.buffer < 0.5, `${to.buffer} s left`);
+  assert.equal(to.restarts, from.restarts, to.errors.join('; '));
+  // The playlists of picture and sound, a chunk on its way, and the question why.
+  assert.ok(page.media.length - asked <= 6, page.media.slice(asked).join(' '));
+  await page.evaluate(() => (location.hash = '#ticket=long'));
+  await playing(page);
+  await moves(page, 2);
+});
+
+test('a ticket that is early becomes valid, and play starts by itself', async (t) => {
+  await needTickets(t);
+  admit(t, 'early', 'ticket_early');
+  const page = await watch(t, 'demo', { ticket: 'early' });
+  await heading(page, 'Your ticket is not valid yet');
+  mock.admit('early', null);
+  await phase(page, 'live', 40_000);
+  await playing(page);
 });
 
 test('an unknown stream is told, with a way out', async (t) => {

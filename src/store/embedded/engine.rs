@@ -34,8 +34,9 @@ pub(super) struct Db {
     broadcasts: Keyspace,
     open: Keyspace,
     chunks: Keyspace,
+    access: Keyspace,
     /// Bytes written to each table since it was last told to write itself out.
-    unrotated: [AtomicUsize; 5],
+    unrotated: [AtomicUsize; 6],
 }
 
 /// One row to write; no value deletes.
@@ -64,6 +65,7 @@ impl Db {
             broadcasts: table("broadcasts")?,
             open: table("open")?,
             chunks: table("chunks")?,
+            access: table("access")?,
             unrotated: Default::default(),
             database,
         })
@@ -76,6 +78,7 @@ impl Db {
             Space::Broadcasts => &self.broadcasts,
             Space::Open => &self.open,
             Space::Chunks => &self.chunks,
+            Space::Access => &self.access,
         }
     }
 
@@ -113,7 +116,7 @@ impl Db {
     /// one more message for the worker, which after 1,000 of them blocks on the queue that it alone empties, and
     /// from then on nothing is written out and memory grows (fjall 3.1.13, `inner_rotate_memtable`).
     fn rotate(&self) -> std::result::Result<(), fjall::Error> {
-        for space in [Space::Streams, Space::Epochs, Space::Broadcasts, Space::Chunks] {
+        for space in [Space::Streams, Space::Epochs, Space::Broadcasts, Space::Chunks, Space::Access] {
             let bytes = &self.unrotated[space as usize];
             if bytes.load(Ordering::Relaxed) >= MEMTABLE_BYTES {
                 bytes.store(0, Ordering::Relaxed);

@@ -19,6 +19,7 @@ pub(super) enum Space {
     /// The rows of [`Space::Broadcasts`] that have not ended.
     Open,
     Chunks,
+    Access,
 }
 
 /// Marks what follows a stream's name in [`Space::Epochs`]: the log itself, and the same rows again by broadcast, so
@@ -104,6 +105,7 @@ pub(super) fn show(space: Space, key: &[u8]) -> String {
     };
     match space {
         Space::Streams => format!("stream {}", head(0)),
+        Space::Access => format!("access row {}", head(0)),
         Space::Broadcasts | Space::Open => format!("broadcast {}", head(0)),
         Space::Epochs => format!("epoch {} of {}", number(8), head(8)),
         Space::Chunks => format!("chunk {} of epoch {} of {}", number(16), number(8), head(24)),

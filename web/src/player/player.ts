@@ -3,7 +3,8 @@
  *
  * In: an address, the viewer's wishes (latency, quality, live edge). Out: `onChange` whenever something worth drawing changed,
  * and readings. It recovers from every error by itself, first inside hls.js, then with a new instance, and goes on
- * trying until `unload`. It knows nothing of the API and never touches the page around the video.
+ * trying until `unload`; only where the server refuses (401, 403) it plays out what it has and rests. It knows nothing of the
+ * API and never touches the page around the video.
  */
 import Hls, { ErrorDetails, ErrorTypes, Events, type ErrorData, type Level } from 'hls.js';
 import { backoffMs } from '../shared/backoff';
@@ -71,6 +72,8 @@ export class Player {
   mutedByBrowser = false;
   /** The browser did not allow playing at all before a gesture. */
   blocked = false;
+  /** The server refused what is loaded: nothing more is asked of it until the next start. */
+  refused = false;
 
   #onChange: () => void;
   #url: string | null = null;
@@ -110,11 +113,12 @@ export class Player {
       this.#onChange();
     });
     video.addEventListener('pause', () => {
-      if (!this.#exchanging && !video.ended) this.#wantsPlay = false;
+      // An error pauses the browser's own HLS; that is not the viewer either.
+      if (!this.#exchanging && !video.ended && video.error === null) this.#wantsPlay = false;
       this.#onChange();
     });
     video.addEventListener('error', () => {
-      if (this.#native) this.#fail(`media: ${video.error?.message ?? 'unknown'}`);
+      void this.#handleNativeError();
     });
     setInterval(() => this.#sample(), SAMPLE_MS);
   }
@@ -170,6 +174,7 @@ export class Player {
   /** Stops and frees everything; the picture goes. */
   unload(): void {
     this.#url = null;
+    this.refused = false;
     this.#thaw();
     clearTimeout(this.#retry);
     this.#drop();
@@ -237,6 +242,7 @@ export class Player {
     if (url === null) return;
     clearTimeout(this.#retry);
     this.#drop();
+    this.refused = false;
     this.#movedSinceLoad = false;
     this.#stillSinceMs = null;
     this.#hole = null;
@@ -324,9 +330,21 @@ export class Player {
     this.#onChange();
   }
 
+  /** The browser's own HLS does not tell why it failed, so this asks. */
+  async #handleNativeError(): Promise<void> {
+    const url = this.#url;
+    if (!this.#native || url === null) return;
+    const reason = `media: ${this.video.error?.message ?? 'unknown'}`;
+    const status = await fetch(url, { cache: 'no-store', signal: AbortSignal.timeout(8_000) }).then((response) => response.status, () => 0);
+    if (!this.#native || url !== this.#url) return;
+    if (isRefusal(status)) this.#refuse();
+    else this.#fail(reason);
+  }
+
   #handleError(hls: Hls, data: ErrorData): void {
-    if (hls !== this.hls) return;
+    if (hls !== this.hls || this.refused) return;
     this.#note(`${data.fatal ? 'fatal ' : ''}${data.details}: ${data.error?.message ?? ''}`);
+    if (isRefusal(data.response?.code)) return this.#refuse();
     if (data.details === ErrorDetails.FRAG_GAP && !this.#movedSinceLoad && typeof data.frag?.sn === 'number') {
       this.#hole = { chunk: Math.max(this.#hole?.chunk ?? 0, data.frag.sn), atMs: performance.now() };
     }
@@ -369,6 +387,15 @@ export class Player {
     if (after === undefined) return;
     this.#hole = null;
     hls.startLoad(after.start);
+  }
+
+  /** Asks for nothing more. hls.js would try its other levels first; they have the same ticket. */
+  #refuse(): void {
+    this.refused = true;
+    this.#hole = null;
+    clearTimeout(this.#retry);
+    this.hls?.stopLoad();
+    this.#onChange();
   }
 
   /** Counts a fatal error and makes a new start after a growing wait. The last picture stays until then. */
@@ -525,6 +552,10 @@ export class Player {
     else this.hls.nextLevel = index;
     this.#onChange();
   }
+}
+
+function isRefusal(status: number | undefined): boolean {
+  return status === 401 || status === 403;
 }
 
 /** Names each level by the rendition in its address (`.../720p/index.m3u8`), which the server keeps unique. */

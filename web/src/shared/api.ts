@@ -1,4 +1,7 @@
-/** What the pages ask of `/api/v1`: stream states, never media. Every failure is a value, nothing throws. */
+/**
+ * What the pages ask of the server: stream states, and why it refuses a playlist; never media. Every failure is a value,
+ * nothing throws.
+ */
 
 export interface Rendition {
   name: string;
@@ -23,6 +26,8 @@ export interface Stream {
   /** ISO 8601, when the broadcast began. */
   started: string | null;
   mode: 'follow' | 'reencode' | 'audio-only' | null;
+  /** Whether a viewer needs a ticket. */
+  playback: 'public' | 'ticket';
   renditions: Rendition[];
   warnings: Warning[];
   /** Names of renditions the server does not make at the moment because it has no room for them. */
@@ -57,6 +62,21 @@ export interface Live {
   streams: Stream[];
   /** Where this node takes publishers; null when it takes none. */
   rtmpPort: number | null;
+}
+
+/**
+ * Why the server refuses this playlist: the `code` of its problem, empty where it gives none; null when it does not refuse
+ * it or does not answer.
+ */
+export async function fetchRefusal(url: string): Promise<string | null> {
+  try {
+    const response = await fetch(url, { cache: 'no-store', signal: AbortSignal.timeout(TIMEOUT_MS) });
+    if (response.status !== 401 && response.status !== 403) return null;
+    const body: unknown = await response.json().catch(() => null);
+    return isObject(body) ? (text(body['code']) ?? '') : '';
+  } catch {
+    return null;
+  }
 }
 
 async function fetchJson<T>(url: string, read: (body: unknown) => T | null): Promise<Answer<T>> {
@@ -100,6 +120,7 @@ export function readStream(body: unknown): Stream | null {
     broadcast: text(body['broadcast']),
     started: text(body['started']),
     mode: mode === 'follow' || mode === 'reencode' || mode === 'audio-only' ? mode : null,
+    playback: body['playback'] === 'ticket' ? 'ticket' : 'public',
     renditions: list(body['renditions'], readRendition),
     warnings: list(body['warnings'], readWarning),
     shed: list(body['shed'], text),

@@ -3,7 +3,7 @@ import '../player/chrome';
 import '../style/base.css';
 import '../style/watch.css';
 import { Player } from '../player/player';
-import { fetchStream, type Stream } from '../shared/api';
+import { fetchRefusal, fetchStream, type Stream } from '../shared/api';
 import { art } from '../shared/art';
 import { poll } from '../shared/backoff';
 import { byId, make, setText } from '../shared/dom';
@@ -12,6 +12,10 @@ import { keepLowLatency, recallLowLatency } from './memory';
 import { askAgainMs, phaseOf, shouldLoad, words, type Facts, type Phase } from './phase';
 import { HEALTH_WORDS, describeBehind, describeChoice, describeQuality, healthOf, type Reading } from './readout';
 import { stats } from './stats';
+import { playlistUrl, ticketIn } from './ticket';
+
+/** While the server refuses this viewer, it is asked this often whether it still does: a ticket may be early. */
+const ASK_REFUSAL_MS = 30_000;
 
 const id = decodeURIComponent(location.pathname.split('/')[2] ?? '');
 
@@ -53,6 +57,10 @@ let loadedAtMs = Number.NEGATIVE_INFINITY;
 let seen = false;
 let phase: Phase = 'connecting';
 let drawnNotes = '';
+let ticket = ticketIn(location.hash);
+/** The server's code for refusing what is loaded, empty when it gave none; null until it was asked. */
+let refusal: string | null = null;
+let askedRefusalMs = Number.NEGATIVE_INFINITY;
 
 function handleAnswer(answer: Awaited<ReturnType<typeof fetchStream>>): void {
   failures = answer.kind === 'unreachable' ? failures + 1 : 0;
@@ -71,12 +79,12 @@ function handleAnswer(answer: Awaited<ReturnType<typeof fetchStream>>): void {
 /** Loads when there is something to load, and starts again when media is there and the picture stands. */
 function drive(): void {
   if (stream === null || (api !== 'live' && api !== 'away')) return;
+  if (player.refused) return void askRefusal();
+  if (refusalNow() !== null) return;
   // A playlist that ends at once must not be loaded in a tight circle.
   const due = performance.now() - loadedAtMs > 3_000;
   if (due && shouldLoad(stream, loadedBroadcast, player.motion)) {
-    loadedBroadcast = stream.broadcast;
-    loadedAtMs = performance.now();
-    player.load(`/hls/${encodeURIComponent(id)}/index.m3u8`);
+    load();
   } else if (api === 'live') {
     player.nudge();
   } else {
@@ -84,13 +92,52 @@ function drive(): void {
   }
 }
 
+function load(): void {
+  loadedBroadcast = stream?.broadcast ?? null;
+  loadedAtMs = performance.now();
+  refusal = null;
+  askedRefusalMs = Number.NEGATIVE_INFINITY;
+  player.load(playlistUrl(id, ticket));
+}
+
+/** Why this viewer may not watch, as the server's code; null when nothing is known to be against it. */
+function refusalNow(): string | null {
+  if (ticket === null && stream?.playback === 'ticket') return 'ticket_missing';
+  return player.refused ? refusal : null;
+}
+
+/** Asks why loading was refused, and from then on whether it still is; when it no longer is, loads again. */
+async function askRefusal(): Promise<void> {
+  if (performance.now() - askedRefusalMs < ASK_REFUSAL_MS) return;
+  askedRefusalMs = performance.now();
+  const url = playlistUrl(id, ticket);
+  const code = await fetchRefusal(url);
+  // A new ticket came meanwhile.
+  if (!player.refused || url !== playlistUrl(id, ticket)) return;
+  if (code !== null || refusal === null) refusal = code ?? '';
+  else if (player.motion !== 'moving') load();
+  draw();
+}
+
+/** A link with another ticket, opened in this page. */
+function handleFragment(): void {
+  const next = ticketIn(location.hash);
+  if (next === null || next === ticket) return;
+  ticket = next;
+  loadedAtMs = Number.NEGATIVE_INFINITY;
+  player.unload();
+  drive();
+  draw();
+}
+
 function draw(): void {
   const { motion } = player;
   if (player.stallMeter.played) seen = true;
-  phase = phaseOf({ api, motion, seen });
+  const barred = refusalNow();
+  phase = phaseOf({ api, motion, seen, refused: barred !== null });
   // While the buffer still plays, "away" and the like only label the picture.
   const covering = phase !== 'live' && motion !== 'moving';
-  const said = words(phase, id);
+  const said = words(phase, id, barred ?? '');
   page.dataset['phase'] = phase;
   page.dataset['picture'] = player.pictured ? 'yes' : 'no';
   page.dataset['sound'] = stream?.mode === 'audio-only' ? 'only' : 'with-picture';
@@ -123,6 +170,7 @@ const BADGES: Record<Phase, string> = {
   ended: 'Ended',
   unknown: 'Unknown',
   unreachable: 'No connection',
+  refused: 'No entry',
 };
 
 function drawStream(): void {
@@ -191,6 +239,12 @@ lowLatency.addEventListener('click', () => {
 byId('controls', HTMLElement).addEventListener('mediaseektoliverequest', (event) => {
   event.stopPropagation();
   player.seekToLive();
+});
+addEventListener('hashchange', handleFragment);
+// Followed as a link it would put its own fragment in the ticket's place.
+byId('skip', HTMLAnchorElement).addEventListener('click', (event) => {
+  event.preventDefault();
+  player.video.focus();
 });
 setInterval(() => {
   drive();

@@ -16,29 +16,35 @@ export type Phase =
   | 'ended'
   /** No stream of that name. */
   | 'unknown'
-  | 'unreachable';
+  | 'unreachable'
+  /** There is a stream, and this viewer may not watch it. */
+  | 'refused';
 
 export interface Facts {
   api: 'none' | 'missing' | 'unreachable' | Stream['state'];
   motion: Motion;
   /** Something was played since the page opened. */
   seen: boolean;
+  /** The server refuses this viewer the stream. */
+  refused: boolean;
 }
 
-export function phaseOf({ api, motion, seen }: Facts): Phase {
+export function phaseOf({ api, motion, seen, refused }: Facts): Phase {
   const moving = motion === 'moving';
+  // What is buffered is played to its end before the page says that it is over.
+  const barred = refused && !moving;
   switch (api) {
     case 'none':
       return 'connecting';
     case 'starting':
-      return moving ? 'live' : 'starting';
+      return moving ? 'live' : barred ? 'refused' : 'starting';
     case 'live':
+      if (barred) return 'refused';
       return motion === 'moving' || motion === 'still' ? 'live' : 'starting';
     case 'away':
-      return 'away';
-    // What is buffered is played to its end before the page says that it is over.
+      return barred ? 'refused' : 'away';
     case 'offline':
-      return moving ? 'live' : seen ? 'ended' : 'waiting';
+      return moving ? 'live' : seen ? 'ended' : barred ? 'refused' : 'waiting';
     case 'missing':
       return moving ? 'live' : seen ? 'ended' : 'unknown';
     case 'unreachable':
@@ -62,8 +68,8 @@ export interface Words {
   text: string;
 }
 
-/** What the page says in each phase; `null` when the picture speaks for itself. */
-export function words(phase: Phase, name: string): Words | null {
+/** What the page says in each phase, `refusal` being the server's code; `null` when the picture speaks for itself. */
+export function words(phase: Phase, name: string, refusal = ''): Words | null {
   switch (phase) {
     case 'connecting':
       return { title: 'Connecting', text: '' };
@@ -81,6 +87,29 @@ export function words(phase: Phase, name: string): Words | null {
       return { title: 'No such stream', text: `Nobody streams as “${name}” here. Check the address, or see who is live.` };
     case 'unreachable':
       return { title: 'The server does not answer', text: 'Trying again until it does. You need not reload the page.' };
+    case 'refused':
+      return refusalWords(refusal, name);
+  }
+}
+
+function refusalWords(code: string, name: string): Words {
+  switch (code) {
+    case 'ticket_missing':
+      return { title: 'A ticket is needed to watch', text: 'Open the link you were sent: your ticket is in it.' };
+    case 'ticket_invalid':
+      return { title: 'This ticket is not valid', text: 'Copy the whole link you were sent and open it again, or ask for a new one.' };
+    case 'ticket_expired':
+      return { title: 'Your ticket has expired', text: 'Ask for a new link where you got this one.' };
+    case 'ticket_early':
+      return { title: 'Your ticket is not valid yet', text: 'Leave this page open: it starts by itself when the time has come.' };
+    case 'ticket_other_stream':
+      return { title: 'This ticket is for another stream', text: `Open the link you were sent for ${name}.` };
+    case 'ticket_other_address':
+      return { title: 'This ticket is for another network', text: 'Watch from the network you got it on, without a VPN, or ask for a new link.' };
+    case 'ticket_revoked':
+      return { title: 'Your ticket was withdrawn', text: 'Ask where you got it whether you can have a new one.' };
+    default:
+      return { title: 'You may not watch this stream', text: 'Ask whoever sent you here for a link that lets you in.' };
   }
 }
 

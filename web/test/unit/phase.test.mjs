@@ -31,7 +31,27 @@ test('the phase follows the API, and what is buffered is played out first', () =
     ['unreachable', 'idle', false, 'unreachable'],
   ];
   for (const [api, motion, seen, expected] of table) {
-    assert.equal(phaseOf({ api, motion, seen }), expected, `${api} ${motion} ${seen}`);
+    assert.equal(phaseOf({ api, motion, seen, refused: false }), expected, `${api} ${motion} ${seen}`);
+  }
+});
+
+test('a refusal is told once nothing moves, unless there is nothing to be let into', () => {
+  const table = [
+    // api, motion, seen, phase
+    ['none', 'idle', false, 'connecting'],
+    ['offline', 'idle', false, 'refused'],
+    ['offline', 'still', true, 'ended'],
+    ['starting', 'idle', false, 'refused'],
+    ['live', 'loading', false, 'refused'],
+    ['live', 'moving', true, 'live'],
+    ['live', 'still', true, 'refused'],
+    ['away', 'moving', true, 'away'],
+    ['away', 'still', true, 'refused'],
+    ['missing', 'idle', false, 'unknown'],
+    ['unreachable', 'still', true, 'unreachable'],
+  ];
+  for (const [api, motion, seen, expected] of table) {
+    assert.equal(phaseOf({ api, motion, seen, refused: true }), expected, `${api} ${motion} ${seen}`);
   }
 });
 
@@ -49,11 +69,20 @@ test('a playlist is loaded when there is one to load and never over a moving pic
 });
 
 test('every phase but live has words, and they name the stream', () => {
-  for (const phase of ['connecting', 'waiting', 'starting', 'away', 'ended', 'unknown', 'unreachable']) {
+  for (const phase of ['connecting', 'waiting', 'starting', 'away', 'ended', 'unknown', 'unreachable', 'refused']) {
     assert.notEqual(words(phase, 'alice'), null, phase);
   }
   assert.equal(words('live', 'alice'), null);
   assert.match(words('waiting', 'alice').title, /alice/);
+});
+
+test('every reason to refuse says what is wrong and what to do, and no two say the same', () => {
+  const codes = ['ticket_missing', 'ticket_invalid', 'ticket_expired', 'ticket_early', 'ticket_other_stream', 'ticket_other_address', 'ticket_revoked', ''];
+  const said = codes.map((code) => words('refused', 'alice', code));
+  for (const { title, text } of said) assert.ok(title !== '' && text !== '');
+  assert.equal(new Set(said.map(({ title }) => title)).size, codes.length);
+  assert.equal(new Set(said.map(({ text }) => text)).size, codes.length);
+  assert.deepEqual(words('refused', 'alice', 'of_tomorrow'), words('refused', 'alice', ''));
 });
 
 test('the API is asked every second to every five, at once again while a stream starts, and less often when nobody looks or nobody answers', () => {

@@ -1,0 +1,105 @@
+//! Who watches: the ticket in a request's path, and where the request comes from.
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::{
+    extract::{FromRequestParts, Request},
+    http::{Uri, request::Parts, uri::PathAndQuery},
+};
+
+use super::{App, problem::Problem};
+use crate::{
+    auth::tickets::Refusal,
+    id::{BroadcastId, StreamId},
+    time::unix_now,
+};
+
+/// What [`prepare`] takes out of the path.
+#[derive(Debug, Clone)]
+struct Ticket(Arc<str>);
+
+#[derive(Debug, Clone, Copy)]
+struct Peer(IpAddr);
+
+/// Notes where a request comes from, and turns `/t/{ticket}/hls/...` into `/hls/...` with a note of the ticket. Everything
+/// behind this sees one path for all viewers.
+pub fn prepare<B>(mut request: Request<B>, peer: IpAddr) -> Request<B> {
+    request.extensions_mut().insert(Peer(peer));
+    let Some(rest) = request.uri().path().strip_prefix("/t/") else { return request };
+    let Some((ticket, path)) = rest.split_once('/').filter(|(_, path)| path.starts_with("hls/")) else {
+        return request;
+    };
+    let ticket = Ticket(ticket.into());
+    let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+    let Ok(path) = PathAndQuery::try_from(format!("/{path}{query}")) else { return request };
+    let mut uri = request.uri().clone().into_parts();
+    uri.path_and_query = Some(path);
+    let Ok(uri) = Uri::from_parts(uri) else { return request };
+    *request.uri_mut() = uri;
+    request.extensions_mut().insert(ticket);
+    request
+}
+
+/// Whoever sent a request for media.
+#[derive(Debug)]
+pub struct Viewer {
+    ticket: Option<Ticket>,
+    address: IpAddr,
+}
+
+impl<S: Sync> FromRequestParts<S> for Viewer {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let address = parts.extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
+        Ok(Self { ticket: parts.extensions.remove(), address })
+    }
+}
+
+impl Viewer {
+    /// Lets the viewer in, or says why not. `listed`: what is asked for was named by a playlist.
+    pub fn admit(
+        &self,
+        app: &App,
+        stream: &StreamId,
+        broadcast: Option<&BroadcastId>,
+        listed: bool,
+    ) -> Result<(), Problem> {
+        if !app.tickets.needs_ticket(stream) {
+            return Ok(());
+        }
+        let admitted = match &self.ticket {
+            None => Err(Refusal::Missing),
+            Some(Ticket(ticket)) => app
+                .tickets
+                .verify(ticket)
+                .and_then(|claims| app.tickets.admit(&claims, stream, broadcast, self.address, unix_now(), listed)),
+        };
+        admitted.map_err(|refusal| {
+            metrics::counter!("weir_ticket_refusals_total", "reason" => refusal.code()).increment(1);
+            refusal.into()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prepared(uri: &str) -> (String, Option<String>) {
+        let request = prepare(Request::builder().uri(uri).body(()).unwrap(), IpAddr::from([127, 0, 0, 1]));
+        let ticket = request.extensions().get::<Ticket>().map(|ticket| ticket.0.to_string());
+        (request.uri().to_string(), ticket)
+    }
+
+    #[test]
+    fn the_ticket_leaves_the_path() {
+        let with = |path: &str, ticket: &str| (path.to_owned(), Some(ticket.to_owned()));
+        assert_eq!(prepared("/t/a.b.c/hls/x/index.m3u8"), with("/hls/x/index.m3u8", "a.b.c"));
+        assert_eq!(prepared("/t/a/hls/x/b/s/index.m3u8?_HLS_msn=1"), with("/hls/x/b/s/index.m3u8?_HLS_msn=1", "a"));
+        assert_eq!(prepared("/t//hls/x"), with("/hls/x", ""));
+        for other in ["/hls/x/index.m3u8", "/t/a/api/v1/status", "/t/a", "/t/", "/", "/t/a/watch/x", "/t/a/hlsx"] {
+            assert_eq!(prepared(other), (other.to_owned(), None));
+        }
+    }
+}
