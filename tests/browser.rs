@@ -53,9 +53,26 @@ fn thirty_seconds_play_without_a_stall_and_a_switch_drops_no_frame() {
 fn play_with_a_switch() -> serde_json::Value {
     let node = Node::start(&["ladder=[{height=120,bitrate_kbps=150}]"]);
     let _publisher = Publisher::test_picture(&node, "show", "426x240", 25, "-g 50 -b:v 400k", "-b:a 64k", 120);
-    // A player that joins a running show sits three chunks behind the edge, as most do.
+    // Viewers mostly join a running show.
     node.wait_stream("show", "some chunks on", |s| s["k"].as_u64() >= Some(4));
     report(play(&node, "show", &["--seconds", "30", "--switch", "120p"]))
+}
+
+#[test]
+fn a_ticketed_stream_plays_at_low_latency() {
+    let _alone = alone();
+    let node = Node::start(&["ladder=[]", "auth.playback=ticket"]);
+    let _publisher = Publisher::test_picture(&node, "vip", "320x180", 30, "-g 60 -b:v 200k", "-b:a 64k", 60);
+    node.wait_stream("vip", "some chunks on", |s| s["k"].as_u64() >= Some(3));
+    let token = std::fs::read_to_string(node.dir.path().join("data/admin.token")).unwrap();
+    let bearer = format!("Bearer {}", token.trim());
+    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+    let made = support::request("POST", &node.url("/api/v1/streams/vip/tickets"), &headers, Some("{}"));
+    let made: serde_json::Value = serde_json::from_slice(&made.body).unwrap();
+    let report = report(play(&node, &format!("vip#ticket={}", made["ticket"].as_str().unwrap()), &["--seconds", "10"]));
+    assert_eq!((&report["fatalErrors"], &report["restarts"]), (&0.into(), &0.into()), "{report}");
+    // Three chunks would be six seconds.
+    assert!(report["behind"].as_f64().is_some_and(|behind| behind < 3.0), "{report}");
 }
 
 #[test]

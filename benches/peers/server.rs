@@ -44,8 +44,7 @@ impl Server {
     pub async fn weir(settings: &[&str]) -> Result<Self> {
         let (dir, rtmp, http) = (fresh_folder()?, free_port()?, free_port()?);
         let internal = free_port()?;
-        let binary = std::env::var("BENCH_WEIR").unwrap_or_else(|_| env!("CARGO_BIN_EXE_weir").into());
-        let mut command = Command::new(binary);
+        let mut command = Command::new(weir());
         command.arg("serve");
         for set in [
             format!("rtmp.listen=127.0.0.1:{rtmp}"),
@@ -99,6 +98,17 @@ impl Server {
         format!("http://127.0.0.1:{}{path}", self.http)
     }
 
+    /// Weir's watch page of a stream, with a ticket that it signs.
+    pub fn ticketed_page(&self, stream: &str) -> Result<String> {
+        let output = Command::new(weir())
+            .args(["ticket", "create", stream, "--json", "--url", &self.url(""), "--token-file"])
+            .arg(self.dir.path().join("data/admin.token"))
+            .output()?;
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("no ticket: {}", String::from_utf8_lossy(&output.stderr)))?;
+        Ok(self.url(told["watch"].as_str().context("no watch address")?))
+    }
+
     /// Where players find a stream.
     pub fn playlist(&self, stream: &str) -> String {
         match self.kind {
@@ -140,6 +150,10 @@ impl Drop for Server {
             std::thread::park_timeout(Duration::from_millis(20));
         }
     }
+}
+
+fn weir() -> String {
+    std::env::var("BENCH_WEIR").unwrap_or_else(|_| env!("CARGO_BIN_EXE_weir").into())
 }
 
 fn spawn(command: &mut Command, dir: &Path) -> Result<Child> {
