@@ -27,7 +27,7 @@ http {
     proxy_read_timeout 20s;
     server {
         listen 127.0.0.1:PORT;
-        location ~ ^/t/(?<ticket>[^/]+)/(?<rest>hls/(?<stream>[^/]+)/.+)$ {
+        location ~ ^/t/(?<ticket>[^/]+)/(?<rest>hls/.+)$ {
             access_log DIR/access.log cache;
             auth_request /ticket;
             proxy_cache weir;
@@ -37,7 +37,7 @@ http {
         }
         location = /ticket {
             internal;
-            proxy_pass http://ORIGIN/t/$ticket/hls/$stream/ticket;
+            proxy_pass http://ORIGIN/t/$ticket/ticket/$rest;
             proxy_pass_request_body off;
         }
     }

@@ -91,8 +91,19 @@ fn with_a_ticket_everything_plays_and_without_nothing_does() {
     assert!(reloaded.text().contains(&format!("\n{next}.1.m4s\n")));
 
     // What a cache in front asks.
-    assert_eq!(get(&node.url(&format!("/t/{text}/hls/alice/ticket"))).status, 204);
-    assert_eq!(refused(&get(&node.url("/hls/alice/ticket"))), refusal("ticket_missing"));
+    let good = |ticket: &str, path: &str| get(&node.url(&format!("/t/{ticket}/ticket/hls/{path}")));
+    let broadcast = state["broadcast"].as_str().unwrap();
+    for path in ["alice/index.m3u8", "alice/01b/index.m3u8", "alice/01b/source/1.1.m4s"] {
+        assert_eq!(good(text, path).status, 204, "{path}");
+        assert_eq!(refused(&good("x.y.z", path)), refusal("ticket_invalid"), "{path}");
+    }
+    assert_eq!(refused(&good(text, "carol/index.m3u8")), refusal("ticket_other_stream"));
+    assert_eq!(refused(&get(&node.url("/ticket/hls/alice/index.m3u8"))), refusal("ticket_missing"));
+    let show = ticket(&node, "alice", &["--broadcast", broadcast]);
+    let show = show["ticket"].as_str().unwrap();
+    assert_eq!(good(show, "alice/index.m3u8").status, 204);
+    assert_eq!(good(show, &format!("alice/{broadcast}/source/1.1.m4s")).status, 204);
+    assert_eq!(refused(&good(show, "alice/01b/source/1.1.m4s")), refusal("ticket_other_stream"));
     // Tickets are for what they say.
     let carol = ticket(&node, "carol", &[]);
     let wrong = stable.replace(text, carol["ticket"].as_str().unwrap());

@@ -264,8 +264,8 @@ impl Tickets {
     }
 
     /// Says whether a verified ticket lets a viewer at `address` watch. `listed`: it is for media that a playlist named,
-    /// which may be fetched a little longer than the ticket lasts. Without `broadcast` the stream's present one is meant,
-    /// and what the ticket says of broadcasts is looked at when it is known.
+    /// which may be fetched a little longer than the ticket lasts. Without `broadcast` the stream's present one is meant, and
+    /// there is none.
     pub fn admit(
         &self,
         claims: &Claims,
@@ -279,7 +279,8 @@ impl Tickets {
         let now = seconds(now);
         let other_stream = claims.stream.as_ref().is_some_and(|own| own != stream);
         let other_broadcast = claims.broadcast.as_ref().zip(broadcast).is_some_and(|(own, asked)| own != asked);
-        let names_none = claims.stream.is_none() && claims.broadcast.is_none();
+        // A ticket for a broadcast alone says nothing of a stream that shows none.
+        let names_none = claims.stream.is_none() && claims.broadcast.as_ref().and(broadcast).is_none();
         let issued = claims.iat.unwrap_or(0);
         match () {
             _ if other_stream || other_broadcast || names_none => Err(Refusal::OtherStream),

@@ -115,7 +115,10 @@ fn claims_are_looked_at_each_time() {
     let show = Claims { stream: None, broadcast: Some(BroadcastId::new("b1").unwrap()), ..claims() };
     assert_eq!(of("carol", Some("b1"), &show), Ok(()));
     assert_eq!(of("carol", Some("b2"), &show), Err(Refusal::OtherStream));
-    assert_eq!(of("carol", None, &Claims { stream: None, ..claims() }), Err(Refusal::OtherStream));
+    assert_eq!(of("carol", None, &show), Err(Refusal::OtherStream), "whatever the stream's next broadcast will be");
+    for asked in [None, Some("b1")] {
+        assert_eq!(of("carol", asked, &Claims { stream: None, ..claims() }), Err(Refusal::OtherStream));
+    }
 
     let from = |prefix: &str, address: &str| {
         let claims = Claims { addr: Some(prefix.to_owned().try_into().unwrap()), ..claims() };

@@ -32,17 +32,26 @@ pub async fn current(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let stream = parse::<StreamId>(&stream)?;
-    viewer.admit(&app, &stream, None, false)?;
-    let live = app.lines.live(&stream).ok_or_else(|| offline(&stream))?;
-    viewer.admit(&app, &stream, Some(&live.broadcast), false)?;
+    let live = app.lines.live(&stream);
+    viewer.admit(&app, &stream, live.as_ref().map(|live| &live.broadcast), false)?;
+    let live = live.ok_or_else(|| offline(&stream))?;
     let text = live.multivariant.as_ref().ok_or_else(|| offline(&stream))?;
     Ok(content::playlist(text, &headers, &app.live_cache()))
 }
 
-/// Whether the ticket in the path lets its holder watch, with nothing to fetch: for a cache in front of this node that keeps
-/// one copy for all tickets.
-pub async fn ticket(State(app): Shared, Path(stream): Path<String>, viewer: Viewer) -> Result<Response, Problem> {
-    viewer.admit(&app, &parse::<StreamId>(&stream)?, None, true)?;
+/// Whether the ticket in the path is good for what lies under `/hls/{stream}/`, with nothing to fetch: for a cache in front of
+/// this node that keeps one copy for all tickets.
+pub async fn ticket(
+    State(app): Shared,
+    Path((stream, rest)): Path<(String, String)>,
+    viewer: Viewer,
+) -> Result<Response, Problem> {
+    let stream = parse::<StreamId>(&stream)?;
+    let broadcast = match rest.split_once('/') {
+        Some((broadcast, _)) => Some(parse(broadcast)?),
+        None => app.lines.live(&stream).map(|live| live.broadcast.clone()),
+    };
+    viewer.admit(&app, &stream, broadcast.as_ref(), !rest.ends_with(".m3u8"))?;
     let mut response = StatusCode::NO_CONTENT.into_response();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
@@ -84,8 +93,8 @@ pub async fn file(
     let media_type = if rendition == Rendition::audio() { AUDIO } else { VIDEO };
     match file {
         File::Playlist => {
-            let reload = Reload::parse(query.as_deref())?;
             if let Some(live) = &live {
+                let reload = Reload::parse(query.as_deref())?;
                 let shown = reloaded(changing.ok_or_else(nothing)?, &reload).await?;
                 let text = shown.playlist(reload.skip).ok_or_else(nothing)?;
                 let cache = match reload.until {

@@ -65,7 +65,7 @@ pub fn router(app: Arc<App>) -> Router {
         .max_age(Duration::from_secs(86_400));
     let hls = Router::new()
         .route("/hls/{stream}/index.m3u8", get(hls::current))
-        .route("/hls/{stream}/ticket", get(hls::ticket))
+        .route("/ticket/hls/{stream}/{*rest}", get(hls::ticket))
         .route("/hls/{stream}/{broadcast}/index.m3u8", get(hls::multivariant))
         .route("/hls/{stream}/{broadcast}/{rendition}/{file}", get(hls::file))
         .layer(cors);

@@ -21,14 +21,13 @@ struct Ticket(Arc<str>);
 #[derive(Debug, Clone, Copy)]
 struct Peer(IpAddr);
 
-/// Notes where a request comes from, and turns `/t/{ticket}/hls/...` into `/hls/...` with a note of the ticket. Everything
-/// behind this sees one path for all viewers.
+/// Notes where a request comes from, and turns `/t/{ticket}/hls/...` (and `/t/{ticket}/ticket/hls/...`, which asks whether the
+/// ticket is good) into the same without the ticket, and a note of it. Everything behind this sees one path for all viewers.
 pub fn prepare<B>(mut request: Request<B>, peer: IpAddr) -> Request<B> {
     request.extensions_mut().insert(Peer(peer));
     let Some(rest) = request.uri().path().strip_prefix("/t/") else { return request };
-    let Some((ticket, path)) = rest.split_once('/').filter(|(_, path)| path.starts_with("hls/")) else {
-        return request;
-    };
+    let media = |path: &str| path.strip_prefix("ticket/").unwrap_or(path).starts_with("hls/");
+    let Some((ticket, path)) = rest.split_once('/').filter(|(_, path)| media(path)) else { return request };
     let ticket = Ticket(ticket.into());
     let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
     let Ok(path) = PathAndQuery::try_from(format!("/{path}{query}")) else { return request };
@@ -97,6 +96,7 @@ mod tests {
         let with = |path: &str, ticket: &str| (path.to_owned(), Some(ticket.to_owned()));
         assert_eq!(prepared("/t/a.b.c/hls/x/index.m3u8"), with("/hls/x/index.m3u8", "a.b.c"));
         assert_eq!(prepared("/t/a/hls/x/b/s/index.m3u8?_HLS_msn=1"), with("/hls/x/b/s/index.m3u8?_HLS_msn=1", "a"));
+        assert_eq!(prepared("/t/a/ticket/hls/x/index.m3u8"), with("/ticket/hls/x/index.m3u8", "a"));
         assert_eq!(prepared("/t//hls/x"), with("/hls/x", ""));
         for other in ["/hls/x/index.m3u8", "/t/a/api/v1/status", "/t/a", "/t/", "/", "/t/a/watch/x", "/t/a/hlsx"] {
             assert_eq!(prepared(other), (other.to_owned(), None));
