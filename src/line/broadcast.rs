@@ -470,7 +470,7 @@ impl Broadcast {
                 let passed = track.ready.values().any(|f| f.chunk.k > slot.k && f.chunk.epoch == slot.epoch);
                 let over =
                     slot.gap || !offered || passed || track.done.contains(&slot.epoch) || newest - slot.k > LATE_MAX;
-                let finished = track.ready.remove(&slot.k);
+                let mut finished = track.ready.remove(&slot.k);
                 if finished.is_none() && !over {
                     break;
                 }
@@ -478,6 +478,13 @@ impl Broadcast {
                     // Nothing of this rendition was ever listed: it begins with its first chunk, not with holes.
                     track.next += 1;
                     continue;
+                }
+                if let (Some(finished), Some(open)) = (&mut finished, &track.open)
+                    && (open.k, open.epoch) == (slot.k, slot.epoch)
+                    && let Some(rest) = finished.chunk.parts.get(open.parts.len()..)
+                {
+                    // A part stays what it was when it was listed, also when its encoder was replaced before the chunk's end.
+                    finished.chunk.parts = open.parts.iter().chain(rest).cloned().collect();
                 }
                 let list = track.list.get_or_insert_with(|| {
                     let before = self.grid.discontinuities_before(slot.k);

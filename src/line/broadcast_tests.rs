@@ -262,8 +262,15 @@ fn parts_are_listed_as_they_come_and_reported_to_the_others() {
     }
     assert_eq!(b.snapshot(at(0)).renditions[&Rendition::source()].now().part(1, 1, 0), before);
 
+    // Nor does it when it is complete, though the chunk is the new one.
+    let remade = again.finish(120 * 3000).remove(0);
+    b.mark(2, 120 * 3000);
+    assert!(b.finished(Finished { rendition: Rendition::source(), chunk: remade.clone(), init: "aa".into() }));
+    let shown = b.snapshot(at(0)).renditions[&Rendition::source()].now();
+    assert_eq!((shown.part(1, 1, 0), shown.chunk(1, 1)), (before, Some(remade.bytes)));
+
     // The encoder goes: nothing is open, nothing is hinted at.
-    b.close(100 * 3000);
+    b.close(121 * 3000);
     b.done(&Rendition::source(), 1);
     assert_eq!(edge(&mut b, "source").0, None);
 }
