@@ -47,7 +47,7 @@ impl Archive {
     /// The multivariant playlist of a recording. [`store::Error::NotFound`] when there is no such broadcast.
     pub async fn multivariant(&self, stream: &StreamId, id: &BroadcastId) -> store::Result<Text> {
         let recording = self.recording(stream, id).await?;
-        let has = |row: &&RenditionRow| recording.chunks.iter().any(|c| part(c, &row.name).is_some());
+        let has = |row: &&RenditionRow| recording.chunks.iter().any(|c| of_rendition(c, &row.name).is_some());
         let rows: Vec<_> = recording.row.renditions.iter().filter(has).cloned().collect();
         if rows.is_empty() {
             return Err(store::Error::NotFound);
@@ -58,7 +58,7 @@ impl Archive {
     /// A media playlist of a recording: all its chunks, with ENDLIST when the broadcast has ended.
     pub async fn playlist(&self, stream: &StreamId, id: &BroadcastId, rendition: &Rendition) -> store::Result<Text> {
         let recording = self.recording(stream, id).await?;
-        let mut chunks = recording.chunks.iter().skip_while(|c| part(c, rendition).is_none()).peekable();
+        let mut chunks = recording.chunks.iter().skip_while(|c| of_rendition(c, rendition).is_none()).peekable();
         let first = chunks.peek().ok_or(store::Error::NotFound)?.k;
         let before = recording.chunks.iter().filter(|c| c.k < first && c.discontinuity).count() as u64;
         let mut entries = Vec::with_capacity(recording.chunks.len());
@@ -85,7 +85,7 @@ impl Archive {
                     });
                 }
             }
-            let of = part(chunk, rendition);
+            let of = of_rendition(chunk, rendition);
             entries.push(Entry {
                 k: chunk.k,
                 epoch: chunk.epoch,
@@ -120,7 +120,7 @@ impl Archive {
         let epochs = self.stores.meta.epochs(stream, id).await?;
         let rows = self.stores.meta.chunks(stream, id, k, 8).await?;
         let valid = valid_chunks(rows, &epochs).into_iter().find(|row| row.k == k && row.epoch != epoch);
-        let valid = valid.filter(|row| part(row, rendition).is_some()).ok_or(store::Error::NotFound)?;
+        let valid = valid.filter(|row| of_rendition(row, rendition).is_some()).ok_or(store::Error::NotFound)?;
         self.stores.blobs.get(&blob_name(stream, id, rendition, k, valid.epoch)).await
     }
 
@@ -163,8 +163,8 @@ impl Archive {
     }
 }
 
-fn part<'a>(chunk: &'a ChunkRow, rendition: &Rendition) -> Option<&'a store::RenditionChunk> {
-    chunk.renditions.iter().find(|part| part.rendition == *rendition)
+fn of_rendition<'a>(chunk: &'a ChunkRow, rendition: &Rendition) -> Option<&'a store::RenditionChunk> {
+    chunk.renditions.iter().find(|made| made.rendition == *rendition)
 }
 
 fn ticks_us(ticks: i64) -> u64 {

@@ -59,7 +59,7 @@ struct Track {
     ready: BTreeMap<u64, Finished>,
     /// Epochs from which no further chunk of this rendition will come.
     done: BTreeSet<u64>,
-    chunks: Vec<Chunk>,
+    chunks: Arc<Vec<Chunk>>,
     /// The chunk that is being made.
     open: Option<Progress>,
     stored: BTreeSet<(u64, u64)>,
@@ -90,6 +90,8 @@ pub struct Broadcast {
     offered_epoch: u64,
     /// The first wait for slower renditions is over.
     waited: bool,
+    /// What the multivariant playlist was rendered from.
+    rendered: Vec<RenditionRow>,
 }
 
 impl Broadcast {
@@ -120,6 +122,7 @@ impl Broadcast {
             first_listed: None,
             offered_epoch: 0,
             waited: false,
+            rendered: Vec::new(),
         }
     }
 
@@ -168,16 +171,16 @@ impl Broadcast {
             let mut list = new_list(this.target, parts, this.settings.window, before);
             for slot in &slots {
                 let stored = chunks.iter().find(|c| c.k == slot.k && !slot.gap);
-                let part = stored.and_then(|c| c.renditions.iter().find(|r| r.rendition == rendition.name));
-                track.listed_media |= part.is_some();
+                let made = stored.and_then(|c| c.renditions.iter().find(|r| r.rendition == rendition.name));
+                track.listed_media |= made.is_some();
                 let entry = Entry {
                     k: slot.k,
                     epoch: slot.epoch,
-                    duration_us: part.map_or(slot_us(slot), |p| p.duration_us),
+                    duration_us: made.map_or(slot_us(slot), |p| p.duration_us),
                     discontinuity: slot.discontinuity,
-                    gap: part.is_none(),
+                    gap: made.is_none(),
                     wall: slot.wall,
-                    init: part.map_or("", |p| p.init.as_str()).into(),
+                    init: made.map_or("", |p| p.init.as_str()).into(),
                     parts: Arc::default(),
                 };
                 list.append(entry).expect("slots are consecutive");
@@ -431,7 +434,7 @@ impl Broadcast {
             row: row.clone(),
             window: List::new(1, 1).window(),
             reports: Vec::new(),
-            chunks: Vec::new(),
+            chunks: Arc::default(),
             open: None,
             inits: Vec::new(),
             texts: Texts::default(),
@@ -442,7 +445,7 @@ impl Broadcast {
             next,
             ready: BTreeMap::new(),
             done: BTreeSet::new(),
-            chunks: Vec::new(),
+            chunks: Arc::default(),
             open: None,
             stored: BTreeSet::new(),
             inits: Vec::new(),
@@ -513,7 +516,7 @@ impl Broadcast {
                     }
                     track.bits += bits;
                     track.us += us;
-                    track.chunks.push(finished.chunk);
+                    Arc::make_mut(&mut track.chunks).push(finished.chunk);
                     track.listed_media = true;
                     self.live.k = self.live.k.max(Some(slot.k));
                 }
@@ -603,7 +606,11 @@ impl Broadcast {
             let first = shown.media_sequence();
             let (stored, spare) = (&track.stored, window);
             // What is not stored (the store is slow or gone) stays for one window more, then memory's bound wins.
-            track.chunks.retain(|c| c.k >= first || (!stored.contains(&(c.k, c.epoch)) && c.k + spare >= first));
+            let kept = |c: &Chunk| c.k >= first || (!stored.contains(&(c.k, c.epoch)) && c.k + spare >= first);
+            // Most changes are a part: what they share with the snapshot before is not copied.
+            if !track.chunks.iter().all(kept) {
+                Arc::make_mut(&mut track.chunks).retain(kept);
+            }
             track.stored.retain(|(k, _)| *k >= first);
             if track.inits.len() > 1 {
                 let used = |hash: &Arc<str>| shown.entries().iter().any(|e| e.init == *hash);
@@ -626,11 +633,11 @@ impl Broadcast {
         if rows.is_empty() {
             return;
         }
-        let prefix = format!("{}/", self.live.broadcast);
-        let text = multivariant(&rows, &prefix);
-        if self.live.multivariant.as_ref().is_none_or(|old| old.body != text.body) {
-            self.live.multivariant = Some(Arc::new(text));
+        if rows != self.rendered {
+            let prefix = format!("{}/", self.live.broadcast);
+            self.live.multivariant = Some(Arc::new(multivariant(&rows, &prefix)));
             self.live.multivariant_inside = Some(Arc::new(multivariant(&rows, "")));
+            self.rendered = rows;
         }
     }
 }

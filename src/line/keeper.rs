@@ -42,7 +42,7 @@ pub struct ChunkJob {
     pub duration: i64,
     /// Renditions that the chunk's epoch makes: the row is written at once when all are there.
     pub expected: usize,
-    pub part: RenditionChunk,
+    pub made: RenditionChunk,
     pub bytes: Pieces,
 }
 
@@ -159,7 +159,7 @@ impl Writer {
 
     async fn chunk(&mut self, job: ChunkJob, queue: &mpsc::Receiver<Job>) {
         let (k, epoch) = (job.slot.k, job.slot.epoch);
-        let rendition = job.part.rendition.clone();
+        let rendition = job.made.rendition.clone();
         let name = blob_name(&self.stream, &job.broadcast, &rendition, k, epoch);
         let size = job.bytes.len();
         if !self.put(&name, job.bytes, queue).await {
@@ -180,7 +180,7 @@ impl Writer {
             (job.broadcast.clone(), Row { row, expected: job.expected, written: false })
         });
         row.row.renditions.retain(|known| known.rendition != rendition);
-        row.row.renditions.push(job.part);
+        row.row.renditions.push(job.made);
         let complete = row.row.renditions.len() >= row.expected;
         if complete || row.written {
             self.put_row(k, epoch, queue).await;
@@ -215,9 +215,9 @@ impl Writer {
         if let Some((_, open)) = self.open.get_mut(&(k, epoch)) {
             open.written = true;
         }
-        for part in row.renditions {
+        for made in row.renditions {
             // A line that does not listen any more has no memory to free.
-            let _ = self.stored.try_send(Stored { rendition: part.rendition, k, epoch });
+            let _ = self.stored.try_send(Stored { rendition: made.rendition, k, epoch });
         }
     }
 

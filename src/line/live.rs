@@ -114,7 +114,7 @@ pub struct LiveRendition {
     /// How far the others are.
     pub(super) reports: Vec<Report>,
     /// Chunks that are in memory.
-    pub(super) chunks: Vec<Chunk>,
+    pub(super) chunks: Arc<Vec<Chunk>>,
     /// The chunk that is being made.
     pub(super) open: Option<Progress>,
     /// Init segments in use, by hash.

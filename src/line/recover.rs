@@ -52,12 +52,12 @@ async fn rebuild(config: &Config, stores: &Stores, mut row: BroadcastRow) -> sto
         return Ok(None);
     }
     let mut inits: Vec<(Rendition, Arc<str>, Bytes)> = Vec::new();
-    for part in newest.iter().flat_map(|chunk| &chunk.renditions) {
-        if inits.iter().any(|(name, hash, _)| *name == part.rendition && **hash == *part.init) {
+    for made in newest.iter().flat_map(|chunk| &chunk.renditions) {
+        if inits.iter().any(|(name, hash, _)| *name == made.rendition && **hash == *made.init) {
             continue;
         }
-        let bytes = stores.blobs.get(&init_name(&stream, &id, &part.rendition, &part.init)).await?;
-        inits.push((part.rendition.clone(), part.init.as_str().into(), bytes));
+        let bytes = stores.blobs.get(&init_name(&stream, &id, &made.rendition, &made.init)).await?;
+        inits.push((made.rendition.clone(), made.init.as_str().into(), bytes));
     }
     // The row may have been written before all its renditions had a chunk.
     row.renditions.retain(|r| inits.iter().any(|(name, ..)| *name == r.name));

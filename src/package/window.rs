@@ -5,7 +5,10 @@
 //! discontinuity flag that the others have there, so that media and discontinuity sequence agree in all of them
 //! (rfc8216bis 6.2.4).
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, OnceLock},
+};
 
 use super::Error;
 use crate::time::UnixMs;
@@ -157,6 +160,8 @@ pub struct List {
     len_max: usize,
     discontinuity_sequence: u64,
     entries: VecDeque<Entry>,
+    /// The same, for snapshots; made when one is taken after a change.
+    shared: OnceLock<Arc<[Entry]>>,
     open: Option<Entry>,
     /// Sum of the entries' durations.
     total_us: u64,
@@ -173,6 +178,7 @@ impl List {
             len_max,
             discontinuity_sequence: 0,
             entries: VecDeque::new(),
+            shared: OnceLock::new(),
             open: None,
             total_us: 0,
             ended: false,
@@ -222,6 +228,7 @@ impl List {
         }
         self.total_us += entry.duration_us;
         self.entries.push_back(entry);
+        self.shared = OnceLock::new();
         self.open = None;
         self.trim();
         Ok(())
@@ -255,7 +262,7 @@ impl List {
             target: self.target,
             part_target_ms: self.part_target_ms,
             discontinuity_sequence: self.discontinuity_sequence,
-            entries: self.entries.iter().cloned().collect(),
+            entries: self.shared.get_or_init(|| self.entries.iter().cloned().collect()).clone(),
             open: self.open.clone(),
             ended: self.ended,
         }

@@ -10,7 +10,7 @@
 use std::{
     ops::Range,
     path::Path,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use async_trait::async_trait;
@@ -38,7 +38,16 @@ pub struct Embedded {
     reads: Arc<Semaphore>,
 }
 
+/// The access rows as they were read last, unless one was written since. They are asked for every second.
+#[derive(Default)]
+struct Access {
+    writes: u64,
+    rows: Option<Vec<AccessRow>>,
+}
+
 struct Shared {
+    // Held for moments only, never across an await.
+    access: Mutex<Access>,
     /// Locked for writing only while it is closed or opened anew. `None` when closed.
     db: RwLock<Option<Db>>,
 }
@@ -51,7 +60,7 @@ impl Embedded {
     /// what is there cannot be read.
     pub fn open(dir: &Path) -> Result<Self> {
         let dir = engine::make_folder(dir)?;
-        let shared = Arc::new(Shared { db: RwLock::new(Some(Db::open(&dir)?)) });
+        let shared = Arc::new(Shared { access: Mutex::default(), db: RwLock::new(Some(Db::open(&dir)?)) });
         let failed = |error: std::io::Error| Error::Unavailable(format!("cannot start the writer: {error}"));
         let clock = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
         // Full: callers wait.
@@ -79,6 +88,18 @@ impl Embedded {
         let (answer, answered) = oneshot::channel();
         self.jobs.send(job(answer)).await.map_err(|_| closed())?;
         answered.await.map_err(|_| closed())?
+    }
+
+    fn known_access(&self) -> MutexGuard<'_, Access> {
+        self.shared.access.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn write_access(&self, check: Check, row: Put) -> Result<()> {
+        let written = self.write(check, vec![row], true).await;
+        // Whoever reads meanwhile does not keep what it read.
+        let mut access = self.known_access();
+        (access.writes, access.rows) = (access.writes + 1, None);
+        written
     }
 
     async fn write(&self, check: Check, rows: Vec<Put>, sync: bool) -> Result<()> {
@@ -177,16 +198,24 @@ impl Meta for Embedded {
     }
 
     async fn put_access(&self, row: AccessRow) -> Result<()> {
-        self.write(Check::Nothing, vec![put(Space::Access, row.name().into_bytes(), &row)], true).await
+        self.write_access(Check::Nothing, put(Space::Access, row.name().into_bytes(), &row)).await
     }
 
     async fn delete_access(&self, name: &str) -> Result<()> {
-        let row = Put { space: Space::Access, key: name.into(), value: None };
-        self.write(Check::Present, vec![row], true).await
+        self.write_access(Check::Present, Put { space: Space::Access, key: name.into(), value: None }).await
     }
 
     async fn access(&self) -> Result<Vec<AccessRow>> {
-        self.page(Space::Access, Vec::new()..vec![u8::MAX], false, usize::MAX).await
+        let writes = match &*self.known_access() {
+            Access { rows: Some(rows), .. } => return Ok(rows.clone()),
+            access => access.writes,
+        };
+        let rows: Vec<AccessRow> = self.page(Space::Access, Vec::new()..vec![u8::MAX], false, usize::MAX).await?;
+        let mut access = self.known_access();
+        if access.writes == writes {
+            access.rows = Some(rows.clone());
+        }
+        Ok(rows)
     }
 
     async fn last_epoch(&self, stream: &StreamId) -> Result<Option<EpochRow>> {

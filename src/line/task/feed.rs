@@ -237,7 +237,7 @@ impl Task {
             duration,
             expected: broadcast.offer(slot.epoch),
             slot,
-            part: RenditionChunk { rendition, init: init.to_string(), bytes: chunk.bytes.len() as u32, duration_us },
+            made: RenditionChunk { rendition, init: init.to_string(), bytes: chunk.bytes.len() as u32, duration_us },
             bytes: chunk.bytes,
         })));
     }

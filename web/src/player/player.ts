@@ -30,6 +30,9 @@ const LONG_STALL_MS = 3_000;
  */
 const CATCH_UP = { rate: 1.1, fromSeconds: 0.3, untilSeconds: 0.1 };
 
+/** After each halt hls.js stays farther behind, and never comes back. When nothing halted for so long it does here. */
+const CALM_MS = 60_000;
+
 /** A start in a hole is left after this: hls.js hangs when it is started anew while its first requests are on their way. */
 const HOLE_MS = 500;
 
@@ -91,6 +94,9 @@ export class Player {
   #hole: { chunk: number; atMs: number } | null = null;
   /** Since when play is held back to fill the buffer after a long halt; null when it is not. */
   #heldSinceMs: number | null = null;
+  /** The distance that hls.js aimed at last (seconds), and when it was raised. */
+  #aimed = 0;
+  #raisedMs = 0;
   /** The quality chosen by hand, by id so that it survives a new instance; null is automatic. */
   #chosen: string | null = null;
 
@@ -439,6 +445,7 @@ export class Player {
     }
     if (stalledBefore && !stallMeter.stalled && (stallMeter.stalls.at(-1)?.durationMs ?? 0) >= LONG_STALL_MS) this.#rejoin(nowMs);
     this.#maybeRelease(nowMs);
+    this.#comeBack(nowMs);
     this.#catchUp();
     this.#maybeLeaveHole(nowMs);
     if (stalledBefore !== stallMeter.stalled || playedBefore !== stallMeter.played) this.#onChange();
@@ -450,6 +457,17 @@ export class Player {
     } else if (this.#stillSinceMs === null) {
       this.#stillSinceMs = nowMs;
     }
+  }
+
+  /** Takes back what halts added to the distance that the playlist asks for. */
+  #comeBack(nowMs: number): void {
+    const { hls } = this;
+    const asked = hls?.latestLevelDetails?.partHoldBack ?? 0;
+    const target = hls?.targetLatency ?? 0;
+    if (hls === null || !this.#lowLatency || asked === 0) return;
+    if (target > this.#aimed) this.#raisedMs = nowMs;
+    this.#aimed = target;
+    if (target > asked + 0.1 && nowMs - this.#raisedMs > CALM_MS) hls.targetLatency = asked;
   }
 
   /** Sets the rate in low latency. From farther than two target durations it would take too long: that viewer paused or went back. */
