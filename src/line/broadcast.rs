@@ -586,8 +586,9 @@ impl Broadcast {
         }
     }
 
-    /// Renders what changed.
-    fn refresh(&mut self) {
+    /// Shows what [`Broadcast::progress`] took, to those who hold a rendition already. The snapshot as a whole stays: a part
+    /// changes nothing else.
+    pub fn show_parts(&mut self) {
         let window = self.settings.window as u64;
         let edge = |name: &Rendition| self.tracks.get(name)?.list.as_ref()?.edge();
         let reports: Vec<_> = self
@@ -628,12 +629,14 @@ impl Broadcast {
             }));
             self.live.renditions.entry(name.clone()).or_insert_with(|| Shown(track.shown.subscribe()));
         }
+    }
+
+    /// Brings everything that is shown up to date.
+    fn refresh(&mut self) {
+        self.show_parts();
         let rows: Vec<_> = self.live.offered.iter().filter_map(|name| self.live.renditions.get(name)).collect();
         let rows: Vec<_> = rows.into_iter().map(|shown| shown.now().row.clone()).collect();
-        if rows.is_empty() {
-            return;
-        }
-        if rows != self.rendered {
+        if !rows.is_empty() && rows != self.rendered {
             let prefix = format!("{}/", self.live.broadcast);
             self.live.multivariant = Some(Arc::new(multivariant(&rows, &prefix)));
             self.live.multivariant_inside = Some(Arc::new(multivariant(&rows, "")));

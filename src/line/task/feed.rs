@@ -125,7 +125,7 @@ impl Task {
         }
         let (Some(run), Some(broadcast)) = (&self.run, &mut self.broadcast) else { return };
         for (rendition, chunker) in [(Rendition::source(), &run.source), (Rendition::audio(), &run.audio)] {
-            self.changed |= chunker.as_ref().is_some_and(|chunker| broadcast.progress(&rendition, chunker));
+            self.parts_changed |= chunker.as_ref().is_some_and(|chunker| broadcast.progress(&rendition, chunker));
         }
     }
 
@@ -187,7 +187,7 @@ impl Task {
                         let hash = hash(chunker);
                         self.finished(rung, hash, chunk);
                     }
-                    Ok(None) => self.changed |= broadcast.progress(&rung, chunker),
+                    Ok(None) => self.parts_changed |= broadcast.progress(&rung, chunker),
                     Err(why) => warn!(stream = %self.stream, %rung, %why, "an encoded packet was dropped"),
                 }
             }

@@ -140,6 +140,8 @@ pub struct Task {
     /// Names and codecs of the renditions in the broadcast's stored row.
     stored_rows: Vec<(Rendition, String)>,
     changed: bool,
+    /// A part came, and nothing else.
+    parts_changed: bool,
     closing: bool,
     /// The last feed item's arrival.
     heard: Timestamp,
@@ -182,6 +184,7 @@ impl Task {
             events,
             inits: BTreeSet::new(),
             stored_rows: Vec::new(),
+            parts_changed: false,
             closing: false,
             heard: now(),
         }
@@ -192,7 +195,12 @@ impl Task {
         loop {
             if self.changed {
                 self.publish();
+            } else if self.parts_changed
+                && let Some(broadcast) = &mut self.broadcast
+            {
+                broadcast.show_parts();
             }
+            self.parts_changed = false;
             let idle = self.idle();
             if idle && release() {
                 break;
