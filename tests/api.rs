@@ -2,18 +2,9 @@
 
 mod support;
 
-use std::process::{Command, Output};
-
 use support::{Node, Publisher, get, hls, hls::Client, request, secs, wait};
 
 const KEYS: &[&str] = &["auth.publish=keys", "ladder=[]"];
-
-fn weir(node: &Node, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
-    let data = node.dir.path().join("data");
-    command.args(args).args(["--url", &node.url(""), "--token-file"]).arg(data.join("admin.token"));
-    command.output().expect("the weir binary")
-}
 
 fn publish(node: &Node, key: &str) -> Publisher {
     Publisher::test_picture(node, key, "320x180", 30, "-g 60 -b:v 200k", "-b:a 64k", 30)
@@ -41,7 +32,7 @@ fn only_the_right_key_publishes() {
     // Printed once for the person who starts the node, and nowhere else.
     assert_eq!(node.log().matches(secret).count(), 1, "{}", node.log());
 
-    let rotated = weir(&node, &["stream", "rotate-key", "demo"]);
+    let rotated = node.weir(&["stream", "rotate-key", "demo"]);
     assert!(rotated.status.success(), "{rotated:?}");
     let text = String::from_utf8(rotated.stdout).unwrap();
     let new = text.split_whitespace().find(|word| word.starts_with("demo?key=")).expect("the new key").to_owned();
@@ -54,23 +45,23 @@ fn only_the_right_key_publishes() {
 #[test]
 fn streams_are_managed_from_the_command_line() {
     let node = Node::start(KEYS);
-    let created = weir(&node, &["stream", "create", "alice"]);
+    let created = node.weir(&["stream", "create", "alice"]);
     assert!(created.status.success(), "{created:?}");
     assert!(String::from_utf8_lossy(&created.stdout).contains("alice?key="), "{created:?}");
-    let again = weir(&node, &["stream", "create", "alice"]);
+    let again = node.weir(&["stream", "create", "alice"]);
     assert_eq!(again.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&again.stderr).contains("there is a stream alice already"), "{again:?}");
-    let bad = weir(&node, &["stream", "create", "../x"]);
+    let bad = node.weir(&["stream", "create", "../x"]);
     assert!(!bad.status.success() && String::from_utf8_lossy(&bad.stderr).contains("not legal"), "{bad:?}");
-    let list = weir(&node, &["stream", "list"]);
+    let list = node.weir(&["stream", "list"]);
     let text = String::from_utf8_lossy(&list.stdout).into_owned();
     assert!(text.contains("alice") && text.contains("demo") && text.contains("offline"), "{text}");
-    assert!(weir(&node, &["stream", "show", "alice"]).status.success());
-    let status = weir(&node, &["status", "--json"]);
+    assert!(node.weir(&["stream", "show", "alice"]).status.success());
+    let status = node.weir(&["status", "--json"]);
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).expect("JSON");
     assert_eq!(status["ready"], true);
-    assert!(weir(&node, &["stream", "delete", "alice"]).status.success());
-    let gone = weir(&node, &["stream", "show", "alice"]);
+    assert!(node.weir(&["stream", "delete", "alice"]).status.success());
+    let gone = node.weir(&["stream", "show", "alice"]);
     assert_eq!(gone.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&gone.stderr).contains("no stream alice"), "{gone:?}");
 }

@@ -64,12 +64,7 @@ fn a_ticketed_stream_plays_at_low_latency() {
     let node = Node::start(&["ladder=[]", "auth.playback=ticket"]);
     let _publisher = Publisher::test_picture(&node, "vip", "320x180", 30, "-g 60 -b:v 200k", "-b:a 64k", 60);
     node.wait_stream("vip", "some chunks on", |s| s["k"].as_u64() >= Some(3));
-    let token = std::fs::read_to_string(node.dir.path().join("data/admin.token")).unwrap();
-    let bearer = format!("Bearer {}", token.trim());
-    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
-    let made = support::request("POST", &node.url("/api/v1/streams/vip/tickets"), &headers, Some("{}"));
-    let made: serde_json::Value = serde_json::from_slice(&made.body).unwrap();
-    let report = report(play(&node, &format!("vip#ticket={}", made["ticket"].as_str().unwrap()), &["--seconds", "10"]));
+    let report = report(play(&node, &format!("vip#ticket={}", node.ticket("vip")), &["--seconds", "10"]));
     assert_eq!((&report["fatalErrors"], &report["restarts"]), (&0.into(), &0.into()), "{report}");
     // Three chunks would be six seconds.
     assert!(report["behind"].as_f64().is_some_and(|behind| behind < 3.0), "{report}");

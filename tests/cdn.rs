@@ -122,16 +122,7 @@ fn a_crowd_behind_a_cache_costs_the_origin_one_request_per_object() {
     let node = Node::start(&["ladder=[]", "auth.playback=ticket"]);
     let _publisher = Publisher::test_picture(&node, "alice", "320x180", 30, "-g 60 -b:v 300k", "-b:a 64k", 60);
     node.wait_live("alice");
-    let token = std::fs::read_to_string(node.dir.path().join("data/admin.token")).unwrap();
-    let bearer = format!("Bearer {}", token.trim());
-    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
-    let tickets: Vec<String> = (0..TICKETS)
-        .map(|_| {
-            let made = support::request("POST", &node.url("/api/v1/streams/alice/tickets"), &headers, Some("{}"));
-            let made: serde_json::Value = serde_json::from_slice(&made.body).unwrap();
-            made["ticket"].as_str().unwrap().to_owned()
-        })
-        .collect();
+    let tickets: Vec<String> = (0..TICKETS).map(|_| node.ticket("alice")).collect();
 
     let dir = tempfile::tempdir().unwrap();
     let cache = Cache::start(dir.path(), &node.url(""));

@@ -2,32 +2,16 @@
 
 mod support;
 
-use std::process::{Command, Output};
-
 use serde_json::{Value, json};
 use support::{Answer, Node, Publisher, get, hls, request, secs, wait};
 
 const TICKETED: &[&str] = &["ladder=[]", "auth.playback=ticket", "live.chunk=1s"];
 
-fn weir(node: &Node, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
-    let data = node.dir.path().join("data");
-    command.args(args).args(["--url", &node.url(""), "--token-file"]).arg(data.join("admin.token"));
-    command.output().expect("the weir binary")
-}
-
 /// Makes a ticket on the command line; gives what it printed as JSON.
 fn ticket(node: &Node, stream: &str, args: &[&str]) -> Value {
-    let made = weir(node, &[&["ticket", "create", stream, "--json"], args].concat());
+    let made = node.weir(&[&["ticket", "create", stream, "--json"], args].concat());
     assert!(made.status.success(), "{made:?}");
     serde_json::from_slice(&made.stdout).expect("JSON")
-}
-
-fn admin(node: &Node, method: &str, path: &str, body: Option<&str>) -> Answer {
-    let token = std::fs::read_to_string(node.dir.path().join("data/admin.token")).unwrap();
-    let bearer = format!("Bearer {}", token.trim());
-    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
-    request(method, &node.url(path), &headers, body)
 }
 
 fn publish(node: &Node, stream: &str) -> Publisher {
@@ -136,21 +120,21 @@ fn tickets_end_by_time_and_by_word() {
     assert_eq!(refused(&ended), refusal("ticket_expired"));
     assert_eq!(get(&last).status, 200, "what was listed may be finished");
     let body = json!({ "not_before": 4_000_000_000_u64 }).to_string();
-    assert_eq!(admin(&node, "POST", "/api/v1/streams/dave/tickets", Some(&body)).status, 400, "too far away");
+    assert_eq!(node.admin("POST", "/api/v1/streams/dave/tickets", Some(&body)).status, 400, "too far away");
     let soon = json!({ "not_before": short_of_now() + 3600 }).to_string();
     let early: Value =
-        serde_json::from_slice(&admin(&node, "POST", "/api/v1/streams/dave/tickets", Some(&soon)).body).unwrap();
+        serde_json::from_slice(&node.admin("POST", "/api/v1/streams/dave/tickets", Some(&soon)).body).unwrap();
     assert_eq!(refused(&get(&node.url(early["playlist"].as_str().unwrap()))), refusal("ticket_early"));
 
     // One ticket, then all of the stream; those signed afterwards count.
     let (one, two) = (ticket(&node, "dave", &[]), ticket(&node, "dave", &[]));
     let url = |made: &Value| node.url(made["playlist"].as_str().unwrap());
     assert_eq!((get(&url(&one)).status, get(&url(&two)).status), (200, 200));
-    let revoked = weir(&node, &["ticket", "revoke", "dave", "--id", one["id"].as_str().unwrap()]);
+    let revoked = node.weir(&["ticket", "revoke", "dave", "--id", one["id"].as_str().unwrap()]);
     assert!(revoked.status.success(), "{revoked:?}");
     assert_eq!(refused(&get(&url(&one))), refusal("ticket_revoked"));
     assert_eq!(get(&url(&two)).status, 200);
-    assert!(weir(&node, &["ticket", "revoke", "dave"]).status.success());
+    assert!(node.weir(&["ticket", "revoke", "dave"]).status.success());
     assert_eq!(refused(&get(&url(&two))), refusal("ticket_revoked"));
     let three = ticket(&node, "dave", &[]);
     assert_eq!(get(&url(&three)).status, 200);
@@ -188,27 +172,27 @@ fn a_shop_signs_with_its_own_key() {
     let ticketed = node.url(&format!("/t/{signed}/hls/erin/index.m3u8"));
     assert_eq!(get(&ticketed).status, 200, "an open stream asks for nothing");
 
-    let set = weir(&node, &["stream", "playback", "erin", "ticket"]);
+    let set = node.weir(&["stream", "playback", "erin", "ticket"]);
     assert!(set.status.success(), "{set:?}");
     assert_eq!(refused(&get(&open)), refusal("ticket_missing"));
     assert_eq!(refused(&get(&ticketed)), refusal("ticket_invalid"), "its key is not known");
     let file = node.dir.path().join("shop.pem");
     std::fs::write(&file, PUBLIC).unwrap();
     let file = file.to_str().unwrap();
-    let added = weir(&node, &["ticket", "add-key", "shop", "--algorithm", "eddsa", "--key-file", file]);
+    let added = node.weir(&["ticket", "add-key", "shop", "--algorithm", "eddsa", "--key-file", file]);
     assert!(added.status.success(), "{added:?}");
     assert_eq!(get(&ticketed).status, 200);
-    let wrong = weir(&node, &["ticket", "add-key", "shop2", "--algorithm", "hs256", "--key-file", "/dev/null"]);
+    let wrong = node.weir(&["ticket", "add-key", "shop2", "--algorithm", "hs256", "--key-file", "/dev/null"]);
     assert!(!wrong.status.success() && String::from_utf8_lossy(&wrong.stderr).contains("32 letters"), "{wrong:?}");
 
-    let listed = weir(&node, &["ticket", "keys"]);
+    let listed = node.weir(&["ticket", "keys"]);
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(listed.contains("shop") && listed.contains("EdDSA") && !listed.contains("BEGIN"), "{listed}");
-    assert!(weir(&node, &["ticket", "remove-key", "shop"]).status.success());
+    assert!(node.weir(&["ticket", "remove-key", "shop"]).status.success());
     assert_eq!(refused(&get(&ticketed)), refusal("ticket_invalid"));
-    let gone = weir(&node, &["ticket", "remove-key", "shop"]);
+    let gone = node.weir(&["ticket", "remove-key", "shop"]);
     assert!(!gone.status.success() && String::from_utf8_lossy(&gone.stderr).contains("no ticket key"), "{gone:?}");
-    assert!(weir(&node, &["stream", "playback", "erin", "default"]).status.success());
+    assert!(node.weir(&["stream", "playback", "erin", "default"]).status.success());
     assert_eq!(get(&open).status, 200);
 }
 
@@ -235,14 +219,14 @@ fn the_api_of_tickets_is_for_the_admin_and_checks_what_it_takes() {
         ("/api/v1/ticket-keys", r#"{"kid":"a/b","algorithm":"HS256","key":"0123456789abcdef0123456789abcdef"}"#),
         ("/api/v1/ticket-keys", r#"{"kid":"a","algorithm":"RS256","key":"0123456789abcdef0123456789abcdef"}"#),
     ] {
-        let answer = admin(&node, "POST", path, Some(body));
+        let answer = node.admin("POST", path, Some(body));
         assert_eq!(answer.status, 400, "{body}: {}", answer.text());
     }
-    assert_eq!(admin(&node, "POST", "/api/v1/streams/nobody/tickets", Some("{}")).status, 404);
-    assert_eq!(admin(&node, "PUT", "/api/v1/streams/demo/playback", Some(r#"{"playback":"secret"}"#)).status, 400);
+    assert_eq!(node.admin("POST", "/api/v1/streams/nobody/tickets", Some("{}")).status, 404);
+    assert_eq!(node.admin("PUT", "/api/v1/streams/demo/playback", Some(r#"{"playback":"secret"}"#)).status, 400);
     // A ticket opens media and nothing else.
     let made: Value =
-        serde_json::from_slice(&admin(&node, "POST", "/api/v1/streams/demo/tickets", Some("{}")).body).unwrap();
+        serde_json::from_slice(&node.admin("POST", "/api/v1/streams/demo/tickets", Some("{}")).body).unwrap();
     let text = made["ticket"].as_str().unwrap();
     for path in ["api/v1/status", "metrics", "watch/demo", ""] {
         assert_eq!(get(&node.url(&format!("/t/{text}/{path}"))).status, 404, "{path}");

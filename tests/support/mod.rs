@@ -15,7 +15,7 @@ use std::{
     net::TcpListener,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     time::Duration,
 };
 
@@ -84,6 +84,29 @@ impl Node {
 
     pub fn publish_url(&self, key: &str) -> String {
         format!("rtmp://127.0.0.1:{}/live/{key}", self.rtmp)
+    }
+
+    /// Runs a subcommand of `weir` that talks to this node.
+    pub fn weir(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+        command.args(args).args(["--url", &self.url(""), "--token-file"]).arg(self.dir.path().join("data/admin.token"));
+        command.output().expect("the weir binary")
+    }
+
+    /// Asks this node's API with its admin token.
+    pub fn admin(&self, method: &str, path: &str, body: Option<&str>) -> Answer {
+        let token =
+            std::fs::read_to_string(self.dir.path().join("data/admin.token")).expect("written at the first start");
+        let bearer = format!("Bearer {}", token.trim());
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        request(method, &self.url(path), &headers, body)
+    }
+
+    /// A ticket for a stream, as the API signs it when nothing is wished.
+    pub fn ticket(&self, stream: &str) -> String {
+        let made = self.admin("POST", &format!("/api/v1/streams/{stream}/tickets"), Some("{}"));
+        let made: serde_json::Value = serde_json::from_slice(&made.body).expect("JSON");
+        made["ticket"].as_str().expect("a ticket").to_owned()
     }
 
     pub fn pid(&self) -> u32 {
