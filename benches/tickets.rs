@@ -19,14 +19,14 @@ const PUBLIC: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/
 const RUSH: usize = 20_000;
 
 fn tickets() -> Tickets {
-    let tickets = Tickets::new(true);
+    let tickets = Tickets::new();
     let key = |kid: &str, signature, text: &str| AccessRow::TicketKey {
         kid: kid.into(),
         signature,
         text: text.into(),
         own: false,
     };
-    tickets.load(vec![key("hs", Signature::HS256, SECRET), key("ed", Signature::EdDSA, PUBLIC)]);
+    tickets.load(true, vec![key("hs", Signature::HS256, SECRET), key("ed", Signature::EdDSA, PUBLIC)]);
     tickets
 }
 

@@ -21,6 +21,8 @@ pub mod line;
 
 pub mod ingest;
 
+pub mod cache;
+
 pub mod auth;
 
 pub mod http;

@@ -6,10 +6,12 @@ use std::{
     fmt,
     ops::{Add, Sub},
     sync::OnceLock,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
+// The same clock as std's, but a test that pauses the runtime's time pauses this one too.
+use tokio::time::Instant;
 
 /// A moment of the monotonic clock, in microseconds since the process started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]

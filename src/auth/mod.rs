@@ -11,7 +11,7 @@ pub mod keys;
 pub mod tickets;
 
 /// A text that must not be seen: prints as `[secret]`, in `{:?}` and in `{}`.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 /// Letters of a generated secret: each is 5 bits; none is easily taken for another, none needs escaping in a URL.

@@ -173,7 +173,9 @@ struct Access {
     revoked: HashSet<String>,
     /// Tickets of these streams that were signed before that second count no longer.
     revoked_before: HashMap<StreamId, u64>,
-    /// Streams that differ from the node's setting: whether they need a ticket.
+    /// Streams need a ticket unless they are set otherwise.
+    by_default: bool,
+    /// Streams that are set otherwise: whether they need a ticket.
     ticketed: HashMap<StreamId, bool>,
 }
 
@@ -192,20 +194,26 @@ struct Verified {
 
 /// Says who may watch what. Shared by all requests; no lock is held while one is verified.
 pub struct Tickets {
-    /// Streams need a ticket unless they are set otherwise.
-    by_default: bool,
     access: ArcSwap<Access>,
     verified: Cache<[u8; 32], Arc<Verified>>,
 }
 
+impl Default for Tickets {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Tickets {
-    pub fn new(by_default: bool) -> Self {
-        Self { by_default, access: ArcSwap::default(), verified: Cache::new(REMEMBERED) }
+    /// Lets nobody in before [`Tickets::load`]: every stream needs a ticket, and no key is known.
+    pub fn new() -> Self {
+        let access = Access { by_default: true, ..Access::default() };
+        Self { access: ArcSwap::from_pointee(access), verified: Cache::new(REMEMBERED) }
     }
 
-    /// Takes what the store says now. Rows that cannot be used are left out; the result names them.
-    pub fn load(&self, rows: Vec<AccessRow>) -> Vec<String> {
-        let (mut access, mut bad) = (Access::default(), Vec::new());
+    /// Takes what counts now: whether streams need a ticket that no row says otherwise of, and the rows. Rows that cannot be used are left out; the result names them.
+    pub fn load(&self, by_default: bool, rows: Vec<AccessRow>) -> Vec<String> {
+        let (mut access, mut bad) = (Access { by_default, ..Access::default() }, Vec::new());
         for row in rows {
             match row {
                 AccessRow::TicketKey { kid, signature, text, .. } => match decoding_key(signature, &text) {
@@ -231,7 +239,8 @@ impl Tickets {
 
     /// Whether a stream is played with a ticket.
     pub fn needs_ticket(&self, stream: &StreamId) -> bool {
-        self.access.load().ticketed.get(stream).copied().unwrap_or(self.by_default)
+        let access = self.access.load();
+        access.ticketed.get(stream).copied().unwrap_or(access.by_default)
     }
 
     /// The second before which tickets of this stream were revoked.

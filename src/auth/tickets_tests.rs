@@ -20,8 +20,8 @@ fn rows() -> Vec<AccessRow> {
 }
 
 fn tickets() -> Tickets {
-    let tickets = Tickets::new(true);
-    assert_eq!(tickets.load(rows()), Vec::<String>::new());
+    let tickets = Tickets::new();
+    assert_eq!(tickets.load(true, rows()), Vec::<String>::new());
     tickets
 }
 
@@ -139,36 +139,39 @@ fn revocations_and_keys_count_from_the_next_load_on() {
 
     let mut changed = rows();
     changed.push(AccessRow::RevokedTicket { id: "one".into(), until: UnixMs(i64::MAX) });
-    tickets.load(changed);
+    tickets.load(true, changed);
     assert_eq!(admit(&tickets, &claims()), Err(Refusal::Revoked));
     assert_eq!(admit(&tickets, &Claims { jti: Some("two".into()), ..claims() }), Ok(()));
 
     let mut changed = rows();
     changed.push(AccessRow::RevokedStream { stream: stream("alice"), before: UnixMs(950_999) });
-    tickets.load(changed);
+    tickets.load(true, changed);
     let issued = |iat| admit(&tickets, &Claims { iat, ..claims() });
     assert_eq!(tickets.revoked_before(&stream("alice")), Some(950));
     assert_eq!((issued(Some(950)), issued(None)), (Err(Refusal::Revoked), Err(Refusal::Revoked)));
     assert_eq!(issued(Some(951)), Ok(()));
 
     // A verified ticket is remembered, but not longer than its key.
-    tickets.load(vec![key("k1", Signature::HS256, "another secret of thirty-two bytes")]);
+    tickets.load(true, vec![key("k1", Signature::HS256, "another secret of thirty-two bytes")]);
     assert_eq!(tickets.verify(&ticket).err(), Some(Refusal::Invalid));
-    tickets.load(Vec::new());
+    tickets.load(true, Vec::new());
     assert_eq!(tickets.verify(&ticket).err(), Some(Refusal::Invalid));
-    tickets.load(rows());
+    tickets.load(true, rows());
     assert!(tickets.verify(&ticket).is_ok());
-    assert_eq!(tickets.load(vec![key("k1", Signature::EdDSA, SECRET)]).len(), 1, "named as unusable");
+    assert_eq!(tickets.load(true, vec![key("k1", Signature::EdDSA, SECRET)]).len(), 1, "named as unusable");
 }
 
 #[test]
 fn a_stream_may_differ_from_the_rest() {
     for by_default in [true, false] {
-        let tickets = Tickets::new(by_default);
-        tickets.load(vec![
-            AccessRow::Playback { stream: stream("open"), ticket: false },
-            AccessRow::Playback { stream: stream("closed"), ticket: true },
-        ]);
+        let tickets = Tickets::new();
+        tickets.load(
+            by_default,
+            vec![
+                AccessRow::Playback { stream: stream("open"), ticket: false },
+                AccessRow::Playback { stream: stream("closed"), ticket: true },
+            ],
+        );
         assert!(tickets.needs_ticket(&stream("closed")) && !tickets.needs_ticket(&stream("open")));
         assert_eq!(tickets.needs_ticket(&stream("other")), by_default);
     }

@@ -2,8 +2,11 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, time::Duration};
 
-use super::{Config, Internal, Publish, text::print_duration};
+use super::{Config, Publish, Role, text::print_duration};
 use crate::id::Rendition;
+
+/// Letters of `internal.secret`; fewer can be guessed.
+const SECRET_MIN: usize = 16;
 
 /// Something impossible: the keys it is about, the first one to blame, and the words.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,6 +22,7 @@ impl Config {
         self.check_ranges(&mut found);
         self.check_ladder(&mut found);
         self.check_node(&mut found);
+        self.check_edge(&mut found);
         self.check_ports(&mut found);
         found.0
     }
@@ -33,8 +37,14 @@ impl Config {
             ));
         }
         if !self.internal.listen.ip().is_loopback() {
+            let guard = match self.internal.secret {
+                Some(_) => "",
+                None => {
+                    ", and set internal.secret: without it whoever reaches the port sees everything, tickets or not"
+                }
+            };
             list.push(format!(
-                "internal.listen is {}: only other nodes may reach it, keep it behind a firewall",
+                "internal.listen is {}: only other nodes may reach it, keep it behind a firewall{guard}",
                 self.internal.listen
             ));
         }
@@ -105,8 +115,41 @@ impl Config {
         }
     }
 
+    fn check_edge(&self, found: &mut Found) {
+        found.number("edge.memory_mb", self.edge.memory_mb, 64..=1 << 20);
+        found.number("edge.waiters_max", self.edge.waiters_max, 1..=10_000_000);
+        for (i, url) in self.edge.upstream.iter().enumerate() {
+            let key = format!("edge.upstream[{i}]");
+            if url.scheme() != "http" || !url.has_host() || url.path() != "/" || url.query().is_some() {
+                found.add(
+                    key,
+                    format!("{url} is not the address of an internal port, such as \"http://10.0.0.5:8090\""),
+                );
+            } else if self.edge.upstream[..i].contains(url) {
+                found.add(key, format!("{url} is named twice"));
+            }
+        }
+        let has = |role| self.node.roles.contains(&role);
+        if !has(Role::Origin) && has(Role::Gateway) {
+            found.add("node.roles", "\"gateway\" without \"origin\": publishers go to a node that makes chunks");
+        }
+        if !has(Role::Origin) && has(Role::Edge) && self.edge.upstream.is_empty() {
+            let what = "is empty: a node without the role \"origin\" has nothing to show but what other nodes have";
+            found.add("edge.upstream", what);
+        }
+        if !has(Role::Edge) && !self.edge.upstream.is_empty() {
+            found.add("edge.upstream", "names nodes, but node.roles has no \"edge\"");
+        }
+        if let Some(secret) = &self.internal.secret
+            && !(secret.expose().len() >= SECRET_MIN && secret.expose().bytes().all(|c| c.is_ascii_graphic()))
+        {
+            found
+                .add("internal.secret", format!("must have at least {SECRET_MIN} letters, digits or signs, no blanks"));
+        }
+    }
+
     fn check_ports(&self, found: &mut Found) {
-        let Internal { listen: internal } = self.internal;
+        let internal = self.internal.listen;
         let all = [("rtmp.listen", self.rtmp.listen), ("http.listen", self.http.listen), ("internal.listen", internal)];
         for (i, (key, address)) in all.iter().enumerate() {
             for (earlier, other) in &all[..i] {

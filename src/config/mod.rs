@@ -10,8 +10,12 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use url::Url;
 
-use crate::transcode::{Choice, Entry, ladder};
+use crate::{
+    auth::Secret,
+    transcode::{Choice, Entry, ladder},
+};
 
 mod check;
 mod load;
@@ -32,6 +36,7 @@ pub struct Config {
     pub auth: Auth,
     pub live: Live,
     pub node: Node,
+    pub edge: Edge,
     pub transcode: Transcode,
     pub log: Log,
 }
@@ -47,6 +52,7 @@ impl Default for Config {
             auth: Auth::default(),
             live: Live::default(),
             node: Node::default(),
+            edge: Edge::default(),
             transcode: Transcode::default(),
             log: Log::default(),
         }
@@ -103,11 +109,14 @@ impl Default for Http {
 pub struct Internal {
     #[serde(with = "text::address")]
     pub listen: SocketAddr,
+    /// What nodes prove themselves with to each other; without it whoever reaches the port is a node.
+    #[serde(with = "text::secret")]
+    pub secret: Option<Secret>,
 }
 
 impl Default for Internal {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8090)) }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8090)), secret: None }
     }
 }
 
@@ -211,6 +220,24 @@ pub enum Role {
     Origin,
     /// Answers viewers from a pull cache.
     Edge,
+}
+
+/// What this node answers from other nodes, by its pull cache.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Edge {
+    /// The internal ports of the nodes that have what this one lacks, in the order in which they are asked.
+    pub upstream: Vec<Url>,
+    /// Memory for what was pulled, MiB.
+    pub memory_mb: u32,
+    /// Requests that may wait for something that is on its way; one more is told to come again.
+    pub waiters_max: u32,
+}
+
+impl Default for Edge {
+    fn default() -> Self {
+        Self { upstream: Vec::new(), memory_mb: 512, waiters_max: 50_000 }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,4 +1,4 @@
-//! Values that are written as text in a configuration: durations, addresses, an optional folder.
+//! Values that are written as text in a configuration: durations, addresses, an optional folder or secret.
 //!
 //! Each submodule is for `#[serde(with = "...")]`, so that a field keeps its plain type. Pure.
 
@@ -85,6 +85,21 @@ pub mod folder {
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
         let text = String::deserialize(from)?;
         Ok((!text.is_empty()).then(|| text.into()))
+    }
+}
+
+/// An optional secret; the empty text is none.
+pub mod secret {
+    use super::*;
+    use crate::auth::Secret;
+
+    pub fn serialize<S: Serializer>(value: &Option<Secret>, to: S) -> Result<S::Ok, S::Error> {
+        value.as_ref().map_or("", Secret::expose).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Secret>, D::Error> {
+        let text = String::deserialize(from)?;
+        Ok((!text.is_empty()).then(|| Secret::new(text)))
     }
 }
 

@@ -8,7 +8,8 @@ use axum::{
     routing::{get, post},
 };
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use serde_json::Value;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{App, Shared, problem::Problem};
 use crate::{
@@ -168,9 +169,8 @@ async fn list(
     admin: Result<Admin, Problem>,
 ) -> Result<Response, Problem> {
     if query.live == Some(1) {
-        let all = app.lines.all();
-        let live = all.iter().map(|live| Stream::of(live, &app.tickets));
-        let live: Vec<_> = live.filter(|stream| matches!(stream.state, "live" | "away")).collect();
+        let on = |view: &Value| matches!(view["state"].as_str(), Some("live" | "away"));
+        let live: Vec<_> = app.shown_streams().into_values().filter(on).collect();
         return Ok(public(&serde_json::json!({ "streams": live, "rtmp_port": app.rtmp_port })));
     }
     admin?;
@@ -187,8 +187,14 @@ async fn list(
 
 async fn show(State(app): Shared, Path(id): Path<String>) -> Result<Response, Problem> {
     let id = parse(&id)?;
-    if app.lines.live(&id).is_none() && !app.open && app.meta.stream(&id).await?.is_none() {
-        return Err(unknown(&id));
+    if app.lines.live(&id).is_none() {
+        if let Some(view) = app.links.as_ref().and_then(|links| links.stream(&id)) {
+            return Ok(public(&view));
+        }
+        // An edge does not know the streams that are not shown.
+        if app.is_origin && !app.open && app.meta.stream(&id).await?.is_none() {
+            return Err(unknown(&id));
+        }
     }
     Ok(public(&app.view(id)))
 }
@@ -211,8 +217,7 @@ async fn create(
     let id: StreamId =
         body.id.parse().map_err(|why: crate::id::Error| Problem::new(StatusCode::BAD_REQUEST, why.to_string()))?;
     let secret = auth::Secret::generate();
-    let settings =
-        body.settings.map_or(serde_json::Value::Null, |s| serde_json::to_value(s).expect("settings are plain data"));
+    let settings = body.settings.map_or(Value::Null, |s| serde_json::to_value(s).expect("settings are plain data"));
     let row = StreamRow { id: id.clone(), key_hash: auth::keys::hash(&secret), created: unix_now(), settings };
     app.meta.create_stream(row).await.map_err(|why| match why {
         store::Error::Exists => Problem::new(StatusCode::CONFLICT, format!("stream {id} exists already")),
@@ -264,6 +269,16 @@ async fn status(_: Admin, State(app): Shared) -> Response {
 }
 
 impl App {
+    /// The streams that this node shows, its own and those of other nodes, as the public sees them.
+    pub(super) fn shown_streams(&self) -> BTreeMap<StreamId, Value> {
+        let mut views = self.links.as_ref().map(|links| links.streams()).unwrap_or_default();
+        for live in self.lines.all() {
+            let view = serde_json::to_value(Stream::of(&live, &self.tickets)).expect("plain data");
+            views.insert(live.stream.clone(), view);
+        }
+        views
+    }
+
     fn view(&self, id: StreamId) -> Stream {
         self.lines.live(&id).map_or_else(|| Stream::offline(id, &self.tickets), |live| Stream::of(&live, &self.tickets))
     }

@@ -1,4 +1,4 @@
-//! Bodies: playlists with ETag and gzip, media bytes with Range.
+//! Bodies: playlists with ETag and gzip, media bytes with Range, whole or as they arrive.
 
 use std::{
     convert::Infallible,
@@ -14,7 +14,13 @@ use axum::{
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use crate::{line::Text, media::Pieces};
+use super::problem::Problem;
+use crate::{
+    cache::{Object, Reading},
+    line::Text,
+    media::Pieces,
+    time::now,
+};
 
 /// Bodies shorter than this are not worth compressing.
 const GZIP_MIN: usize = 200;
@@ -41,13 +47,47 @@ pub fn playlist(text: &Text, request: &HeaderMap, cache: &str) -> Response {
     response
 }
 
-/// Answers with bytes that never change under their name; one range is honoured (RFC 9110 14).
+/// Answers with bytes that never change under their name.
 pub fn immutable(bytes: Pieces, content_type: &'static str, request: &HeaderMap) -> Response {
-    let total = bytes.len();
+    let mut response = ranged(bytes.len(), request, |range| {
+        let bytes = if range.len() == bytes.len() { bytes } else { bytes.slice(range) };
+        Body::new(InPieces { left: bytes.len() as u64, bytes, next: 0 })
+    });
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000, immutable"));
+    response
+}
+
+/// Answers with what another node has: media as it arrives, a playlist once it is there.
+pub async fn pulled(mut reading: Reading, object: &Object, request: &HeaderMap) -> Result<Response, Problem> {
+    if object.is_playlist() {
+        let done = reading.done().await?;
+        let head = reading.head().await?;
+        let text = done.text.as_ref().expect("a finished playlist is a text");
+        let mut response = playlist(text, request, head.cache_control.to_str().unwrap_or("no-store"));
+        // What a cache behind this one may keep it for is less by what it was kept here (RFC 9111 5.1).
+        let age = (now() - done.at).as_secs();
+        if age > 0 {
+            response.headers_mut().insert(header::AGE, age.into());
+        }
+        return Ok(response);
+    }
+    let head = reading.head().await?;
+    let mut response =
+        ranged(head.len, request, |range| Body::new(Arriving { reading, at: range.start, end: range.end }));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, head.content_type.clone());
+    headers.insert(header::CACHE_CONTROL, head.cache_control.clone());
+    Ok(response)
+}
+
+/// Answers with the part of `total` bytes that is asked for; one range is honoured (RFC 9110 14).
+fn ranged(total: usize, request: &HeaderMap, body: impl FnOnce(std::ops::Range<usize>) -> Body) -> Response {
     let range = request.get(header::RANGE).and_then(|value| value.to_str().ok()).map(|text| range(text, total));
     let mut response = match range {
         Some(Range::Part(from, to)) => {
-            let mut part = Response::new(body(bytes.slice(from..to + 1)));
+            let mut part = Response::new(body(from..to + 1));
             *part.status_mut() = StatusCode::PARTIAL_CONTENT;
             insert(part.headers_mut(), header::CONTENT_RANGE, &format!("bytes {from}-{to}/{total}"));
             part
@@ -55,19 +95,48 @@ pub fn immutable(bytes: Pieces, content_type: &'static str, request: &HeaderMap)
         Some(Range::Impossible) => {
             let mut none = StatusCode::RANGE_NOT_SATISFIABLE.into_response();
             insert(none.headers_mut(), header::CONTENT_RANGE, &format!("bytes */{total}"));
-            return none;
+            none
         }
-        Some(Range::Whole) | None => Response::new(body(bytes)),
+        Some(Range::Whole) | None => Response::new(body(0..total)),
     };
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000, immutable"));
+    response.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     response
 }
 
-fn body(bytes: Pieces) -> Body {
-    Body::new(InPieces { left: bytes.len() as u64, bytes, next: 0 })
+/// A body that is sent as it arrives from another node; its length is known.
+struct Arriving {
+    reading: Reading,
+    at: usize,
+    end: usize,
+}
+
+impl http_body::Body for Arriving {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let (at, end) = (self.at, self.end);
+        if at == end {
+            return Poll::Ready(None);
+        }
+        self.reading.poll_bytes(cx, at).map(|piece| match piece {
+            Some(Ok(mut bytes)) => {
+                bytes.truncate(end - at);
+                self.at += bytes.len();
+                Some(Ok(Frame::data(bytes)))
+            }
+            Some(Err(failure)) => Some(Err(std::io::Error::other(failure.detail.to_string()))),
+            None => Some(Err(std::io::Error::other("it ended early"))),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.at == self.end
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact((self.end - self.at) as u64)
+    }
 }
 
 /// A body that is sent piece by piece; its length is known.

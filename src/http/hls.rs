@@ -1,19 +1,22 @@
-//! Playlists, init segments and chunks: from the line's memory while live, from the store after.
+//! Playlists, init segments and chunks: from the line's memory while live, from the store after, from other nodes where
+//! this one has neither.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    extract::{Path, RawQuery, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    extract::{Path, State},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use tokio::time::timeout;
 
-use super::{App, Shared, content, problem::Problem, reload::Reload, viewer::Viewer};
+use super::{App, Shared, content, problem::Problem, viewer::Viewer};
 use crate::{
+    cache::{File, Object, What},
     id::{BroadcastId, Rendition, StreamId},
-    line::{self, LiveRendition, Shown},
+    line::{self, Live, LiveRendition, Shown},
     media::Pieces,
+    package::Reload,
     store,
 };
 
@@ -24,19 +27,27 @@ const RECORDING_CACHE: &str = "public, max-age=60";
 /// How long an answered blocking reload may be cached, target durations.
 const BLOCKED_TARGETS: u32 = 6;
 
-/// The multivariant playlist of the stream's running broadcast.
-pub async fn current(
-    State(app): Shared,
-    Path(stream): Path<String>,
-    viewer: Viewer,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let stream = parse::<StreamId>(&stream)?;
-    let live = app.lines.live(&stream);
-    viewer.admit(&app, &stream, live.as_ref().map(|live| &live.broadcast), false)?;
-    let live = live.ok_or_else(|| offline(&stream))?;
-    let text = live.multivariant.as_ref().ok_or_else(|| offline(&stream))?;
-    Ok(content::playlist(text, &headers, &app.live_cache()))
+/// Everything under `/hls/`.
+pub async fn object(State(app): Shared, uri: Uri, viewer: Viewer, headers: HeaderMap) -> Result<Response, Problem> {
+    let object = Object::parse(uri.path().strip_prefix("/hls/").unwrap_or_default(), uri.query())?;
+    let live = app.lines.live(&object.stream);
+    let broadcast = object.broadcast().or(live.as_ref().map(|live| &live.broadcast));
+    viewer.admit(&app, &object.stream, broadcast, !object.is_playlist())?;
+    let live = live.filter(|live| object.broadcast().is_none_or(|broadcast| *broadcast == live.broadcast));
+    if let Some(live) = live {
+        return app.live(&live, &object, &headers).await;
+    }
+    let Some(cache) = app.cache.as_ref().filter(|_| viewer.is_pulled_for(&app)) else {
+        return app.recorded(&object, &headers).await;
+    };
+    // What was pulled before need not be looked for here.
+    if let Some(kept) = cache.peek(&object) {
+        return content::pulled(kept, &object, &headers).await;
+    }
+    match app.recorded(&object, &headers).await {
+        Err(problem) if problem.is_not_found() => content::pulled(cache.get(&object)?, &object, &headers).await,
+        answer => answer,
+    }
 }
 
 /// Whether the ticket in the path is good for what lies under `/hls/{stream}/`, with nothing to fetch: for a cache in front of
@@ -57,80 +68,92 @@ pub async fn ticket(
     Ok(response)
 }
 
-/// The multivariant playlist of one broadcast, running or recorded.
-pub async fn multivariant(
-    State(app): Shared,
-    Path((stream, broadcast)): Path<(String, String)>,
-    viewer: Viewer,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let (stream, broadcast) = (parse::<StreamId>(&stream)?, parse::<BroadcastId>(&broadcast)?);
-    viewer.admit(&app, &stream, Some(&broadcast), false)?;
-    if let Some(live) = app.lines.live(&stream).filter(|live| live.broadcast == broadcast) {
-        let text = live.multivariant_inside.as_ref().ok_or_else(|| offline(&stream))?;
-        return Ok(content::playlist(text, &headers, &app.live_cache()));
-    }
-    let text = app.archive.multivariant(&stream, &broadcast).await?;
-    Ok(content::playlist(&text, &headers, RECORDING_CACHE))
-}
-
-/// What lies in a rendition's folder: `index.m3u8`, `init-{hash}.mp4`, `{k}.{epoch}.m4s`, `{k}.{epoch}.{part}.m4s`.
-pub async fn file(
-    State(app): Shared,
-    Path((stream, broadcast, rendition, file)): Path<(String, String, String, String)>,
-    RawQuery(query): RawQuery,
-    viewer: Viewer,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let (stream, broadcast) = (parse::<StreamId>(&stream)?, parse::<BroadcastId>(&broadcast)?);
-    let rendition = parse::<Rendition>(&rendition)?;
-    let file = File::parse(&file).ok_or_else(nothing)?;
-    viewer.admit(&app, &stream, Some(&broadcast), file != File::Playlist)?;
-    let live = app.lines.live(&stream).filter(|live| live.broadcast == broadcast);
-    let changing = live.as_ref().and_then(|live| live.renditions.get(&rendition));
-    let shown = changing.map(Shown::now);
-    let shown = shown.as_deref();
-    let media_type = if rendition == Rendition::audio() { AUDIO } else { VIDEO };
-    match file {
-        File::Playlist => {
-            if let Some(live) = &live {
-                let reload = Reload::parse(query.as_deref())?;
-                let shown = reloaded(changing.ok_or_else(nothing)?, &reload).await?;
+impl App {
+    /// Answers from the memory of the line, and from the store for what left it.
+    async fn live(&self, live: &Live, object: &Object, headers: &HeaderMap) -> Result<Response, Problem> {
+        let (broadcast, rendition, file) = match &object.what {
+            What::Current | What::Multivariant(_) => {
+                let inside = matches!(object.what, What::Multivariant(_));
+                let text = if inside { &live.multivariant_inside } else { &live.multivariant };
+                let text = text.as_ref().ok_or_else(|| offline(&object.stream))?;
+                return Ok(content::playlist(text, headers, &self.live_cache()));
+            }
+            What::File(broadcast, rendition, file) => (broadcast, rendition, file),
+        };
+        let changing = live.renditions.get(rendition);
+        let shown = changing.map(Shown::now);
+        let bytes = match file {
+            File::Playlist(reload) => {
+                let shown = reloaded(changing.ok_or_else(nothing)?, reload).await?;
                 let text = shown.playlist(reload.skip).ok_or_else(nothing)?;
                 let cache = match reload.until {
                     _ if live.state == line::State::Ended => RECORDING_CACHE,
                     // What was asked for is in it, now and later: caches serve everyone who asks for the same.
                     Some(_) => &format!("public, max-age={}", shown.window.target() * BLOCKED_TARGETS),
-                    None => &app.live_cache(),
+                    None => &self.live_cache(),
                 };
-                return Ok(content::playlist(text, &headers, cache));
+                return Ok(content::playlist(text, headers, cache));
             }
-            let text = app.archive.playlist(&stream, &broadcast, &rendition).await.map_err(missing)?;
-            Ok(content::playlist(&text, &headers, RECORDING_CACHE))
-        }
-        File::Init(hash) => {
-            let bytes = match shown.and_then(|shown| shown.init(hash)) {
-                Some(bytes) => bytes,
-                None => app.archive.init(&stream, &broadcast, &rendition, hash).await.map_err(missing)?,
-            };
-            Ok(content::immutable(bytes.into(), media_type, &headers))
-        }
-        File::Chunk(k, epoch) => {
-            let bytes = match shown.and_then(|shown| shown.chunk(k, epoch)) {
-                Some(bytes) => bytes,
-                None => app.archive.chunk(&stream, &broadcast, &rendition, k, epoch).await.map_err(missing)?.into(),
-            };
-            Ok(content::immutable(bytes, media_type, &headers))
-        }
-        File::Part(k, epoch, part) => {
-            let now = || shown.and_then(|shown| shown.part(k, epoch, part));
-            let bytes = match (now(), changing) {
-                (None, Some(changing)) => hinted(changing, k, epoch, part).await,
+            File::Init(hash) => shown.and_then(|shown| shown.init(hash)).map(Pieces::from),
+            File::Chunk { k, epoch } => match (shown.and_then(|shown| shown.chunk(*k, *epoch)), changing) {
+                (None, Some(changing)) => due(changing, *k, *epoch).await,
                 (now, _) => now,
-            };
-            Ok(content::immutable(bytes.ok_or_else(nothing)?, media_type, &headers))
+            },
+            File::Part { k, epoch, part } => match (shown.and_then(|shown| shown.part(*k, *epoch, *part)), changing) {
+                (None, Some(changing)) => Some(hinted(changing, *k, *epoch, *part).await.ok_or_else(nothing)?),
+                (now, _) => now,
+            },
+        };
+        match bytes {
+            Some(bytes) => Ok(content::immutable(bytes, media_type(rendition), headers)),
+            None => self.stored(&object.stream, broadcast, rendition, file, headers).await,
         }
     }
+
+    /// Answers from the store.
+    async fn recorded(&self, object: &Object, headers: &HeaderMap) -> Result<Response, Problem> {
+        match &object.what {
+            What::Current => Err(offline(&object.stream)),
+            What::Multivariant(broadcast) => {
+                let text = self.archive.multivariant(&object.stream, broadcast).await?;
+                Ok(content::playlist(&text, headers, RECORDING_CACHE))
+            }
+            What::File(broadcast, rendition, File::Playlist(_)) => {
+                let text = self.archive.playlist(&object.stream, broadcast, rendition).await.map_err(missing)?;
+                Ok(content::playlist(&text, headers, RECORDING_CACHE))
+            }
+            What::File(broadcast, rendition, file) => {
+                self.stored(&object.stream, broadcast, rendition, file, headers).await
+            }
+        }
+    }
+
+    async fn stored(
+        &self,
+        stream: &StreamId,
+        broadcast: &BroadcastId,
+        rendition: &Rendition,
+        file: &File,
+        headers: &HeaderMap,
+    ) -> Result<Response, Problem> {
+        let archive = &self.archive;
+        let bytes = match file {
+            File::Init(hash) => archive.init(stream, broadcast, rendition, hash).await,
+            File::Chunk { k, epoch } => archive.chunk(stream, broadcast, rendition, *k, *epoch).await,
+            // Parts live as long as the playlist that lists them.
+            File::Playlist(_) | File::Part { .. } => return Err(nothing()),
+        };
+        Ok(content::immutable(bytes.map_err(missing)?.into(), media_type(rendition), headers))
+    }
+
+    /// Cache-Control of a live playlist: half a chunk, so that a cache never adds more than that.
+    fn live_cache(&self) -> String {
+        format!("public, max-age={}", (self.chunk.as_millis() / 2).div_ceil(1000).max(1))
+    }
+}
+
+fn media_type(rendition: &Rendition) -> &'static str {
+    if *rendition == Rendition::audio() { AUDIO } else { VIDEO }
 }
 
 /// Holds a blocking reload until what it asks for is listed, three target durations at most.
@@ -158,6 +181,19 @@ async fn hinted(changing: &Shown, k: u64, epoch: u64, part: usize) -> Option<Pie
     timeout(patience(&shown), gone).await.ok()?.part(k, epoch, part)
 }
 
+/// Holds a request for the chunk that comes next: a node that heard of it early asks for it early. Nothing where it does not
+/// come within a chunk of its time.
+async fn due(changing: &Shown, k: u64, epoch: u64) -> Option<Pieces> {
+    let shown = changing.now();
+    if shown.window.next_k() != Some(k) {
+        return None;
+    }
+    let _blocked = Blocked::begin();
+    let patience = Duration::from_secs(u64::from(shown.window.target()) * 2);
+    let listed = changing.when(|shown| shown.window.next_k() != Some(k));
+    timeout(patience, listed).await.ok()?.chunk(k, epoch)
+}
+
 fn patience(shown: &LiveRendition) -> Duration {
     Duration::from_secs(u64::from(shown.window.target()) * 3)
 }
@@ -179,13 +215,6 @@ impl Drop for Blocked {
     }
 }
 
-impl App {
-    /// Cache-Control of a live playlist: half a chunk, so that a cache never adds more than that.
-    fn live_cache(&self) -> String {
-        format!("public, max-age={}", (self.chunk.as_millis() / 2).div_ceil(1000).max(1))
-    }
-}
-
 fn parse<T: std::str::FromStr<Err = crate::id::Error>>(text: &str) -> Result<T, Problem> {
     text.parse().map_err(|why: crate::id::Error| Problem::not_found(why.to_string()))
 }
@@ -202,67 +231,5 @@ fn missing(error: store::Error) -> Problem {
     match error {
         store::Error::NotFound => nothing(),
         other => other.into(),
-    }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum File<'a> {
-    Playlist,
-    Init(&'a str),
-    Chunk(u64, u64),
-    Part(u64, u64, usize),
-}
-
-impl<'a> File<'a> {
-    fn parse(name: &'a str) -> Option<Self> {
-        if name == "index.m3u8" {
-            return Some(File::Playlist);
-        }
-        if let Some(hash) = name.strip_prefix("init-").and_then(|rest| rest.strip_suffix(".mp4")) {
-            let legal = (1..=64).contains(&hash.len()) && hash.bytes().all(|c| c.is_ascii_hexdigit());
-            return legal.then_some(File::Init(hash));
-        }
-        let mut numbers = name.strip_suffix(".m4s")?.split('.').map(number);
-        let (k, epoch) = (numbers.next()??, numbers.next()??);
-        match (numbers.next(), numbers.next()) {
-            (None, _) => Some(File::Chunk(k, epoch)),
-            (Some(part), None) => Some(File::Part(k, epoch, part?.try_into().ok()?)),
-            _ => None,
-        }
-    }
-}
-
-/// Plain decimal digits only: one name per chunk, no `+1` or `007`.
-fn number(text: &str) -> Option<u64> {
-    let plain = text.bytes().all(|c| c.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
-    plain.then(|| text.parse().ok()).flatten()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_names_we_give_out_are_files() {
-        assert_eq!(File::parse("index.m3u8"), Some(File::Playlist));
-        assert_eq!(File::parse("init-00ff.mp4"), Some(File::Init("00ff")));
-        assert_eq!(File::parse("12.3.m4s"), Some(File::Chunk(12, 3)));
-        assert_eq!(File::parse("0.1.m4s"), Some(File::Chunk(0, 1)));
-        assert_eq!(File::parse("0.1.2.m4s"), Some(File::Part(0, 1, 2)));
-        for bad in [
-            "",
-            "12.m4s",
-            "+1.2.m4s",
-            "01.2.m4s",
-            "1.2.3.4.m4s",
-            "1.2.03.m4s",
-            "1.2..m4s",
-            "init-.mp4",
-            "init-..mp4",
-            "1.2.mp4",
-            "99999999999999999999.1.m4s",
-        ] {
-            assert_eq!(File::parse(bad), None, "{bad}");
-        }
     }
 }

@@ -49,6 +49,9 @@ impl App {
         if self.readiness.draining.load(Ordering::Acquire) {
             reasons.push("the node is stopping".to_owned());
         }
+        if !self.is_origin && self.cache.as_ref().is_some_and(|cache| !cache.reaches_any()) {
+            reasons.push("no upstream answers".to_owned());
+        }
         if let Some(why) = self.health.trouble() {
             reasons.push(format!("live goes on, but nothing is recorded: {why}"));
         }
@@ -64,6 +67,9 @@ async fn ready(State(app): Shared) -> Response {
 }
 
 async fn metrics(State(app): Shared) -> Response {
+    if let Some(cache) = &app.cache {
+        cache.publish_gauges();
+    }
     let live = app.lines.all();
     ::metrics::gauge!("weir_streams_live").set(live.len() as f64);
     let format = [(header::CONTENT_TYPE, "text/plain; version=0.0.4"), (header::CACHE_CONTROL, "no-store")];

@@ -5,7 +5,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::{auth::tickets::Refusal, store};
+use crate::{
+    auth::tickets::Refusal,
+    cache::{Failure, NoObject, Why},
+    package::BadReload,
+    store,
+};
 
 #[derive(Debug)]
 pub struct Problem {
@@ -20,6 +25,10 @@ impl Problem {
         Self { status, detail: detail.into(), code: None }
     }
 
+    pub fn is_not_found(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
+    }
+
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
@@ -32,6 +41,39 @@ impl From<Refusal> for Problem {
             Refusal::OtherStream | Refusal::OtherAddress | Refusal::Revoked => StatusCode::FORBIDDEN,
         };
         Self { code: Some(refusal.code()), ..Self::new(status, refusal.to_string()) }
+    }
+}
+
+impl From<NoObject> for Problem {
+    fn from(why: NoObject) -> Self {
+        match why {
+            NoObject::BadReload(why) => why.into(),
+            NoObject::BadName(_) | NoObject::NoFile => Self::not_found(why.to_string()),
+        }
+    }
+}
+
+impl From<BadReload> for Problem {
+    fn from(why: BadReload) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, why.to_string())
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        let status = match failure.why {
+            Why::NotFound => StatusCode::NOT_FOUND,
+            Why::Refused => StatusCode::BAD_REQUEST,
+            Why::Unavailable | Why::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Why::Broken => StatusCode::BAD_GATEWAY,
+            Why::Late => StatusCode::GATEWAY_TIMEOUT,
+        };
+        // What went wrong between two nodes is for the log of one of them, not for a viewer.
+        let detail = match failure.why {
+            Why::Broken => "the node that has it does not answer as it should",
+            _ => &failure.detail,
+        };
+        Self::new(status, detail)
     }
 }
 
@@ -66,7 +108,7 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         // A 404 of this moment may be a playlist of the next one.
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        if self.status.is_server_error() && self.status != StatusCode::INTERNAL_SERVER_ERROR {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response

@@ -1,6 +1,6 @@
 //! The HTTP sockets: accept, limits, graceful end.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper_util::{
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tower::util::MapRequest;
 use tracing::{debug, warn};
 
-use super::viewer;
+use super::viewer::{self, Peer};
 
 /// Connections at once; when all are taken new ones wait in the listen queue.
 const CONNECTIONS_MAX: usize = 20_000;
@@ -26,7 +26,14 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const HEADER_BYTES: usize = 16 << 10;
 
 /// Serves until `shutdown`, then lets running requests end within `patience`.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken, patience: Duration) {
+/// `peer` tells who is at the other end of a connection from an address.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    peer: fn(IpAddr) -> Peer,
+    shutdown: CancellationToken,
+    patience: Duration,
+) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -39,7 +46,7 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let (socket, peer) = tokio::select! {
+        let (socket, address) = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(why) => {
@@ -54,7 +61,8 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
         if let Err(why) = socket.set_nodelay(true) {
             debug!(%why, "no TCP_NODELAY");
         }
-        let service = MapRequest::new(router.clone(), move |request| viewer::prepare(request, peer.ip()));
+        let peer = peer(address.ip());
+        let service = MapRequest::new(router.clone(), move |request| viewer::prepare(request, peer));
         let connection = builder.serve_connection(TokioIo::new(socket), TowerToHyperService::new(service)).into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {

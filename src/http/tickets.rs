@@ -64,10 +64,25 @@ impl App {
                 let _ = self.meta.delete_access(&row.name()).await;
             }
         }
-        for why in self.tickets.load(rows) {
-            tracing::error!(%why, "a row of the store cannot be used");
-        }
+        *self.access_rows.lock().expect("no panic while held") = rows;
+        self.join_access();
         Ok(())
+    }
+
+    /// Joins what the store and what other nodes say of who may watch.
+    pub fn join_access(&self) {
+        let mut access = self.links.as_ref().map(|links| links.access()).unwrap_or_default();
+        access.ticket |= self.ticketed;
+        access.rows.extend(self.access_rows.lock().expect("no panic while held").iter().cloned());
+        self.access.send_if_modified(|known| {
+            let is_news = *known != access;
+            *known = access;
+            is_news
+        });
+        let access = self.access.borrow().clone();
+        for why in self.tickets.load(access.ticket, access.rows) {
+            tracing::error!(%why, "who may watch is told by a row that cannot be used");
+        }
     }
 
     async fn known(&self, id: &str) -> Result<StreamId, Problem> {

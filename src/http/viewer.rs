@@ -18,13 +18,19 @@ use crate::{
 #[derive(Debug, Clone)]
 struct Ticket(Arc<str>);
 
+/// Who is at the other end of a connection.
 #[derive(Debug, Clone, Copy)]
-struct Peer(IpAddr);
+pub enum Peer {
+    /// Anyone, at this address.
+    Public(IpAddr),
+    /// Another node, on the internal port.
+    Node,
+}
 
-/// Notes where a request comes from, and turns `/t/{ticket}/hls/...` (and `/t/{ticket}/ticket/hls/...`, which asks whether the
+/// Notes who sent a request, and turns `/t/{ticket}/hls/...` (and `/t/{ticket}/ticket/hls/...`, which asks whether the
 /// ticket is good) into the same without the ticket, and a note of it. Everything behind this sees one path for all viewers.
-pub fn prepare<B>(mut request: Request<B>, peer: IpAddr) -> Request<B> {
-    request.extensions_mut().insert(Peer(peer));
+pub fn prepare<B>(mut request: Request<B>, peer: Peer) -> Request<B> {
+    request.extensions_mut().insert(peer);
     let Some(rest) = request.uri().path().strip_prefix("/t/") else { return request };
     let media = |path: &str| path.strip_prefix("ticket/").unwrap_or(path).starts_with("hls/");
     let Some((ticket, path)) = rest.split_once('/').filter(|(_, path)| media(path)) else { return request };
@@ -43,19 +49,26 @@ pub fn prepare<B>(mut request: Request<B>, peer: IpAddr) -> Request<B> {
 #[derive(Debug)]
 pub struct Viewer {
     ticket: Option<Ticket>,
-    address: IpAddr,
+    peer: Peer,
 }
 
 impl<S: Sync> FromRequestParts<S> for Viewer {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        let address = parts.extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
-        Ok(Self { ticket: parts.extensions.remove(), address })
+        let nobody = Peer::Public(IpAddr::from([0, 0, 0, 0]));
+        let peer = parts.extensions.get().copied().unwrap_or(nobody);
+        Ok(Self { ticket: parts.extensions.remove(), peer })
     }
 }
 
 impl Viewer {
+    /// Whether other nodes are asked for what this one lacks. A node that makes chunks itself asks nobody for another: two that
+    /// have each other as upstream would wait for each other.
+    pub fn is_pulled_for(&self, app: &App) -> bool {
+        matches!(self.peer, Peer::Public(_)) || !app.is_origin
+    }
+
     /// Lets the viewer in, or says why not. `listed`: what is asked for was named by a playlist.
     pub fn admit(
         &self,
@@ -64,6 +77,8 @@ impl Viewer {
         broadcast: Option<&BroadcastId>,
         listed: bool,
     ) -> Result<(), Problem> {
+        // A node has looked at the ticket of whom it asks for.
+        let Peer::Public(address) = self.peer else { return Ok(()) };
         if !app.tickets.needs_ticket(stream) {
             return Ok(());
         }
@@ -72,7 +87,7 @@ impl Viewer {
             Some(Ticket(ticket)) => app
                 .tickets
                 .verify(ticket)
-                .and_then(|claims| app.tickets.admit(&claims, stream, broadcast, self.address, unix_now(), listed)),
+                .and_then(|claims| app.tickets.admit(&claims, stream, broadcast, address, unix_now(), listed)),
         };
         admitted.map_err(|refusal| {
             metrics::counter!("weir_ticket_refusals_total", "reason" => refusal.code()).increment(1);
@@ -86,7 +101,7 @@ mod tests {
     use super::*;
 
     fn prepared(uri: &str) -> (String, Option<String>) {
-        let request = prepare(Request::builder().uri(uri).body(()).unwrap(), IpAddr::from([127, 0, 0, 1]));
+        let request = prepare(Request::builder().uri(uri).body(()).unwrap(), Peer::Public([127, 0, 0, 1].into()));
         let ticket = request.extensions().get::<Ticket>().map(|ticket| ticket.0.to_string());
         (request.uri().to_string(), ticket)
     }

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
+pub mod announce;
 pub mod archive;
 pub mod broadcast;
 mod grid;
@@ -35,6 +36,7 @@ use crate::{
     media::{Message, VIDEO_TIMESCALE, timeline::Warning},
     transcode,
 };
+use announce::Announcements;
 use task::{Command, Inputs, Task};
 
 /// Feed items that may wait for a line, each what one read of a socket gave. When it is full the session stops reading its
@@ -89,6 +91,9 @@ fn ticks(time: Duration) -> i64 {
 pub struct StreamSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ladder: Option<Vec<transcode::Entry>>,
+    /// Edges fetch each chunk when it is listed, before anyone asks them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub push: bool,
 }
 
 /// The session was replaced by a newer one, or the node stops. Nothing it sends counts any more.
@@ -100,6 +105,7 @@ struct Shared {
     config: Config,
     stores: Stores,
     transcoding: Option<transcode::Pool>,
+    announcements: Announcements,
     tasks: TaskTracker,
 }
 
@@ -119,9 +125,14 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Without a pool nothing is encoded, as with an empty ladder.
-    pub fn new(config: Config, stores: Stores, transcoding: Option<transcode::Pool>) -> Self {
-        let shared = Shared { config, stores, transcoding, tasks: TaskTracker::new() };
+    /// Without a pool nothing is encoded, as with an empty ladder. What pushed streams list goes to `announcements`.
+    pub fn new(
+        config: Config,
+        stores: Stores,
+        transcoding: Option<transcode::Pool>,
+        announcements: Announcements,
+    ) -> Self {
+        let shared = Shared { config, stores, transcoding, announcements, tasks: TaskTracker::new() };
         Self {
             shared: Arc::new(shared),
             lines: Arc::default(),

@@ -1,11 +1,17 @@
 //! A node: the one place that joins the modules, starts them in order and stops them in order.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    sync::watch,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
@@ -15,10 +21,19 @@ mod welcome;
 
 use crate::{
     auth,
+    cache::{
+        self, Cache,
+        link::{Links, News},
+        upstream::Nodes,
+    },
     config::{self, Config},
-    http::{self, App, Readiness},
+    http::{self, App, Peer, Readiness},
     ingest::{Gate, Ingest},
-    line::{self, Lines, Stores, archive::Archive},
+    line::{
+        self, Lines, Stores,
+        announce::{Announcements, BACKLOG},
+        archive::Archive,
+    },
     rtmp,
     store::{blobs::Folder, embedded::Embedded, health::Health},
     time::now,
@@ -33,6 +48,8 @@ const HTTP_PATIENCE: Duration = Duration::from_millis(1500);
 const PACE_MAX: Duration = Duration::from_millis(112);
 /// A revoked ticket must be refused by every node within 2 s.
 const ACCESS_EVERY: Duration = Duration::from_secs(1);
+/// Objects that an edge may be fetching: some ten for each of 400 streams that start at once.
+const FILLS_MAX: usize = 4096;
 /// Each line's replay ring: three chunks and a long GOP of a 20 Mb/s stream.
 const RING_BYTES: usize = 32 << 20;
 
@@ -86,9 +103,7 @@ impl Node {
 
         // Addresses first: a second node on the same machine should learn about the port, not about the store's lock.
         let has = |role| config.node.roles.contains(&role);
-        if !has(config::Role::Origin) {
-            anyhow::bail!("node.roles: this version has no pull cache, so every node needs the role \"origin\"");
-        }
+        let is_origin = has(config::Role::Origin);
         let rtmp_listener = match has(config::Role::Gateway) {
             true => Some(bind("rtmp.listen", config.rtmp.listen).await?),
             false => None,
@@ -109,7 +124,7 @@ impl Node {
 
         let open = config.auth.publish == config::Publish::Open;
         // An empty ladder needs no encoder on this machine.
-        let transcoding = match config.ladder.is_empty() {
+        let transcoding = match config.ladder.is_empty() || !is_origin {
             true => None,
             false => Some(
                 transcode::Pool::start(&config.transcoding(), config.live.chunk)
@@ -117,10 +132,15 @@ impl Node {
                     .context("the ladder cannot be encoded (`--set 'ladder=[]'` serves the source alone)")?,
             ),
         };
-        let lines = Lines::new(config.lines(), stores.clone(), transcoding);
+        let announcements = Announcements::new(BACKLOG);
+        let lines = Lines::new(config.lines(), stores.clone(), transcoding, announcements.clone());
         let gate: Arc<dyn Gate> =
             if open { Arc::new(gate::Open(store.clone())) } else { Arc::new(gate::Keys(store.clone())) };
         let ingest = Arc::new(Ingest::new(lines.clone(), gate, config.live.chunk.as_millis() as u32));
+
+        let via = format!("weir-{:016x}", rand::random::<u64>());
+        let (cache, links) = config.edge(&via).unzip();
+        let (no_more_publishers, no_more_viewers) = (CancellationToken::new(), CancellationToken::new());
 
         let app = Arc::new(App {
             node: config.node.id.clone(),
@@ -130,23 +150,38 @@ impl Node {
             health: stores.health.clone(),
             readiness: Readiness::default(),
             admin,
-            tickets: auth::tickets::Tickets::new(config.auth.playback == config::Playback::Ticket),
+            tickets: auth::tickets::Tickets::new(),
+            ticketed: config.auth.playback == config::Playback::Ticket,
+            internal_secret: config.internal.secret.clone(),
+            cache,
+            links: links.clone(),
+            access: watch::Sender::default(),
+            access_rows: Mutex::default(),
+            announcements,
+            is_origin,
+            via,
             open,
             chunk: config.live.chunk,
             rtmp_port: rtmp_addr.map(|address| address.port()),
             metrics: Arc::new(move || metrics.render()),
             started,
+            stopping: no_more_viewers.clone(),
         });
         // Nobody is let in by what is not known yet.
         app.reload_access().await.context("cannot read who may watch")?;
-        let (no_more_publishers, no_more_viewers) = (CancellationToken::new(), CancellationToken::new());
         let servers = TaskTracker::new();
-        let router = http::router(app.clone());
-        for listener in [http_listener, internal_listener] {
-            servers.spawn(http::serve::serve(listener, router.clone(), no_more_viewers.clone(), HTTP_PATIENCE));
+        let stop = || no_more_viewers.clone();
+        let (public, internal) = (http::router(app.clone()), http::internal_router(app.clone()));
+        servers.spawn(http::serve::serve(http_listener, public, Peer::Public, stop(), HTTP_PATIENCE));
+        servers.spawn(http::serve::serve(internal_listener, internal, |_| Peer::Node, stop(), HTTP_PATIENCE));
+        servers.spawn(watch_access(app.clone(), stop()));
+        if let Some(links) = links {
+            for upstream in 0..config.edge.upstream.len() {
+                let app = app.clone();
+                let told = move |news: News| app.hear(news);
+                servers.spawn(links.clone().hold(upstream, stop(), told));
+            }
         }
-
-        servers.spawn(watch_access(app.clone(), no_more_viewers.clone()));
 
         // What was running is taken up before its encoder can come back.
         lines.recover().await.context("cannot take up the broadcasts that were running")?;
@@ -219,6 +254,25 @@ impl Config {
             ladder: self.ladder.clone(),
             ring_bytes: RING_BYTES,
         }
+    }
+
+    /// The pull cache and the links of a node that has upstreams.
+    fn edge(&self, via: &str) -> Option<(Cache, Arc<Links>)> {
+        let upstreams = self.edge.upstream.clone();
+        if upstreams.is_empty() {
+            return None;
+        }
+        let limits = cache::Limits {
+            memory: u64::from(self.edge.memory_mb) << 20,
+            waiters: self.edge.waiters_max as usize,
+            fills: FILLS_MAX,
+            chunk: self.live.chunk,
+        };
+        let count = upstreams.len();
+        let nodes = Nodes::new(upstreams, self.internal.secret.as_ref(), via);
+        let cache = Cache::new(nodes.clone(), count, limits);
+        let links = Links::new(nodes, cache.clone());
+        Some((cache, links))
     }
 
     fn rtmp(&self) -> rtmp::Config {

@@ -12,6 +12,7 @@ mod codecs;
 mod ffmpeg_tests;
 pub mod parts;
 pub mod playlist;
+pub mod reload;
 #[cfg(test)]
 mod testing;
 pub mod window;
@@ -20,6 +21,7 @@ pub use chunker::{Chunk, Chunker, Part};
 pub use cmaf::Init;
 pub use parts::Parts;
 pub use playlist::{AudioVariant, Report, Variant};
+pub use reload::{BadReload, Reload};
 pub use window::{Entry, List, PartEntry, Window};
 
 /// Says why something could not be packaged. The first four blame the packets that came, the last two our own caller;

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::{
     Fenced, Shared, StreamSettings,
+    announce::Announcer,
     broadcast::{Broadcast, Finished},
     keeper::{ChunkJob, Job, Keeper, Stored},
     live::{Live, State},
@@ -125,6 +126,7 @@ pub struct Task {
     stream: StreamId,
     shown: watch::Sender<Option<Arc<Live>>>,
     keeper: Keeper,
+    announcer: Announcer,
     ring: Arc<Ring>,
     session: Option<Session>,
     broadcast: Option<Broadcast>,
@@ -172,6 +174,7 @@ impl Task {
             stream,
             shown,
             keeper,
+            announcer: Announcer::default(),
             ring,
             session: None,
             changed: restored.is_some(),
@@ -356,7 +359,12 @@ impl Task {
     fn publish(&mut self) {
         self.changed = false;
         let snapshot = self.broadcast.as_mut().map(|broadcast| Arc::new(broadcast.snapshot(now())));
-        self.shown.send_replace(snapshot);
+        self.shown.send_replace(snapshot.clone());
+        if let Some(live) = &snapshot
+            && self.session.as_ref().is_some_and(|session| session.settings.push)
+        {
+            self.announcer.announce(live, &self.shared.announcements);
+        }
         // A restart finds the broadcast by its row: it must name every rendition that viewers were shown.
         let rows = self.broadcast.as_ref().map(Broadcast::rows).unwrap_or_default();
         let rows: Vec<_> = rows.into_iter().map(|row| (row.name, row.codec)).collect();

@@ -1,0 +1,190 @@
+//! Other nodes as sources: HTTP requests to their internal port.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture};
+use http_body_util::{BodyDataStream, BodyExt, Empty, Limited};
+use hyper::{
+    Request, Response, StatusCode, Uri,
+    body::Incoming,
+    header::{self, HeaderMap, HeaderName, HeaderValue},
+};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use url::Url;
+
+use super::{
+    policy::{Failure, Why},
+    pull::{Answer, Head, Source},
+};
+use crate::auth::Secret;
+
+/// A node on the same network answers a connect in a millisecond.
+const CONNECT: Duration = Duration::from_millis(200);
+/// Idle connections are given up before the other side does (30 s).
+const IDLE: Duration = Duration::from_secs(20);
+/// An answer that is no object is read up to here, for its words.
+const WORDS_MAX: usize = 4 << 10;
+
+/// How a node proves to another that it is one: `authorization: Bearer {internal.secret}`.
+pub const SECRET: HeaderName = header::AUTHORIZATION;
+
+/// The other nodes, by number.
+pub struct Nodes {
+    urls: Vec<Url>,
+    client: Client<HttpConnector, Empty<Bytes>>,
+    /// Sent with every request.
+    headers: HeaderMap,
+}
+
+impl Nodes {
+    /// `urls` are those of the internal ports. `via` names this process, so that a ring of edges is noticed.
+    pub fn new(urls: Vec<Url>, secret: Option<&Secret>, via: &str) -> Arc<Self> {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECT));
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .build(connector);
+        let mut headers = HeaderMap::new();
+        if let Some(secret) = secret {
+            let mut value =
+                HeaderValue::try_from(format!("Bearer {}", secret.expose())).expect("checked with the settings");
+            value.set_sensitive(true);
+            headers.insert(SECRET, value);
+        }
+        headers.insert(header::VIA, HeaderValue::try_from(format!("1.1 {via}")).expect("letters and digits"));
+        Arc::new(Self { urls, client, headers })
+    }
+
+    pub fn len(&self) -> usize {
+        self.urls.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.urls.is_empty()
+    }
+
+    /// The address of a node, for messages.
+    pub fn name(&self, upstream: usize) -> &str {
+        self.urls[upstream].as_str()
+    }
+
+    /// Asks a node for `path`, which begins with a slash, and for the bytes after the first `from`.
+    pub fn get(
+        &self,
+        upstream: usize,
+        path: &str,
+        from: usize,
+    ) -> impl Future<Output = Result<Response<Incoming>, Failure>> + Send + 'static {
+        let base = self.urls[upstream].as_str().trim_end_matches('/');
+        let uri = Uri::try_from(format!("{base}{path}")).expect("made of legal names");
+        let mut request = Request::new(Empty::new());
+        *request.uri_mut() = uri;
+        *request.headers_mut() = self.headers.clone();
+        if from > 0 {
+            let range = HeaderValue::try_from(format!("bytes={from}-")).expect("digits");
+            request.headers_mut().insert(header::RANGE, range);
+        }
+        self.client.request(request).map(|answer| answer.map_err(|why| broken(format!("no answer: {why}"))))
+    }
+}
+
+impl Source for Nodes {
+    fn fetch(&self, upstream: usize, path: &str, from: usize) -> BoxFuture<'static, Result<Answer, Failure>> {
+        metrics::counter!("weir_upstream_requests_total", "upstream" => self.name(upstream).to_owned()).increment(1);
+        self.get(upstream, path, from).then(move |answer| read(answer, from)).boxed()
+    }
+}
+
+async fn read(answer: Result<Response<Incoming>, Failure>, from: usize) -> Result<Answer, Failure> {
+    let answer = answer?;
+    let begin = match answer.status() {
+        StatusCode::OK => 0,
+        StatusCode::PARTIAL_CONTENT => from,
+        _ => return Err(refused(answer).await),
+    };
+    let head = head(answer.headers(), begin)?;
+    // An upstream that knows no ranges sends everything again.
+    let mut skip = from - begin;
+    let body = BodyDataStream::new(answer.into_body()).map_err(|why| broken(format!("broke off: {why}")));
+    let body = body.map_ok(move |mut bytes: Bytes| {
+        let known = skip.min(bytes.len());
+        skip -= known;
+        bytes.split_off(known)
+    });
+    Ok(Answer { head, body: body.boxed() })
+}
+
+fn head(headers: &HeaderMap, begin: usize) -> Result<Head, Failure> {
+    let len = headers.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse::<usize>().ok());
+    let len = len.ok_or_else(|| broken("an answer without a length"))? + begin;
+    let none = HeaderValue::from_static("no-store");
+    let cache_control = headers.get(header::CACHE_CONTROL).cloned().unwrap_or(none);
+    let content_type = headers.get(header::CONTENT_TYPE).cloned().ok_or_else(|| broken("an answer without a type"))?;
+    let age = headers.get(header::AGE).and_then(|age| age.to_str().ok()?.parse().ok()).unwrap_or(0);
+    let fresh = fresh(cache_control.to_str().unwrap_or_default(), age);
+    Ok(Head { content_type, cache_control, len, fresh })
+}
+
+/// How long an answer counts (RFC 9111 5.2.2): `None` is for ever.
+fn fresh(cache_control: &str, age: u64) -> Option<Duration> {
+    let directives = || cache_control.split(',').map(str::trim);
+    if directives().any(|directive| directive == "immutable") {
+        return None;
+    }
+    let max_age = directives().find_map(|directive| directive.strip_prefix("max-age=")?.parse::<u64>().ok());
+    Some(Duration::from_secs(max_age.unwrap_or(0).saturating_sub(age)))
+}
+
+/// Translates an answer that is no object.
+async fn refused(answer: Response<Incoming>) -> Failure {
+    let status = answer.status();
+    let why = match status.as_u16() {
+        404 | 410 => Why::NotFound,
+        503 => Why::Unavailable,
+        // This node's own fault, or the operator's: no viewer should hear "unauthorized" for it.
+        401 | 403 => Why::Broken,
+        400..500 => Why::Refused,
+        _ => Why::Broken,
+    };
+    let words = Limited::new(answer.into_body(), WORDS_MAX).collect().await.map(|body| body.to_bytes());
+    let words = words.ok().and_then(|body| serde_json::from_slice::<serde_json::Value>(&body).ok());
+    let detail = words.as_ref().and_then(|words| words["detail"].as_str());
+    Failure::new(why, detail.map_or_else(|| format!("the upstream answered {status}"), str::to_owned))
+}
+
+fn broken(detail: impl Into<Arc<str>>) -> Failure {
+    Failure::new(Why::Broken, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_answer_says_of_its_age_counts() {
+        let secs = |n| Some(Duration::from_secs(n));
+        assert_eq!(fresh("public, max-age=31536000, immutable", 5), None);
+        assert_eq!(fresh("public, max-age=12", 0), secs(12));
+        assert_eq!(fresh("public, max-age=12", 5), secs(7));
+        assert_eq!(fresh("max-age=1", 5), secs(0));
+        assert_eq!(fresh("no-store", 0), secs(0));
+        assert_eq!(fresh("max-age=-1", 0), secs(0));
+    }
+
+    #[test]
+    fn an_answer_must_say_its_length_and_type() {
+        let mut headers = HeaderMap::new();
+        assert!(head(&headers, 0).is_err());
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("70"));
+        assert!(head(&headers, 0).is_err());
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("video/mp4"));
+        let head = head(&headers, 30).unwrap();
+        assert_eq!((head.len, head.fresh), (100, Some(Duration::ZERO)));
+    }
+}

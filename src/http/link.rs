@@ -1,0 +1,141 @@
+//! This node's end of the links that edges open to it ([`crate::cache::link`]), and the door of the internal port.
+
+use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    http::{StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::{
+    sync::{
+        broadcast::{self, error::RecvError},
+        watch,
+    },
+    time::{Interval, MissedTickBehavior, interval},
+};
+
+use super::{App, Shared, problem::Problem};
+use crate::{
+    auth,
+    cache::link::{Access, BEAT, Message, News},
+    id::StreamId,
+};
+
+/// Lets only nodes in that know the secret, where there is one, and no request that was here before.
+pub async fn only_nodes(State(app): Shared, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if app.internal_secret.as_ref().is_some_and(|secret| !auth::admin::verify(secret, given)) {
+        return Problem::new(StatusCode::UNAUTHORIZED, "the internal port is for nodes that know internal.secret")
+            .into_response();
+    }
+    let mut passed = headers.get_all(header::VIA).iter().filter_map(|via| via.to_str().ok());
+    if passed.any(|via| via.contains(&app.via)) {
+        return Problem::new(StatusCode::LOOP_DETECTED, "edges have each other as upstream in a ring").into_response();
+    }
+    next.run(request).await
+}
+
+impl App {
+    /// Takes what an upstream says on its link.
+    pub fn hear(&self, news: News) {
+        match news {
+            News::Access => self.join_access(),
+            // Edges that have this one as upstream; there may be none.
+            News::Listed(object) => _ = self.announcements.send(object.to_string().into()),
+        }
+    }
+}
+
+/// The link: messages until the reader leaves or this node stops. A reader that is slow gets fewer of them.
+pub async fn link(State(app): Shared) -> Response {
+    let mut beat = interval(BEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let telling = Telling {
+        access: app.access.subscribe(),
+        announced: app.announcements.subscribe(),
+        shown: BTreeMap::new(),
+        begun: false,
+        beat,
+        app,
+    };
+    let lines = futures::stream::unfold(telling, |mut telling| async {
+        let lines = telling.next().await?;
+        Some((Ok::<_, Infallible>(lines), telling))
+    });
+    let headers = [(header::CONTENT_TYPE, "application/x-ndjson"), (header::CACHE_CONTROL, "no-store")];
+    (headers, Body::from_stream(lines)).into_response()
+}
+
+struct Telling {
+    app: Arc<App>,
+    access: watch::Receiver<Access>,
+    announced: broadcast::Receiver<Arc<str>>,
+    /// Streams as the reader knows them.
+    shown: BTreeMap<StreamId, Value>,
+    begun: bool,
+    beat: Interval,
+}
+
+impl Telling {
+    /// The next lines; none when this node stops.
+    async fn next(&mut self) -> Option<Bytes> {
+        let mut lines = Vec::new();
+        if !std::mem::replace(&mut self.begun, true) {
+            write(&mut lines, &Message::Access(self.access.borrow_and_update().clone()));
+            self.tell_streams(&mut lines);
+            return Some(lines.into());
+        }
+        let stopping = self.app.stopping.clone();
+        tokio::select! {
+            () = stopping.cancelled() => return None,
+            Ok(()) = self.access.changed() => {
+                let access = self.access.borrow_and_update().clone();
+                write(&mut lines, &Message::Access(access));
+            }
+            path = self.announced.recv() => match path {
+                Ok(path) => write(&mut lines, &Message::Listed { path: path.to_string() }),
+                Err(RecvError::Lagged(missed)) => {
+                    metrics::counter!("weir_announcements_dropped_total").increment(missed);
+                    write(&mut lines, &Message::Beat);
+                }
+                Err(RecvError::Closed) => return None,
+            },
+            _ = self.beat.tick() => {
+                self.tell_streams(&mut lines);
+                if lines.is_empty() {
+                    write(&mut lines, &Message::Beat);
+                }
+            }
+        }
+        Some(lines.into())
+    }
+
+    /// Tells what changed of the streams that this node shows.
+    fn tell_streams(&mut self, lines: &mut Vec<u8>) {
+        let views = self.app.shown_streams();
+        self.shown.retain(|id, _| {
+            let stays = views.contains_key(id);
+            if !stays {
+                write(lines, &Message::Gone { id: id.clone() });
+            }
+            stays
+        });
+        for (id, view) in views {
+            if self.shown.get(&id) != Some(&view) {
+                write(lines, &Message::Stream { id: id.clone(), view: view.clone() });
+                self.shown.insert(id, view);
+            }
+        }
+    }
+}
+
+fn write(lines: &mut Vec<u8>, message: &Message) {
+    serde_json::to_writer(&mut *lines, message).expect("messages are plain data");
+    lines.push(b'\n');
+}
