@@ -183,9 +183,10 @@ impl Cache {
 
     /// What is kept of `object`, without asking anyone.
     pub fn peek(&self, object: &Object) -> Option<Reading> {
-        let fill = self.shared.kept(&object.to_string().into())?;
-        let is_there = fill.end().is_some_and(|end| end.is_ok());
-        is_there.then(|| Reading { reader: fill::Reader::new(&fill), fill, _waits: None })
+        let fill =
+            self.shared.kept(&object.to_string().into()).filter(|fill| fill.end().is_some_and(|end| end.is_ok()))?;
+        metrics::counter!("weir_cache_hits_total").increment(1);
+        Some(Reading { reader: fill::Reader::new(&fill), fill, _waits: None })
     }
 
     /// Fetches what was announced, before anyone asks. Announcements give way to viewers: dropped when there is little room.

@@ -87,12 +87,14 @@ impl App {
                 let shown = reloaded(changing.ok_or_else(nothing)?, reload).await?;
                 let text = shown.playlist(reload.skip).ok_or_else(nothing)?;
                 let cache = match reload.until {
-                    _ if live.state == line::State::Ended => RECORDING_CACHE,
                     // What was asked for is in it, now and later: caches serve everyone who asks for the same.
-                    Some(_) => &format!("public, max-age={}", shown.window.target() * BLOCKED_TARGETS),
-                    None => &self.live_cache(),
+                    Some(_) if live.state != line::State::Ended => {
+                        format!("public, max-age={}", shown.window.target() * BLOCKED_TARGETS)
+                    }
+                    // An ended one makes room for the whole recording soon.
+                    _ => self.live_cache(),
                 };
-                return Ok(content::playlist(text, headers, cache));
+                return Ok(content::playlist(text, headers, &cache));
             }
             File::Init(hash) => shown.and_then(|shown| shown.init(hash)).map(Pieces::from),
             File::Chunk { k, epoch } => match (shown.and_then(|shown| shown.chunk(*k, *epoch)), changing) {
