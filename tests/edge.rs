@@ -5,20 +5,24 @@ mod support;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{Node, Publisher, get, hls, request, secs, signal, wait};
+use support::{
+    Node, Publisher, get, hls, request, secs, signal,
+    upstream::{self, Upstream, crowd},
+    wait,
+};
 use weir::time::now;
 
 const SOURCE_ONLY: &str = "ladder=[]";
 const EDGE: &str = "node.roles=[\"edge\"]";
 
-fn upstream(nodes: &[&Node]) -> String {
+fn upstreams(nodes: &[&Node]) -> String {
     let urls: Vec<_> = nodes.iter().map(|node| format!("\"http://127.0.0.1:{}\"", node.internal)).collect();
     format!("edge.upstream=[{}]", urls.join(","))
 }
 
 fn edge(of: &[&Node], more: &[&str]) -> Node {
-    let upstream = upstream(of);
-    Node::start(&[&[EDGE, upstream.as_str()], more].concat())
+    let upstreams = upstreams(of);
+    Node::start(&[&[EDGE, upstreams.as_str()], more].concat())
 }
 
 fn publish(node: &Node, stream: &str) -> Publisher {
@@ -304,6 +308,38 @@ fn what_is_pushed_is_there_before_anyone_asks() {
     }
     assert!(asked() - before <= 2.0, "only what was pushed meanwhile");
     assert_eq!(metric(&edge, "weir_cache_hits_total"), 2.0);
+}
+
+#[test]
+fn two_thousand_sockets_wait_for_one_request() {
+    const LEN: usize = 20_000;
+    weir::rtmp::server::raise_fd_limit().expect("room for sockets");
+    let slow = Upstream::start(Duration::from_millis(300), LEN);
+    let edge = Node::start(&[EDGE, &format!("edge.upstream=[\"http://127.0.0.1:{}\"]", slow.port)]);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let address = ([127, 0, 0, 1], edge.http).into();
+    let all = runtime.block_on(crowd(address, "/hls/alice/01b/source/1.1.m4s", 2000));
+    let body = upstream::body(LEN);
+    for got in &all {
+        assert!(got.answer.starts_with(b"HTTP/1.1 200"), "{:?}", String::from_utf8_lossy(&got.answer[..80]));
+        assert!(got.answer.ends_with(&body));
+    }
+    assert_eq!((all.len(), slow.asked()), (2000, 1));
+}
+
+#[test]
+fn who_finds_no_room_to_wait_is_told_to_come_again() {
+    let slow = Upstream::start(Duration::from_millis(500), 1000);
+    let upstream = format!("edge.upstream=[\"http://127.0.0.1:{}\"]", slow.port);
+    let edge = Node::start(&[EDGE, &upstream, "edge.waiters_max=10"]);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let address = ([127, 0, 0, 1], edge.http).into();
+    let all = runtime.block_on(crowd(address, "/hls/alice/01b/source/1.1.m4s", 30));
+    let with = |status: &str| all.iter().filter(|got| got.answer.starts_with(status.as_bytes())).count();
+    assert_eq!((with("HTTP/1.1 200"), with("HTTP/1.1 503")), (10, 20));
+    let refused = all.iter().find(|got| got.answer.starts_with(b"HTTP/1.1 503")).unwrap();
+    assert!(String::from_utf8_lossy(&refused.answer).contains("retry-after: 1"));
+    assert_eq!(slow.asked(), 1);
 }
 
 #[test]

@@ -8,6 +8,7 @@
 pub mod hls;
 pub mod mp4;
 pub mod rtmp;
+pub mod upstream;
 
 use std::{
     fs::File,

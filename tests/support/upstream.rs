@@ -1,0 +1,110 @@
+//! A node as an edge sees it, that answers late and counts; and a crowd that asks for one thing at the same moment.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    http::header,
+    response::IntoResponse,
+    routing::get,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+use weir::time::{Timestamp, now};
+
+/// Ends when dropped.
+pub struct Upstream {
+    pub port: u16,
+    asked: Arc<AtomicUsize>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Upstream {
+    /// Answers everything under `/hls/` with `len` bytes after `delay`, on a thread of its own.
+    pub fn start(delay: Duration, len: usize) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (count, body) = (asked.clone(), body(len));
+        let object = move || async move {
+            count.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(delay).await;
+            let headers =
+                [(header::CONTENT_TYPE, "video/mp4"), (header::CACHE_CONTROL, "public, max-age=31536000, immutable")];
+            (headers, body)
+        };
+        let router = Router::new().route("/internal/v1/link", get(link)).route("/hls/{*object}", get(object));
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("loopback");
+        let port = listener.local_addr().expect("bound").port();
+        runtime.spawn(async { axum::serve(listener, router).await });
+        Self { port, asked, _runtime: runtime }
+    }
+
+    /// Objects that were asked for.
+    pub fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
+
+pub fn body(len: usize) -> Bytes {
+    (0..len).map(|at| (at % 251) as u8).collect()
+}
+
+/// Anyone may watch, and beats.
+async fn link() -> impl IntoResponse {
+    let lines = futures::stream::unfold(true, |first| async move {
+        let line = if first {
+            "{\"access\":{\"ticket\":false,\"rows\":[]}}\n"
+        } else {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            "\"beat\"\n"
+        };
+        Some((Ok::<_, std::convert::Infallible>(line), false))
+    });
+    Body::from_stream(lines)
+}
+
+/// What one of a crowd got.
+pub struct Got {
+    pub first_byte: Duration,
+    pub last_byte: Duration,
+    pub answer: Vec<u8>,
+}
+
+/// Opens `size` connections, then sends the same request on all of them at once.
+pub async fn crowd(server: SocketAddr, path: &str, size: usize) -> Vec<Got> {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: weir\r\nconnection: close\r\n\r\n");
+    let go = watch::Sender::new(Timestamp::default());
+    let mut viewers = Vec::new();
+    for _ in 0..size {
+        let mut socket = TcpStream::connect(server).await.expect("a connection");
+        let (mut start, request) = (go.subscribe(), request.clone());
+        viewers.push(tokio::spawn(async move {
+            start.changed().await.expect("the start");
+            let start = *start.borrow();
+            socket.write_all(request.as_bytes()).await.expect("written");
+            let mut answer = Vec::new();
+            socket.read_buf(&mut answer).await.expect("an answer");
+            let first_byte = now() - start;
+            socket.read_to_end(&mut answer).await.expect("the rest");
+            Got { first_byte, last_byte: now() - start, answer }
+        }));
+    }
+    go.send_replace(now());
+    let mut all = Vec::new();
+    for viewer in viewers {
+        all.push(viewer.await.expect("a viewer"));
+    }
+    all
+}
