@@ -1,16 +1,19 @@
 //! Weir beside its peer: the same publishers, the same machine, in turns.
 //!
-//! `cargo bench --bench peers -- [ingest|idle|first|latency]... [--rounds N] [--seconds N]`; all when none is named. `--seconds`
+//! `cargo bench --bench peers -- [ingest|idle|first|latency|herd]... [--rounds N] [--seconds N]`; all when none is named. `--seconds`
 //! is how long latency is watched. Each prints its rows of the table in benches/README.md. Exit code 1 means that a measurement could not be made, never that a goal was missed.
 
 mod browser;
 mod clip;
 mod first;
+mod herd;
 mod idle;
 mod ingest;
 mod latency;
 mod publisher;
 mod server;
+#[path = "../../tests/support/upstream.rs"]
+mod upstream;
 mod usage;
 
 use std::process::ExitCode;
@@ -65,12 +68,12 @@ fn run() -> Result<()> {
                 rounds = Some(count.max(1));
             }
             "--seconds" => seconds = arguments.next().context("--seconds takes a number")?.parse::<u32>()?.max(30),
-            "ingest" | "idle" | "first" | "latency" => wanted.push(argument),
-            other => bail!("{other} is not known: ingest, idle, first, latency, --rounds N, --seconds N"),
+            "ingest" | "idle" | "first" | "latency" | "herd" => wanted.push(argument),
+            other => bail!("{other} is not known: ingest, idle, first, latency, herd, --rounds N, --seconds N"),
         }
     }
     if wanted.is_empty() {
-        wanted.extend(["ingest", "idle", "first", "latency"].map(String::from));
+        wanted.extend(["ingest", "idle", "first", "latency", "herd"].map(String::from));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut rows = Vec::new();
@@ -80,12 +83,13 @@ fn run() -> Result<()> {
             match name.as_str() {
                 "ingest" => ingest::measure(rounds.unwrap_or(3)).await,
                 "idle" => idle::measure().await,
+                "herd" => herd::measure(rounds.unwrap_or(5)).await,
                 "first" => first::measure(rounds.unwrap_or(3)).await,
                 _ => latency::measure(seconds).await,
             }
         })?);
     }
-    println!("| work | reach | Weir | nginx-rtmp | ratio |\n|---|---|---|---|---|");
+    println!("| work | reach | Weir | nginx | ratio |\n|---|---|---|---|---|");
     for Row { work, reach, weir, peer, ratio } in rows {
         println!("| {work} | {reach} | {weir} | {peer} | {ratio} |");
     }

@@ -65,11 +65,16 @@ impl Server {
 
     /// Starts nginx with its RTMP module, writing HLS with 2 s fragments and a playlist as long as Weir's.
     pub async fn nginx() -> Result<Self> {
+        Self::nginx_with(include_str!("nginx.conf")).await
+    }
+
+    /// Starts nginx with a configuration in which DIR, RTMP_PORT and HTTP_PORT are filled in.
+    pub async fn nginx_with(config: &str) -> Result<Self> {
         let (dir, rtmp, http) = (fresh_folder()?, free_port()?, free_port()?);
         let path = dir.path();
         fs::create_dir_all(path.join("www/hls"))?;
         fs::create_dir_all(path.join("tmp"))?;
-        let config = include_str!("nginx.conf")
+        let config = config
             .replace("DIR", &path.display().to_string())
             .replace("RTMP_PORT", &rtmp.to_string())
             .replace("HTTP_PORT", &http.to_string());

@@ -77,7 +77,6 @@ async fn link() -> impl IntoResponse {
 
 /// What one of a crowd got.
 pub struct Got {
-    pub first_byte: Duration,
     pub last_byte: Duration,
     pub answer: Vec<u8>,
 }
@@ -95,10 +94,8 @@ pub async fn crowd(server: SocketAddr, path: &str, size: usize) -> Vec<Got> {
             let start = *start.borrow();
             socket.write_all(request.as_bytes()).await.expect("written");
             let mut answer = Vec::new();
-            socket.read_buf(&mut answer).await.expect("an answer");
-            let first_byte = now() - start;
-            socket.read_to_end(&mut answer).await.expect("the rest");
-            Got { first_byte, last_byte: now() - start, answer }
+            socket.read_to_end(&mut answer).await.expect("an answer");
+            Got { last_byte: now() - start, answer }
         }));
     }
     go.send_replace(now());
