@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use support::{
     Node, Publisher, get, hls, request, secs, signal,
     upstream::{self, Upstream, crowd},
@@ -289,9 +289,9 @@ fn nodes_that_have_each_other_as_upstream_share_their_streams() {
 #[test]
 fn what_is_pushed_is_there_before_anyone_asks() {
     let origin = Node::start(&[SOURCE_ONLY]);
-    let made =
-        origin.admin("POST", "/api/v1/streams", Some(&json!({"id": "alice", "settings": {"push": true}}).to_string()));
-    assert_eq!(made.status, 201, "{}", made.text());
+    let (created, pushed) =
+        (origin.weir(&["stream", "create", "alice"]), origin.weir(&["stream", "push", "alice", "on"]));
+    assert!(created.status.success() && pushed.status.success(), "{created:?} {pushed:?}");
     let edge = edge(&[&origin], &[]);
     let _publisher = publish(&origin, "alice");
     origin.wait_live("alice");

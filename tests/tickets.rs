@@ -203,6 +203,7 @@ fn the_api_of_tickets_is_for_the_admin_and_checks_what_it_takes() {
         ("POST", "/api/v1/streams/demo/tickets"),
         ("DELETE", "/api/v1/streams/demo/tickets"),
         ("PUT", "/api/v1/streams/demo/playback"),
+        ("PUT", "/api/v1/streams/demo/push"),
         ("DELETE", "/api/v1/tickets/x"),
         ("POST", "/api/v1/ticket-keys"),
         ("GET", "/api/v1/ticket-keys"),

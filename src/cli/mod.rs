@@ -11,7 +11,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     config::{self, Config},
@@ -102,8 +102,20 @@ enum Action {
         stream: Named,
         playback: ticket::Playback,
     },
+    /// Set whether edges fetch a stream's chunks before anyone asks; counts when its encoder connects next.
+    Push {
+        #[command(flatten)]
+        stream: Named,
+        push: OnOff,
+    },
     /// Delete a stream.
     Delete(Named),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+enum OnOff {
+    On,
+    Off,
 }
 
 #[derive(Debug, Args)]
@@ -217,6 +229,11 @@ fn stream(action: Action) -> Result<(), Error> {
             remote.answer(&answer, show::created)
         }
         Action::Playback { stream, playback } => ticket::set_playback(&stream, playback),
+        Action::Push { stream: Named { name, remote }, push } => {
+            let body = json!({ "push": push == OnOff::On });
+            let answer = remote.connect()?.put(&format!("/api/v1/streams/{name}/push"), &body, &name)?;
+            remote.answer(&answer, show::fields)
+        }
         Action::Delete(Named { name, remote }) => {
             let answer = remote.connect()?.delete(&format!("/api/v1/streams/{name}"), Some(&name))?;
             remote.answer(&answer, |_| format!("stream {name} is deleted\n"))
@@ -286,6 +303,7 @@ mod tests {
             "weir stream rotate-key alice --token-file t",
             "weir stream delete alice --config f",
             "weir stream playback alice ticket",
+            "weir stream push alice on",
             "weir ticket create alice --expires 90m --viewer bob --address 203.0.113.0/24 --json",
             "weir ticket revoke alice",
             "weir ticket revoke alice --id 0123",

@@ -5,7 +5,7 @@ use axum::{
     extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State},
     http::{HeaderMap, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -31,6 +31,7 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/api/v1/streams", get(list).post(create))
         .route("/api/v1/streams/{id}", get(show).delete(delete))
         .route("/api/v1/streams/{id}/rotate-key", post(rotate_key))
+        .route("/api/v1/streams/{id}/push", put(set_push))
         .route("/api/v1/status", get(status))
         .layer(DefaultBodyLimit::max(BODY_MAX))
 }
@@ -241,6 +242,29 @@ async fn rotate_key(_: Admin, State(app): Shared, Path(id): Path<String>) -> Res
     app.lines.kick(&id).await;
     let key = format!("{id}?key={}", secret.expose());
     Ok(Json(serde_json::json!({ "id": id, "key": key })).into_response())
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SetPush {
+    /// Edges fetch each chunk when it is listed, before anyone asks them.
+    push: bool,
+}
+
+/// Counts when the stream's encoder connects next.
+async fn set_push(
+    _: Admin,
+    State(app): Shared,
+    Path(id): Path<String>,
+    body: Result<Json<SetPush>, axum::extract::rejection::JsonRejection>,
+) -> Result<Response, Problem> {
+    let id = parse(&id)?;
+    let Json(SetPush { push }) = body.map_err(|why| Problem::new(StatusCode::BAD_REQUEST, why.body_text()))?;
+    let row = app.meta.stream(&id).await?.ok_or_else(|| unknown(&id))?;
+    let settings: StreamSettings = serde_json::from_value(row.settings.clone()).unwrap_or_default();
+    let settings = serde_json::to_value(StreamSettings { push, ..settings }).expect("settings are plain data");
+    app.meta.update_stream(StreamRow { settings, ..row }).await?;
+    Ok(Json(serde_json::json!({ "id": id, "push": push })).into_response())
 }
 
 async fn delete(_: Admin, State(app): Shared, Path(id): Path<String>) -> Result<StatusCode, Problem> {
