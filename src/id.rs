@@ -3,7 +3,7 @@
 //! Everything that becomes part of a file name, a store key or a URL is one of these, so no other place needs to think
 //! about path tricks.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +37,12 @@ macro_rules! name {
             }
 
             pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
                 &self.0
             }
         }

@@ -53,6 +53,8 @@ fn arguments_are_toml_or_bare_text() {
         "live.chunk = 2s",
         "transcode.cpu_share=0.5",
         "node.roles=[\"edge\"]",
+        "edge.upstream=[\"http://10.0.0.5:8090\", \"http://[fd00::1]:8090/\"]",
+        "internal.secret=sixteen-letters!",
         "node.id=1",
         "data.dir=/var/lib/my weir",
         "transcode.pipelines=pipes",
@@ -138,7 +140,33 @@ fn faults_say_where_and_what() {
             "node.roles = []",
             "weir.toml:1: node.roles: is empty, a node needs at least one of \"gateway\", \"origin\", \"edge\"",
         ),
-        ("node.roles = [\"edge\", \"edge\"]", "weir.toml:1: node.roles: names \"edge\" twice"),
+        ("node.roles = [\"origin\", \"origin\"]", "weir.toml:1: node.roles: names \"origin\" twice"),
+        (
+            "node.roles = [\"edge\"]",
+            "default: edge.upstream: is empty: a node without the role \"origin\" has nothing to show but what other nodes \
+             have",
+        ),
+        (
+            "node.roles = [\"gateway\", \"edge\"]\nedge.upstream = [\"http://a:1\"]",
+            "weir.toml:1: node.roles: \"gateway\" without \"origin\": publishers go to a node that makes chunks",
+        ),
+        (
+            "node.roles = [\"origin\"]\nedge.upstream = [\"http://a:1\"]",
+            "weir.toml:2: edge.upstream: names nodes, but node.roles has no \"edge\"",
+        ),
+        (
+            "edge.upstream = [\"http://a:1\", \"http://b:1/live\"]",
+            "weir.toml:1: edge.upstream[1]: http://b:1/live is not the address of an internal port, such as \
+             \"http://10.0.0.5:8090\"",
+        ),
+        (
+            "edge.upstream = [\"http://a:1\", \"http://a:1/\"]",
+            "weir.toml:1: edge.upstream[1]: http://a:1/ is named twice",
+        ),
+        (
+            "internal.secret = \"short\"",
+            "weir.toml:1: internal.secret: must have at least 16 letters, digits or signs, no blanks",
+        ),
         (
             "node.id = \"../x\"",
             "weir.toml:1: node.id: \"../x\" is not legal: 1 to 32 of a-z, 0-9, '-', '_', starting with a letter or digit",

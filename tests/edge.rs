@@ -175,6 +175,8 @@ fn tickets_are_checked_at_the_edge() {
     assert_eq!(edge.wait_live("alice")["playback"], "ticket");
     let ticket = origin.ticket("alice");
     let stable = edge.url(&format!("/t/{ticket}/hls/alice/index.m3u8"));
+    // The first ticket of all made a key, of which the edge hears at once.
+    wait("the key at the edge", secs(2), || (get(&stable).status == 200).then_some(()));
     let mut client = hls::Client::open(&stable);
     client.follow_media(2, secs(15));
     let (source, chunk) = (client.uri("source").to_owned(), client.renditions["source"].last.segments[0].uri.clone());

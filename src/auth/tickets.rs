@@ -238,7 +238,7 @@ impl Tickets {
     }
 
     /// Whether a stream is played with a ticket.
-    pub fn needs_ticket(&self, stream: &StreamId) -> bool {
+    pub fn needs_ticket(&self, stream: &str) -> bool {
         let access = self.access.load();
         access.ticketed.get(stream).copied().unwrap_or(access.by_default)
     }

@@ -172,8 +172,8 @@ fn a_stream_may_differ_from_the_rest() {
                 AccessRow::Playback { stream: stream("closed"), ticket: true },
             ],
         );
-        assert!(tickets.needs_ticket(&stream("closed")) && !tickets.needs_ticket(&stream("open")));
-        assert_eq!(tickets.needs_ticket(&stream("other")), by_default);
+        assert!(tickets.needs_ticket("closed") && !tickets.needs_ticket("open"));
+        assert_eq!(tickets.needs_ticket("other"), by_default);
     }
 }
 

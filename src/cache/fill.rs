@@ -51,6 +51,11 @@ impl<H, D, E: Clone> Fill<H, D, E> {
         Writer { fill: Arc::new(Self { state: Mutex::new(state) }), lost: Some(lost) }
     }
 
+    /// What the object is, if that is known.
+    pub fn head(&self) -> Option<Arc<H>> {
+        self.lock().head.clone()
+    }
+
     /// How it ended, if it has.
     pub fn end(&self) -> Option<Result<Arc<D>, E>> {
         self.lock().end.clone()

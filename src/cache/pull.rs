@@ -55,6 +55,7 @@ pub struct Head {
 #[derive(Debug)]
 pub struct Done {
     pub at: Timestamp,
+    pub bytes: Bytes,
     /// The object as text, when it is a playlist.
     pub text: Option<Text>,
 }
@@ -94,8 +95,8 @@ struct Shared {
     source: Arc<dyn Source>,
     limits: Limits,
     flights: Arc<Flights<Key, Head, Done, Failure>>,
-    kept: sync::Cache<Key, Kept, ByBytes>,
-    failed: sync::Cache<Key, Kept>,
+    kept: sync::Cache<Key, Entry, ByBytes>,
+    failed: sync::Cache<Key, Entry>,
     /// Which upstream had a stream last.
     holders: sync::Cache<StreamId, usize>,
     /// The newest chunk that a playlist of this broadcast listed.
@@ -114,8 +115,14 @@ enum State {
     Gone,
 }
 
+/// An object that is all there.
+pub struct Kept {
+    pub head: Arc<Head>,
+    pub done: Arc<Done>,
+}
+
 #[derive(Clone)]
-struct Kept {
+struct Entry {
     fill: Arc<Fill>,
     /// Until when it counts; `None`: for ever.
     until: Option<Timestamp>,
@@ -125,8 +132,8 @@ struct Kept {
 #[derive(Clone)]
 struct ByBytes;
 
-impl Weighter<Key, Kept> for ByBytes {
-    fn weight(&self, key: &Key, kept: &Kept) -> u64 {
+impl Weighter<Key, Entry> for ByBytes {
+    fn weight(&self, key: &Key, kept: &Entry) -> u64 {
         kept.bytes + key.len() as u64 + OVERHEAD
     }
 }
@@ -181,10 +188,17 @@ impl Cache {
         Ok(Reading { reader: fill::Reader::new(&fill), fill, _waits: Some(waits) })
     }
 
+    /// What is kept under this name, complete, without asking anyone. Other names of the same object are not known here.
+    pub fn kept(&self, path: &str) -> Option<Kept> {
+        let fill = self.shared.kept(path)?;
+        let (head, done) = (fill.head()?, fill.end()?.ok()?);
+        metrics::counter!("weir_cache_hits_total").increment(1);
+        Some(Kept { head, done })
+    }
+
     /// What is kept of `object`, without asking anyone.
     pub fn peek(&self, object: &Object) -> Option<Reading> {
-        let fill =
-            self.shared.kept(&object.to_string().into()).filter(|fill| fill.end().is_some_and(|end| end.is_ok()))?;
+        let fill = self.shared.kept(&object.to_string()).filter(|fill| fill.end().is_some_and(|end| end.is_ok()))?;
         metrics::counter!("weir_cache_hits_total").increment(1);
         Some(Reading { reader: fill::Reader::new(&fill), fill, _waits: None })
     }
@@ -300,8 +314,8 @@ impl Drop for Room {
 }
 
 impl Shared {
-    fn kept(&self, key: &Key) -> Option<Arc<Fill>> {
-        let counts = |kept: &Kept| kept.until.is_none_or(|until| now() < until);
+    fn kept(&self, key: &str) -> Option<Arc<Fill>> {
+        let counts = |kept: &Entry| kept.until.is_none_or(|until| now() < until);
         let kept = self.kept.get(key).filter(counts).or_else(|| self.failed.get(key).filter(counts))?;
         Some(kept.fill)
     }
@@ -345,7 +359,7 @@ impl Shared {
         }
         let until = head.fresh.map(|fresh| now() + fresh);
         let bytes = head.len as u64 * if text.is_some() { 2 } else { 1 };
-        self.kept.insert(key.clone(), Kept { fill: fill.clone(), until, bytes });
+        self.kept.insert(key.clone(), Entry { fill: fill.clone(), until, bytes });
     }
 }
 
@@ -470,7 +484,7 @@ impl Lead {
         let is_playlist = self.object.is_playlist();
         writer.complete(|whole| {
             let text = is_playlist.then(|| Text::new(String::from_utf8_lossy(whole).into_owned()));
-            Done { at: now(), text }
+            Done { at: now(), bytes: whole.clone(), text }
         });
         let done = fill.end().and_then(Result::ok).expect("just completed");
         self.shared.keep(&self.object, &self.key, &head, &fill, done.text.as_ref());
@@ -482,7 +496,7 @@ impl Lead {
         let (fill, keep) = (writer.fill().clone(), failure.keep(rand::random()));
         writer.fail(failure);
         if !keep.is_zero() {
-            let kept = Kept { fill, until: Some(now() + keep), bytes: 0 };
+            let kept = Entry { fill, until: Some(now() + keep), bytes: 0 };
             self.shared.failed.insert(self.key.clone(), kept);
         }
     }

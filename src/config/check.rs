@@ -62,6 +62,9 @@ impl Config {
         found.number("live.window", self.live.window, 6..=150);
         found.number("rtmp.half_open_max", self.rtmp.half_open_max, 16..=1_000_000);
         found.number("rtmp.publishers_max", self.rtmp.publishers_max, 1..=100_000);
+        found.number("http.connections_max", self.http.connections_max, 16..=10_000_000);
+        found.number("http.connections_per_address", self.http.connections_per_address, 1..=10_000_000);
+        found.number("http.requests_max", self.http.requests_max, 16..=10_000_000);
         found.number("transcode.cpu_share", self.transcode.cpu_share, 0.05..=1.0);
         if self.data.dir.as_os_str().is_empty() {
             found.add("data.dir", "must name a folder");

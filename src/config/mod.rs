@@ -95,11 +95,22 @@ impl Default for Rtmp {
 pub struct Http {
     #[serde(with = "text::address")]
     pub listen: SocketAddr,
+    /// Connections at once; further ones wait.
+    pub connections_max: u32,
+    /// Connections from one address; one more is closed.
+    pub connections_per_address: u32,
+    /// Requests that are answered at once; one more is told to come again.
+    pub requests_max: u32,
 }
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([0, 0, 0, 0], 8080)) }
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
+            connections_max: 20_000,
+            connections_per_address: 10_000,
+            requests_max: 50_000,
+        }
     }
 }
 

@@ -131,7 +131,7 @@ impl Stream {
 }
 
 fn playback(tickets: &Tickets, stream: &StreamId) -> &'static str {
-    if tickets.needs_ticket(stream) { "ticket" } else { "public" }
+    if tickets.needs_ticket(stream.as_str()) { "ticket" } else { "public" }
 }
 
 fn mode(mode: Mode) -> &'static str {

@@ -1,22 +1,19 @@
 //! Bodies: playlists with ETag and gzip, media bytes with Range, whole or as they arrive.
 
 use std::{
-    convert::Infallible,
+    ops::Range,
     pin::Pin,
+    sync::LazyLock,
     task::{Context, Poll},
 };
 
-use axum::{
-    body::Body,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
-};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use super::problem::Problem;
+use super::{front::Running, problem::Problem};
 use crate::{
-    cache::{Object, Reading},
+    cache::{Head, Kept, Object, Reading},
     line::Text,
     media::Pieces,
     time::now,
@@ -25,33 +22,61 @@ use crate::{
 /// Bodies shorter than this are not worth compressing.
 const GZIP_MIN: usize = 200;
 
-/// Answers with a playlist: 304 when the client has it, gzip when it takes that.
-pub fn playlist(text: &Text, request: &HeaderMap, cache: &str) -> Response {
-    let gzip = text.body.len() >= GZIP_MIN && accepts_gzip(request);
-    // A strong tag names exact bytes: the compressed form has its own.
-    let etag = if gzip { text.etag.replacen('"', "\"z", 1) } else { text.etag.clone() };
-    let mut response = if matches_etag(request, &etag) {
-        StatusCode::NOT_MODIFIED.into_response()
-    } else {
-        let body = if gzip { text.gzip() } else { &text.body };
-        Response::new(Body::from(body.clone()))
-    };
-    let headers = response.headers_mut();
-    if gzip && !headers.contains_key(header::CONTENT_ENCODING) {
-        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    }
+/// Headers that all answers with media have: any page may play, nothing is guessed from the bytes.
+static MEDIA: LazyLock<HeaderMap> = LazyLock::new(|| {
+    let mut headers = HeaderMap::with_capacity(16);
+    open_to_all(&mut headers);
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers
+});
+static PLAYLIST: LazyLock<HeaderMap> = LazyLock::new(|| {
+    let mut headers = MEDIA.clone();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/vnd.apple.mpegurl"));
     headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
-    insert(headers, header::ETAG, &etag);
-    insert(headers, header::CACHE_CONTROL, cache);
+    headers
+});
+static RANGED: LazyLock<HeaderMap> = LazyLock::new(|| {
+    let mut headers = MEDIA.clone();
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers
+});
+
+/// Lets the scripts of any page read an answer.
+pub fn open_to_all(headers: &mut HeaderMap) {
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    let exposed = HeaderValue::from_static("content-length,content-range,etag,date");
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+}
+
+/// Answers with a playlist: 304 when the client has it, gzip when it takes that.
+pub fn playlist(text: &Text, request: &HeaderMap, cache: HeaderValue) -> Response<Content> {
+    let gzip = text.body.len() >= GZIP_MIN && accepts_gzip(request);
+    // A strong tag names exact bytes: the compressed form has its own.
+    let etag = if gzip { &text.etag_gzip } else { &text.etag };
+    let has_it = matches_etag(request, etag.as_bytes());
+    let body = match gzip {
+        _ if has_it => Bytes::new(),
+        true => text.gzip().clone(),
+        false => text.body.clone(),
+    };
+    let mut response = Response::new(Content::whole(body));
+    let headers = response.headers_mut();
+    *headers = PLAYLIST.clone();
+    headers.insert(header::ETAG, etag.clone());
+    headers.insert(header::CACHE_CONTROL, cache);
+    if has_it {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    } else if gzip {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
     response
 }
 
 /// Answers with bytes that never change under their name.
-pub fn immutable(bytes: Pieces, content_type: &'static str, request: &HeaderMap) -> Response {
+pub fn immutable(bytes: Pieces, content_type: &'static str, request: &HeaderMap) -> Response<Content> {
     let mut response = ranged(bytes.len(), request, |range| {
         let bytes = if range.len() == bytes.len() { bytes } else { bytes.slice(range) };
-        Body::new(InPieces { left: bytes.len() as u64, bytes, next: 0 })
+        Content::pieces(bytes)
     });
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -60,118 +85,176 @@ pub fn immutable(bytes: Pieces, content_type: &'static str, request: &HeaderMap)
 }
 
 /// Answers with what another node has: media as it arrives, a playlist once it is there.
-pub async fn pulled(mut reading: Reading, object: &Object, request: &HeaderMap) -> Result<Response, Problem> {
+pub async fn pulled(mut reading: Reading, object: &Object, request: &HeaderMap) -> Result<Response<Content>, Problem> {
     if object.is_playlist() {
         let done = reading.done().await?;
-        let head = reading.head().await?;
-        let text = done.text.as_ref().expect("a finished playlist is a text");
-        let mut response = playlist(text, request, head.cache_control.to_str().unwrap_or("no-store"));
-        // What a cache behind this one may keep it for is less by what it was kept here (RFC 9111 5.1).
-        let age = (now() - done.at).as_secs();
-        if age > 0 {
-            response.headers_mut().insert(header::AGE, age.into());
-        }
-        return Ok(response);
+        return Ok(kept(&Kept { head: reading.head().await?, done }, request));
     }
     let head = reading.head().await?;
-    let mut response =
-        ranged(head.len, request, |range| Body::new(Arriving { reading, at: range.start, end: range.end }));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, head.content_type.clone());
-    headers.insert(header::CACHE_CONTROL, head.cache_control.clone());
-    Ok(response)
+    let arriving = |range: Range<usize>| Content::arriving(Arriving { reading, at: range.start, end: range.end });
+    Ok(with_types(ranged(head.len, request, arriving), &head))
 }
 
-/// Answers with the part of `total` bytes that is asked for; one range is honoured (RFC 9110 14).
-fn ranged(total: usize, request: &HeaderMap, body: impl FnOnce(std::ops::Range<usize>) -> Body) -> Response {
-    let range = request.get(header::RANGE).and_then(|value| value.to_str().ok()).map(|text| range(text, total));
-    let mut response = match range {
-        Some(Range::Part(from, to)) => {
-            let mut part = Response::new(body(from..to + 1));
-            *part.status_mut() = StatusCode::PARTIAL_CONTENT;
-            insert(part.headers_mut(), header::CONTENT_RANGE, &format!("bytes {from}-{to}/{total}"));
-            part
-        }
-        Some(Range::Impossible) => {
-            let mut none = StatusCode::RANGE_NOT_SATISFIABLE.into_response();
-            insert(none.headers_mut(), header::CONTENT_RANGE, &format!("bytes */{total}"));
-            none
-        }
-        Some(Range::Whole) | None => Response::new(body(0..total)),
+/// Answers with what was pulled and is all there.
+pub fn kept(kept: &Kept, request: &HeaderMap) -> Response<Content> {
+    let Kept { head, done } = kept;
+    let Some(text) = &done.text else {
+        let whole = |range: Range<usize>| Content::whole(done.bytes.slice(range));
+        return with_types(ranged(head.len, request, whole), head);
     };
-    response.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    let mut response = playlist(text, request, head.cache_control.clone());
+    // What a cache behind this one may keep it for is less by what it was kept here (RFC 9111 5.1).
+    let age = (now() - done.at).as_secs();
+    if age > 0 {
+        response.headers_mut().insert(header::AGE, age.into());
+    }
     response
 }
 
-/// A body that is sent as it arrives from another node; its length is known.
+fn with_types(mut response: Response<Content>, head: &Head) -> Response<Content> {
+    response.headers_mut().insert(header::CONTENT_TYPE, head.content_type.clone());
+    response.headers_mut().insert(header::CACHE_CONTROL, head.cache_control.clone());
+    response
+}
+
+/// Answers with the part of `total` bytes that is asked for; one range is honoured (RFC 9110 14).
+fn ranged(total: usize, request: &HeaderMap, body: impl FnOnce(Range<usize>) -> Content) -> Response<Content> {
+    let wanted = request.get(header::RANGE).and_then(|value| value.to_str().ok()).map(|text| wanted(text, total));
+    let (body, status, range) = match wanted {
+        Some(Wanted::Part(from, to)) => {
+            (body(from..to + 1), StatusCode::PARTIAL_CONTENT, Some(format!("bytes {from}-{to}/{total}")))
+        }
+        Some(Wanted::Impossible) => {
+            (Content::whole(Bytes::new()), StatusCode::RANGE_NOT_SATISFIABLE, Some(format!("bytes */{total}")))
+        }
+        Some(Wanted::Whole) | None => (body(0..total), StatusCode::OK, None),
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = RANGED.clone();
+    if let Some(range) = range {
+        let range = HeaderValue::try_from(range).expect("digits and plain words");
+        response.headers_mut().insert(header::CONTENT_RANGE, range);
+    }
+    response
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+pub struct Content {
+    body: Body,
+    /// Its place among the requests that are being answered; given back with the last byte.
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+enum Body {
+    Whole(Bytes),
+    /// Sent piece by piece; what is left of its bytes, and the next piece.
+    Pieces(Pieces, usize, usize),
+    /// Boxed, because the others are small.
+    Arriving(Box<Arriving>),
+    Routed(axum::body::Body),
+}
+
+/// What is sent as it arrives from another node; its length is known.
 struct Arriving {
     reading: Reading,
     at: usize,
     end: usize,
 }
 
-impl http_body::Body for Arriving {
+impl std::fmt::Debug for Arriving {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Arriving({}..{})", self.at, self.end)
+    }
+}
+
+impl Content {
+    fn of(body: Body) -> Self {
+        Self { body, running: None }
+    }
+
+    fn whole(bytes: Bytes) -> Self {
+        Self::of(Body::Whole(bytes))
+    }
+
+    fn pieces(bytes: Pieces) -> Self {
+        Self::of(Body::Pieces(bytes.clone(), bytes.len(), 0))
+    }
+
+    fn arriving(arriving: Arriving) -> Self {
+        Self::of(Body::Arriving(Box::new(arriving)))
+    }
+
+    /// What a route of the router answers with.
+    pub fn routed(body: axum::body::Body) -> Self {
+        Self::of(Body::Routed(body))
+    }
+
+    /// Keeps a place until the last byte is sent.
+    pub fn holds(&mut self, running: Running) {
+        self.running = Some(running);
+    }
+}
+
+impl http_body::Body for Content {
     type Data = Bytes;
-    type Error = std::io::Error;
+    type Error = axum::BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let (at, end) = (self.at, self.end);
-        if at == end {
-            return Poll::Ready(None);
-        }
-        self.reading.poll_bytes(cx, at).map(|piece| match piece {
-            Some(Ok(mut bytes)) => {
-                bytes.truncate(end - at);
-                self.at += bytes.len();
-                Some(Ok(Frame::data(bytes)))
+        let early = |why: &str| Some(Err(std::io::Error::other(why.to_owned()).into()));
+        match &mut self.body {
+            Body::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
-            Some(Err(failure)) => Some(Err(std::io::Error::other(failure.detail.to_string()))),
-            None => Some(Err(std::io::Error::other("it ended early"))),
-        })
+            Body::Pieces(pieces, left, next) => {
+                let piece = pieces.get(*next).cloned();
+                *next += 1;
+                *left -= piece.as_ref().map_or(0, Bytes::len);
+                Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+            }
+            Body::Arriving(arriving) => {
+                let (at, end) = (arriving.at, arriving.end);
+                if at == end {
+                    return Poll::Ready(None);
+                }
+                arriving.reading.poll_bytes(cx, at).map(|piece| match piece {
+                    Some(Ok(mut bytes)) => {
+                        bytes.truncate(end - at);
+                        arriving.at += bytes.len();
+                        Some(Ok(Frame::data(bytes)))
+                    }
+                    Some(Err(failure)) => early(&failure.detail),
+                    None => early("it ended early"),
+                })
+            }
+            Body::Routed(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.at == self.end
+        match &self.body {
+            Body::Whole(bytes) => bytes.is_empty(),
+            Body::Pieces(_, left, _) => *left == 0,
+            Body::Arriving(arriving) => arriving.at == arriving.end,
+            Body::Routed(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact((self.end - self.at) as u64)
+        match &self.body {
+            Body::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Body::Pieces(_, left, _) => SizeHint::with_exact(*left as u64),
+            Body::Arriving(arriving) => SizeHint::with_exact((arriving.end - arriving.at) as u64),
+            Body::Routed(body) => body.size_hint(),
+        }
     }
-}
-
-/// A body that is sent piece by piece; its length is known.
-struct InPieces {
-    bytes: Pieces,
-    next: usize,
-    left: u64,
-}
-
-impl http_body::Body for InPieces {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let piece = self.bytes.get(self.next).cloned();
-        self.next += 1;
-        self.left -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
-        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.left == 0
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
-    }
-}
-
-fn insert(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {
-    headers.insert(name, HeaderValue::from_str(value).expect("made of digits, hex and plain words"));
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Range {
+enum Wanted {
     /// First and last byte.
     Part(usize, usize),
     Impossible,
@@ -179,24 +262,26 @@ enum Range {
     Whole,
 }
 
-fn range(text: &str, total: usize) -> Range {
-    let Some(spec) = text.trim().strip_prefix("bytes=").filter(|spec| !spec.contains(',')) else { return Range::Whole };
-    let Some((from, to)) = spec.split_once('-') else { return Range::Whole };
+fn wanted(text: &str, total: usize) -> Wanted {
+    let Some(spec) = text.trim().strip_prefix("bytes=").filter(|spec| !spec.contains(',')) else {
+        return Wanted::Whole;
+    };
+    let Some((from, to)) = spec.split_once('-') else { return Wanted::Whole };
     let (from, to) = (from.trim(), to.trim());
     let number = |text: &str| text.parse::<usize>();
     match (from.is_empty(), to.is_empty()) {
-        (true, true) => Range::Whole,
+        (true, true) => Wanted::Whole,
         (true, false) => match number(to) {
-            Ok(0) => Range::Impossible,
-            Ok(last) if total > 0 => Range::Part(total.saturating_sub(last), total - 1),
-            Ok(_) => Range::Impossible,
-            Err(_) => Range::Whole,
+            Ok(0) => Wanted::Impossible,
+            Ok(last) if total > 0 => Wanted::Part(total.saturating_sub(last), total - 1),
+            Ok(_) => Wanted::Impossible,
+            Err(_) => Wanted::Whole,
         },
         (false, open) => match (number(from), if open { Ok(usize::MAX) } else { number(to) }) {
-            (Ok(from), Ok(to)) if from > to => Range::Whole,
-            (Ok(from), Ok(to)) if from < total => Range::Part(from, to.min(total - 1)),
-            (Ok(_), Ok(_)) => Range::Impossible,
-            _ => Range::Whole,
+            (Ok(from), Ok(to)) if from > to => Wanted::Whole,
+            (Ok(from), Ok(to)) if from < total => Wanted::Part(from, to.min(total - 1)),
+            (Ok(_), Ok(_)) => Wanted::Impossible,
+            _ => Wanted::Whole,
         },
     }
 }
@@ -210,9 +295,9 @@ fn accepts_gzip(request: &HeaderMap) -> bool {
     })
 }
 
-fn matches_etag(request: &HeaderMap, etag: &str) -> bool {
+fn matches_etag(request: &HeaderMap, etag: &[u8]) -> bool {
     let Some(tags) = request.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()) else { return false };
-    tags.split(',').any(|tag| tag.trim() == "*" || tag.trim().trim_start_matches("W/") == etag)
+    tags.split(',').any(|tag| tag.trim() == "*" || tag.trim().trim_start_matches("W/").as_bytes() == etag)
 }
 
 #[cfg(test)]
@@ -222,21 +307,21 @@ mod tests {
     #[test]
     fn ranges_follow_the_rfc() {
         for (text, want) in [
-            ("bytes=0-0", Range::Part(0, 0)),
-            ("bytes=0-", Range::Part(0, 99)),
-            ("bytes=10-500", Range::Part(10, 99)),
-            ("bytes=-10", Range::Part(90, 99)),
-            ("bytes=-500", Range::Part(0, 99)),
-            ("bytes=100-", Range::Impossible),
-            ("bytes=-0", Range::Impossible),
-            ("bytes=5-1", Range::Whole),
-            ("bytes=0-1,3-4", Range::Whole),
-            ("bytes=a-b", Range::Whole),
-            ("items=0-1", Range::Whole),
+            ("bytes=0-0", Wanted::Part(0, 0)),
+            ("bytes=0-", Wanted::Part(0, 99)),
+            ("bytes=10-500", Wanted::Part(10, 99)),
+            ("bytes=-10", Wanted::Part(90, 99)),
+            ("bytes=-500", Wanted::Part(0, 99)),
+            ("bytes=100-", Wanted::Impossible),
+            ("bytes=-0", Wanted::Impossible),
+            ("bytes=5-1", Wanted::Whole),
+            ("bytes=0-1,3-4", Wanted::Whole),
+            ("bytes=a-b", Wanted::Whole),
+            ("items=0-1", Wanted::Whole),
         ] {
-            assert_eq!(range(text, 100), want, "{text}");
+            assert_eq!(wanted(text, 100), want, "{text}");
         }
-        assert_eq!(range("bytes=-5", 0), Range::Impossible);
+        assert_eq!(wanted("bytes=-5", 0), Wanted::Impossible);
     }
 
     #[test]

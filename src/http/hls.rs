@@ -5,12 +5,17 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{Path, State},
-    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
-    response::{IntoResponse, Response},
+    http::{HeaderMap, HeaderValue, Response, StatusCode, header},
+    response::IntoResponse,
 };
 use tokio::time::timeout;
 
-use super::{App, Shared, content, problem::Problem, viewer::Viewer};
+use super::{
+    App, Shared,
+    content::{self, Content},
+    problem::Problem,
+    viewer::Viewer,
+};
 use crate::{
     cache::{File, Object, What},
     id::{BroadcastId, Rendition, StreamId},
@@ -23,29 +28,33 @@ use crate::{
 const VIDEO: &str = "video/mp4";
 const AUDIO: &str = "audio/mp4";
 /// A recording's playlists do not change, but its broadcast may be deleted.
-const RECORDING_CACHE: &str = "public, max-age=60";
+const RECORDING_CACHE: HeaderValue = HeaderValue::from_static("public, max-age=60");
 /// How long an answered blocking reload may be cached, target durations.
 const BLOCKED_TARGETS: u32 = 6;
 
 /// Everything under `/hls/`.
-pub async fn object(State(app): Shared, uri: Uri, viewer: Viewer, headers: HeaderMap) -> Result<Response, Problem> {
-    let object = Object::parse(uri.path().strip_prefix("/hls/").unwrap_or_default(), uri.query())?;
+pub async fn object(
+    app: &App,
+    object: &Object,
+    viewer: &Viewer,
+    headers: &HeaderMap,
+) -> Result<Response<Content>, Problem> {
     let live = app.lines.live(&object.stream);
     let broadcast = object.broadcast().or(live.as_ref().map(|live| &live.broadcast));
-    viewer.admit(&app, &object.stream, broadcast, !object.is_playlist())?;
+    viewer.admit(app, &object.stream, broadcast, !object.is_playlist())?;
     let live = live.filter(|live| object.broadcast().is_none_or(|broadcast| *broadcast == live.broadcast));
     if let Some(live) = live {
-        return app.live(&live, &object, &headers).await;
+        return app.live(&live, object, headers).await;
     }
-    let Some(cache) = app.cache.as_ref().filter(|_| viewer.is_pulled_for(&app)) else {
-        return app.recorded(&object, &headers).await;
+    let Some(cache) = app.cache.as_ref().filter(|_| viewer.is_pulled_for(app)) else {
+        return app.recorded(object, headers).await;
     };
     // What was pulled before need not be looked for here.
-    if let Some(kept) = cache.peek(&object) {
-        return content::pulled(kept, &object, &headers).await;
+    if let Some(kept) = cache.kept(&object.to_string()) {
+        return Ok(content::kept(&kept, headers));
     }
-    match app.recorded(&object, &headers).await {
-        Err(problem) if problem.is_not_found() => content::pulled(cache.get(&object)?, &object, &headers).await,
+    match app.recorded(object, headers).await {
+        Err(problem) if problem.is_not_found() => content::pulled(cache.get(object)?, object, headers).await,
         answer => answer,
     }
 }
@@ -56,7 +65,7 @@ pub async fn ticket(
     State(app): Shared,
     Path((stream, rest)): Path<(String, String)>,
     viewer: Viewer,
-) -> Result<Response, Problem> {
+) -> Result<axum::response::Response, Problem> {
     let stream = parse::<StreamId>(&stream)?;
     let broadcast = match rest.split_once('/') {
         Some((broadcast, _)) => Some(parse(broadcast)?),
@@ -70,13 +79,13 @@ pub async fn ticket(
 
 impl App {
     /// Answers from the memory of the line, and from the store for what left it.
-    async fn live(&self, live: &Live, object: &Object, headers: &HeaderMap) -> Result<Response, Problem> {
+    async fn live(&self, live: &Live, object: &Object, headers: &HeaderMap) -> Result<Response<Content>, Problem> {
         let (broadcast, rendition, file) = match &object.what {
             What::Current | What::Multivariant(_) => {
                 let inside = matches!(object.what, What::Multivariant(_));
                 let text = if inside { &live.multivariant_inside } else { &live.multivariant };
                 let text = text.as_ref().ok_or_else(|| offline(&object.stream))?;
-                return Ok(content::playlist(text, headers, &self.live_cache()));
+                return Ok(content::playlist(text, headers, self.live_cache()));
             }
             What::File(broadcast, rendition, file) => (broadcast, rendition, file),
         };
@@ -89,12 +98,12 @@ impl App {
                 let cache = match reload.until {
                     // What was asked for is in it, now and later: caches serve everyone who asks for the same.
                     Some(_) if live.state != line::State::Ended => {
-                        format!("public, max-age={}", shown.window.target() * BLOCKED_TARGETS)
+                        max_age(u64::from(shown.window.target() * BLOCKED_TARGETS))
                     }
                     // An ended one makes room for the whole recording soon.
                     _ => self.live_cache(),
                 };
-                return Ok(content::playlist(text, headers, &cache));
+                return Ok(content::playlist(text, headers, cache));
             }
             File::Init(hash) => shown.and_then(|shown| shown.init(hash)).map(Pieces::from),
             File::Chunk { k, epoch } => match (shown.and_then(|shown| shown.chunk(*k, *epoch)), changing) {
@@ -113,7 +122,7 @@ impl App {
     }
 
     /// Answers from the store.
-    async fn recorded(&self, object: &Object, headers: &HeaderMap) -> Result<Response, Problem> {
+    async fn recorded(&self, object: &Object, headers: &HeaderMap) -> Result<Response<Content>, Problem> {
         match &object.what {
             What::Current => Err(offline(&object.stream)),
             What::Multivariant(broadcast) => {
@@ -137,7 +146,7 @@ impl App {
         rendition: &Rendition,
         file: &File,
         headers: &HeaderMap,
-    ) -> Result<Response, Problem> {
+    ) -> Result<Response<Content>, Problem> {
         let archive = &self.archive;
         let bytes = match file {
             File::Init(hash) => archive.init(stream, broadcast, rendition, hash).await,
@@ -149,9 +158,13 @@ impl App {
     }
 
     /// Cache-Control of a live playlist: half a chunk, so that a cache never adds more than that.
-    fn live_cache(&self) -> String {
-        format!("public, max-age={}", (self.chunk.as_millis() / 2).div_ceil(1000).max(1))
+    fn live_cache(&self) -> HeaderValue {
+        max_age((self.chunk.as_millis() as u64 / 2).div_ceil(1000).max(1))
     }
+}
+
+fn max_age(seconds: u64) -> HeaderValue {
+    HeaderValue::try_from(format!("public, max-age={seconds}")).expect("digits and plain words")
 }
 
 fn media_type(rendition: &Rendition) -> &'static str {

@@ -4,9 +4,8 @@ use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
 
 use axum::{
     body::Body,
-    extract::{Request, State},
-    http::{StatusCode, header},
-    middleware::Next,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -26,19 +25,21 @@ use crate::{
     id::StreamId,
 };
 
+/// What anyone on the internal port may ask: load balancers and monitors know no secret.
+const OPEN: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
 /// Lets only nodes in that know the secret, where there is one, and no request that was here before.
-pub async fn only_nodes(State(app): Shared, request: Request, next: Next) -> Response {
-    let headers = request.headers();
+pub fn admit(app: &App, path: &str, headers: &HeaderMap) -> Result<(), Problem> {
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    if app.internal_secret.as_ref().is_some_and(|secret| !auth::admin::verify(secret, given)) {
-        return Problem::new(StatusCode::UNAUTHORIZED, "the internal port is for nodes that know internal.secret")
-            .into_response();
+    let knows = app.internal_secret.as_ref().is_none_or(|secret| auth::admin::verify(secret, given));
+    if !knows && !OPEN.contains(&path) {
+        return Err(Problem::new(StatusCode::UNAUTHORIZED, "the internal port is for nodes that know internal.secret"));
     }
     let mut passed = headers.get_all(header::VIA).iter().filter_map(|via| via.to_str().ok());
-    if passed.any(|via| via.contains(&app.via)) {
-        return Problem::new(StatusCode::LOOP_DETECTED, "edges have each other as upstream in a ring").into_response();
+    match passed.any(|via| via.contains(&app.via)) {
+        true => Err(Problem::new(StatusCode::LOOP_DETECTED, "edges have each other as upstream in a ring")),
+        false => Ok(()),
     }
-    next.run(request).await
 }
 
 impl App {

@@ -11,7 +11,7 @@ use axum::{
     http::{HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
     response::Response,
-    routing::get,
+    routing::{any, get},
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -19,9 +19,11 @@ use tower_http::cors::{Any, CorsLayer};
 
 pub mod api;
 mod content;
+pub mod front;
 mod hls;
 mod link;
 mod ops;
+mod pace;
 mod pages;
 mod problem;
 pub mod serve;
@@ -84,7 +86,7 @@ pub struct App {
 
 type Shared = State<Arc<App>>;
 
-/// All public routes (DESIGN section 10).
+/// All public routes (DESIGN section 10) but media, which [`front`] answers before it comes here.
 pub fn router(app: Arc<App>) -> Router {
     // Any page may play a stream; only the API's answers are not for other origins' scripts.
     let cors = CorsLayer::new()
@@ -94,7 +96,7 @@ pub fn router(app: Arc<App>) -> Router {
         .expose_headers([header::CONTENT_LENGTH, header::CONTENT_RANGE, header::ETAG, header::DATE])
         .max_age(Duration::from_secs(86_400));
     let hls = Router::new()
-        .route("/hls/{*object}", get(hls::object))
+        .route("/hls/{*object}", any(only_reads))
         .route("/ticket/hls/{stream}/{*rest}", get(hls::ticket))
         .layer(cors);
     Router::new()
@@ -108,14 +110,10 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// The routes of the internal port: media without tickets, and the link, for nodes that know the secret.
+/// The routes of the internal port but media, which needs no ticket there.
 pub fn internal_router(app: Arc<App>) -> Router {
-    let for_nodes = Router::new()
-        .route("/hls/{*object}", get(hls::object))
-        .route(crate::cache::link::PATH, get(link::link))
-        .layer(middleware::from_fn_with_state(app.clone(), link::only_nodes));
     Router::new()
-        .merge(for_nodes)
+        .route(crate::cache::link::PATH, get(link::link))
         .merge(ops::routes())
         .fallback(|| async { problem::Problem::not_found("no such thing on the internal port") })
         .layer(middleware::from_fn(common))
@@ -128,15 +126,10 @@ async fn common(request: Request, next: Next) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(HeaderName::from_static("referrer-policy"), HeaderValue::from_static("no-referrer"));
-    metrics::counter!("weir_http_requests_total", "status" => class(response.status())).increment(1);
+    front::count(response.status());
     response
 }
 
-fn class(status: StatusCode) -> &'static str {
-    match status.as_u16() / 100 {
-        2 => "2xx",
-        3 => "3xx",
-        4 => "4xx",
-        _ => "5xx",
-    }
+async fn only_reads() -> problem::Problem {
+    problem::Problem::new(StatusCode::METHOD_NOT_ALLOWED, "media is read: GET or HEAD")
 }

@@ -1,36 +1,52 @@
-//! The HTTP sockets: accept, limits, graceful end.
+//! The HTTP sockets: accept, limits, graceful end. HTTP/1.1, and HTTP/2 for clients that begin with it.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use axum::Router;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
-    service::TowerToHyperService,
 };
 use tokio::{
     net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::sync::CancellationToken;
-use tower::util::MapRequest;
 use tracing::{debug, warn};
 
-use super::viewer::{self, Peer};
+use super::{front::Front, pace::Paced, viewer::Peer};
 
-/// Connections at once; when all are taken new ones wait in the listen queue.
-const CONNECTIONS_MAX: usize = 20_000;
 /// A client that has not sent its request's headers by then is closed. Also how long a kept-alive connection may idle.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Request headers of a player are below 2 KB.
 const HEADER_BYTES: usize = 16 << 10;
+/// Requests at a time on one HTTP/2 connection: a player has some ten, a cache in front many.
+const STREAMS_MAX: u32 = 256;
+/// Streams that a client opened and reset before they were looked at; more is an attack.
+const RESETS_MAX: usize = 32;
+/// An HTTP/2 client that is quiet is asked whether it is there, and closed when it does not say so in the same time again.
+const PING: Duration = Duration::from_secs(20);
 
-/// Serves until `shutdown`, then lets running requests end within `patience`.
-/// `peer` tells who is at the other end of a connection from an address.
+/// Bounds of one port.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections at once; when all are taken new ones wait in the listen queue.
+    pub connections: usize,
+    /// Connections from one address; one more is closed.
+    pub per_address: usize,
+}
+
+/// Serves until `shutdown`, then lets running requests end within `patience`. `peer` tells who is at the other end of a
+/// connection from an address.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    front: Front,
     peer: fn(IpAddr) -> Peer,
+    limits: Limits,
     shutdown: CancellationToken,
     patience: Duration,
 ) {
@@ -40,10 +56,18 @@ pub async fn serve(
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(HEADER_BYTES)
-        .keep_alive(true);
-    let builder = Arc::new(builder.http1_only());
+        .keep_alive(true)
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_pending_accept_reset_streams(RESETS_MAX)
+        .max_header_list_size(HEADER_BYTES as u32)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING);
+    let builder = Arc::new(builder);
     let graceful = GracefulShutdown::new();
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    let addresses = Addresses::default();
     loop {
         let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
         let (socket, address) = tokio::select! {
@@ -58,15 +82,19 @@ pub async fn serve(
             },
             () = shutdown.cancelled() => break,
         };
+        let Some(place) = addresses.enter(address.ip().to_canonical(), limits.per_address) else {
+            metrics::counter!("weir_http_connections_refused_total").increment(1);
+            continue;
+        };
         if let Err(why) = socket.set_nodelay(true) {
             debug!(%why, "no TCP_NODELAY");
         }
-        let peer = peer(address.ip());
-        let service = MapRequest::new(router.clone(), move |request| viewer::prepare(request, peer));
-        let connection = builder.serve_connection(TokioIo::new(socket), TowerToHyperService::new(service)).into_owned();
+        let door = front.door(peer, address.ip());
+        let connection = builder.serve_connection(TokioIo::new(Paced::new(socket)), door).into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             let _slot: OwnedSemaphorePermit = slot;
+            let _place = place;
             if let Err(why) = connection.await {
                 debug!(%why, "connection ended");
             }
@@ -75,5 +103,53 @@ pub async fn serve(
     drop(listener);
     if tokio::time::timeout(patience, graceful.shutdown()).await.is_err() {
         debug!("some connections were cut");
+    }
+}
+
+/// How many connections each address has.
+#[derive(Default, Clone)]
+struct Addresses(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One connection of an address.
+struct Place(Addresses, IpAddr);
+
+impl Addresses {
+    fn enter(&self, address: IpAddr, max: usize) -> Option<Place> {
+        let mut counts = self.0.lock().expect("no panic while held");
+        let count = counts.entry(address).or_default();
+        if *count >= max {
+            return None;
+        }
+        *count += 1;
+        Some(Place(self.clone(), address))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.0.0.lock().expect("no panic while held");
+        if let Some(count) = counts.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.1);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_so_many_connections_and_leaves_nothing_behind() {
+        let addresses = Addresses::default();
+        let (one, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let mut places: Vec<_> = (0..3).map(|_| addresses.enter(one, 3).unwrap()).collect();
+        assert!(addresses.enter(one, 3).is_none() && addresses.enter(other, 3).is_some());
+        places.pop();
+        assert!(addresses.enter(one, 3).is_some());
+        drop(places);
+        assert!(addresses.0.lock().unwrap().is_empty());
     }
 }

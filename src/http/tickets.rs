@@ -148,7 +148,7 @@ async fn set_playback(
             }
         }
     }
-    let playback = if app.tickets.needs_ticket(&stream) { "ticket" } else { "public" };
+    let playback = if app.tickets.needs_ticket(stream.as_str()) { "ticket" } else { "public" };
     Ok(Json(json!({ "id": stream, "playback": playback })).into_response())
 }
 

@@ -14,12 +14,22 @@ use crate::{
     time::unix_now,
 };
 
+/// Takes the ticket out of `/t/{ticket}/hls/...`; gives it, and path and query without it.
+pub fn split(uri: &Uri) -> (Option<&str>, &str) {
+    let all = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let ticketed = all.strip_prefix("/t/").and_then(|rest| {
+        let slash = rest.find('/').filter(|slash| rest[*slash..].starts_with("/hls/"))?;
+        Some((Some(&rest[..slash]), &rest[slash..]))
+    });
+    ticketed.unwrap_or((None, all))
+}
+
 /// What [`prepare`] takes out of the path.
 #[derive(Debug, Clone)]
 struct Ticket(Arc<str>);
 
 /// Who is at the other end of a connection.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
     /// Anyone, at this address.
     Public(IpAddr),
@@ -63,6 +73,10 @@ impl<S: Sync> FromRequestParts<S> for Viewer {
 }
 
 impl Viewer {
+    pub fn new(ticket: Option<Arc<str>>, peer: Peer) -> Self {
+        Self { ticket: ticket.map(Ticket), peer }
+    }
+
     /// Whether other nodes are asked for what this one lacks. A node that makes chunks itself asks nobody for another: two that
     /// have each other as upstream would wait for each other.
     pub fn is_pulled_for(&self, app: &App) -> bool {
@@ -79,7 +93,7 @@ impl Viewer {
     ) -> Result<(), Problem> {
         // A node has looked at the ticket of whom it asks for.
         let Peer::Public(address) = self.peer else { return Ok(()) };
-        if !app.tickets.needs_ticket(stream) {
+        if !app.tickets.needs_ticket(stream.as_str()) {
             return Ok(());
         }
         let admitted = match &self.ticket {
@@ -104,6 +118,21 @@ mod tests {
         let request = prepare(Request::builder().uri(uri).body(()).unwrap(), Peer::Public([127, 0, 0, 1].into()));
         let ticket = request.extensions().get::<Ticket>().map(|ticket| ticket.0.to_string());
         (request.uri().to_string(), ticket)
+    }
+
+    #[test]
+    fn media_is_known_by_its_path() {
+        let split = |uri: &str| {
+            let uri = uri.parse().unwrap();
+            let (ticket, path) = split(&uri);
+            (ticket.map(str::to_owned), path.to_owned())
+        };
+        let with = |ticket: &str, path: &str| (Some(ticket.to_owned()), path.to_owned());
+        assert_eq!(split("/t/a.b/hls/x/index.m3u8?y=1"), with("a.b", "/hls/x/index.m3u8?y=1"));
+        assert_eq!(split("http://host/hls/x?y"), (None, "/hls/x?y".into()));
+        for other in ["/t/a/hlsx", "/t/a", "/t/", "/", "/t/a/ticket/hls/x", "/watch/t"] {
+            assert_eq!(split(other), (None, other.to_owned()));
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
+use hyper::header::HeaderValue;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
@@ -23,16 +24,19 @@ use crate::{
 #[derive(Debug)]
 pub struct Text {
     pub body: Bytes,
-    /// Strong entity tag, quoted.
-    pub etag: String,
+    /// Strong entity tag of the text, quoted.
+    pub etag: HeaderValue,
+    /// The same of its compressed form.
+    pub etag_gzip: HeaderValue,
     gzip: OnceLock<Bytes>,
 }
 
 impl Text {
     pub fn new(body: String) -> Self {
         let hash = Sha256::digest(body.as_bytes());
-        let etag = format!("\"{}\"", hash[..8].iter().map(|b| format!("{b:02x}")).collect::<String>());
-        Self { body: body.into(), etag, gzip: OnceLock::new() }
+        let hash = hash[..8].iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let tag = |kind: &str| HeaderValue::try_from(format!("\"{kind}{hash}\"")).expect("hex digits");
+        Self { body: body.into(), etag: tag(""), etag_gzip: tag("z"), gzip: OnceLock::new() }
     }
 
     pub fn gzip(&self) -> &Bytes {

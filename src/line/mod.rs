@@ -172,6 +172,12 @@ impl Lines {
         lines.get(stream).and_then(|line| line.live.borrow().clone())
     }
 
+    /// Whether a stream has a running broadcast here.
+    pub fn is_shown(&self, stream: &str) -> bool {
+        let lines = self.lines.lock().expect("no panic while held");
+        lines.get(stream).is_some_and(|line| line.live.borrow().is_some())
+    }
+
     /// All running broadcasts, by stream.
     pub fn all(&self) -> Vec<Arc<Live>> {
         let lines = self.lines.lock().expect("no panic while held");

@@ -27,7 +27,7 @@ use crate::{
         upstream::Nodes,
     },
     config::{self, Config},
-    http::{self, App, Peer, Readiness},
+    http::{self, App, Peer, Readiness, front::Front, serve::serve as serve_http},
     ingest::{Gate, Ingest},
     line::{
         self, Lines, Stores,
@@ -171,9 +171,15 @@ impl Node {
         app.reload_access().await.context("cannot read who may watch")?;
         let servers = TaskTracker::new();
         let stop = || no_more_viewers.clone();
-        let (public, internal) = (http::router(app.clone()), http::internal_router(app.clone()));
-        servers.spawn(http::serve::serve(http_listener, public, Peer::Public, stop(), HTTP_PATIENCE));
-        servers.spawn(http::serve::serve(internal_listener, internal, |_| Peer::Node, stop(), HTTP_PATIENCE));
+        let requests_max = config.http.requests_max as usize;
+        let public = Front::new(app.clone(), http::router(app.clone()), requests_max);
+        let internal = Front::new(app.clone(), http::internal_router(app.clone()), requests_max);
+        let connections = config.http.connections_max as usize;
+        let limits = http::serve::Limits { connections, per_address: config.http.connections_per_address as usize };
+        servers.spawn(serve_http(http_listener, public, Peer::Public, limits, stop(), HTTP_PATIENCE));
+        // Nodes of one cluster may share an address.
+        let limits = http::serve::Limits { per_address: connections, ..limits };
+        servers.spawn(serve_http(internal_listener, internal, |_| Peer::Node, limits, stop(), HTTP_PATIENCE));
         servers.spawn(watch_access(app.clone(), stop()));
         if let Some(links) = links {
             for upstream in 0..config.edge.upstream.len() {
@@ -189,8 +195,8 @@ impl Node {
             let (settings, stop) = (config.rtmp(), no_more_publishers.clone());
             servers.spawn(rtmp::server::Server::run(listener, ingest.clone(), settings, stop));
         }
-        app.readiness.start();
         welcome::welcome(&stores.meta, &config, rtmp_addr, http_addr).await?;
+        app.readiness.start();
         Ok(Self { app, lines, ingest, store, no_more_publishers, no_more_viewers, servers })
     }
 
