@@ -198,7 +198,7 @@ fn tickets_are_checked_at_the_edge() {
     let with = |secret: &str| request("GET", &inside, &[("authorization", &format!("Bearer {secret}"))], None).status;
     assert_eq!((with("one-for-all-nodes-here"), with("another-for-all-nodes")), (200, 401));
     assert_eq!(get(&format!("http://127.0.0.1:{}/healthz", origin.internal)).status, 200);
-    assert_eq!(get(&format!("http://127.0.0.1:{}/api/v1/status", origin.internal)).status, 404);
+    assert_eq!(get(&format!("http://127.0.0.1:{}/api/v1/status", origin.internal)).status, 401);
 }
 
 #[test]
