@@ -1,14 +1,15 @@
 import { defineConfig } from 'vite';
 import { adoptedStyles } from './build/adopted-styles.ts';
+import { preloadImports } from './build/preload-imports.ts';
 
 export default defineConfig({
-  plugins: [adoptedStyles()],
+  plugins: [adoptedStyles(), preloadImports()],
   build: {
     target: 'es2022',
     // Every asset is a file of its own: the CSP allows no data: script, style or font.
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
-    // hls.js is one module of 600 kB that every viewer needs at once.
+    // hls.js is one module of 600 kB.
     chunkSizeWarningLimit: 800,
     rolldownOptions: { input: ['index.html', 'watch.html'] },
   },

@@ -85,6 +85,46 @@ test('waits for a stream that is not live, starts by itself, and says so', async
   await moves(page, 4);
 });
 
+test('the stream is asked for while the player is on its way, and the picture waits for no controls', async (t) => {
+  mock.set('live');
+  const { page } = await open(browser);
+  t.after(() => page.context().close());
+  const release = {};
+  for (const name of ['player', 'chrome']) {
+    const released = new Promise((resolve) => (release[name] = resolve));
+    await page.route(`**/assets/${name}-*.js`, (route) => released.then(() => route.continue()));
+  }
+  const answered = page.waitForResponse(/api\/v1/);
+  await page.goto(`${mock.url}/watch/demo`, { waitUntil: 'commit' });
+  await answered;
+  release.player();
+  await page.locator('#watch[data-picture=yes] video').waitFor();
+  assert.equal(await page.evaluate(() => customElements.get('media-controller') === undefined), true);
+  release.chrome();
+  await page.locator('media-control-bar media-play-button').waitFor();
+});
+
+test('a start in parts waits neither for the ticks of hls.js nor for a playlist to be renewed', async (t) => {
+  mock.set('offline');
+  await fetch(`${mock.url}/mock?parts=yes&state=live`, { method: 'POST' });
+  t.after(() => fetch(`${mock.url}/mock?parts=no&state=offline`, { method: 'POST' }));
+  const { page } = await open(browser);
+  t.after(() => page.context().close());
+  await page.addInitScript(() => {
+    const every = window.setInterval;
+    window.setInterval = (run, ms) => (ms === 100 ? 0 : every(run, ms));
+  });
+  const answered = new Set();
+  await page.route(/\.m3u8/, (route) => {
+    const { pathname } = new URL(route.request().url());
+    if (answered.has(pathname)) return;
+    answered.add(pathname);
+    return route.continue();
+  });
+  await page.goto(`${mock.url}/watch/demo`);
+  await page.locator('#watch[data-picture=yes] video').waitFor({ timeout: 10_000 });
+});
+
 test('sound is off when the browser wants a gesture first, and one button turns it on', async (t) => {
   mock.set('live');
   const page = await watch(t);
@@ -442,7 +482,10 @@ test('a ticket that is early becomes valid, and play starts by itself', async (t
   const page = await watch(t, 'demo', { ticket: 'early' });
   await heading(page, 'Your ticket is not valid yet');
   mock.admit('early', null);
-  await phase(page, 'live', 40_000);
+  // As if the half minute had passed after which it is asked again.
+  await page.clock.install();
+  await page.clock.fastForward(60_000);
+  await phase(page, 'live');
   await playing(page);
 });
 

@@ -2,8 +2,7 @@
  * How hls.js is set, patient with a server that is gone for a while. Low latency: parts, as far behind the edge as the
  * playlist asks (PART-HOLD-BACK). Regular, and for playlists without parts: three target durations behind the edge.
  */
-import type { HlsConfig, LoadPolicy, RetryConfig } from 'hls.js';
-import workerPath from 'hls.js/dist/hls.worker.js?url';
+import { AudioStreamController, type HlsConfig, type LoadPolicy, type RetryConfig } from 'hls.js';
 
 /**
  * Retries inside hls.js. They bridge a restart of some ten seconds without a new instance; longer absences are
@@ -31,10 +30,26 @@ function patient(maxNumRetry: number, maxTimeToFirstByteMs = 8_000): LoadPolicy 
 /** Target durations behind the edge (20 s at 2 s chunks) beyond which a viewer is taken to it; the window holds 15 chunks. */
 export const MAX_LATENCY_CHUNKS = 10;
 
+/**
+ * Loads sound as soon as the picture has told where its time begins. Where there are parts hls.js by itself lets two of its
+ * ticks pass, 100 ms each, and nothing is shown without sound.
+ */
+class PromptSound extends AudioStreamController {
+  override onInitPtsFound(...found: Parameters<AudioStreamController['onInitPtsFound']>): void {
+    super.onInitPtsFound(...found);
+    // From waiting to idle, and from idle to loading.
+    this.tick();
+    this.tick();
+  }
+}
+
 /** What both modes share. */
 const common: Partial<HlsConfig> = {
-  // The worker is a file of our own: no blob: script, so that worker-src can stay 'self'.
-  workerPath,
+  audioStreamController: PromptSound,
+  // Fragmented MP4 is handed on as it is: to start a worker takes longer than all it would do.
+  enableWorker: false,
+  // The first part comes while the browser still opens the MediaSource.
+  startFragPrefetch: true,
   liveDurationInfinity: true,
   backBufferLength: 30,
   maxBufferLength: 30,

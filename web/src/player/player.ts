@@ -333,6 +333,8 @@ export class Player {
   #handleMedia(type: 'playing' | 'waiting' | 'ended' | 'volumechange' | 'resize' | 'loadeddata'): void {
     if (type === 'waiting' && this.stallMeter.played && !this.video.seeking) this.waitingEvents += 1;
     if (type === 'volumechange' && !this.video.muted) this.mutedByBrowser = false;
+    // The first picture is shown now, not when the next reading is due.
+    if (type === 'playing') this.#sample();
     this.#onChange();
   }
 

@@ -1,8 +1,6 @@
 /** The watch page: joins what the API says and what the player does, and draws it. */
-import '../player/chrome';
 import '../style/base.css';
 import '../style/watch.css';
-import { Player } from '../player/player';
 import { fetchRefusal, fetchStream, type Stream } from '../shared/api';
 import { art } from '../shared/art';
 import { poll } from '../shared/backoff';
@@ -17,7 +15,13 @@ import { playlistUrl, ticketIn } from './ticket';
 /** While the server refuses this viewer, it is asked this often whether it still does: a ticket may be early. */
 const ASK_REFUSAL_MS = 30_000;
 
+/** After this time the controls are built although there is neither a picture nor anything to say: it may take long. */
+const CONTROLS_WITHIN_MS = 1_000;
+
 const id = decodeURIComponent(location.pathname.split('/')[2] ?? '');
+/** Asked while the player's code, by far the most of the page, is still on its way; null once it was heard. */
+let firstAnswer: ReturnType<typeof fetchStream> | null = fetchStream(id);
+const { Player } = await import('../player/player');
 
 const page = byId('watch', HTMLElement);
 const curtain = byId('curtain', HTMLElement);
@@ -159,6 +163,13 @@ function draw(): void {
   setText(choice, chosen);
   qualityButton.setAttribute('aria-label', `Quality: ${chosen}`);
   drawStream();
+  // Not before there is a picture or something to say: the first picture would wait for them.
+  if (phase !== 'connecting' && phase !== 'starting') buildControls();
+}
+
+/** Defines the elements of the controls, once. */
+function buildControls(): void {
+  void import('../player/chrome');
 }
 
 const BADGES: Record<Phase, string> = {
@@ -251,15 +262,17 @@ setInterval(() => {
   drawReadings();
   draw();
 }, 500);
+setTimeout(buildControls, CONTROLS_WITHIN_MS);
 poll(async () => {
-  handleAnswer(await fetchStream(id));
+  handleAnswer(await (firstAnswer ?? fetchStream(id)));
+  firstAnswer = null;
   return askAgainMs(api, failures, document.hidden, Math.random());
 });
 
 declare global {
   interface Window {
     /** For tests and for people who look into a problem. */
-    weir: { readonly hls: Player['hls']; stats(): ReturnType<typeof stats> };
+    weir: { readonly hls: typeof player.hls; stats(): ReturnType<typeof stats> };
   }
 }
 
