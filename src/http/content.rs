@@ -22,21 +22,25 @@ use crate::{
 /// Bodies shorter than this are not worth compressing.
 const GZIP_MIN: usize = 200;
 
-/// Headers that all answers with media have: any page may play, nothing is guessed from the bytes.
+/// Headers of media: any page may play, nothing is guessed from the bytes. What differs from answer to answer has its place
+/// here already: a map that need not grow is cloned in one go.
 static MEDIA: LazyLock<HeaderMap> = LazyLock::new(|| {
-    let mut headers = HeaderMap::with_capacity(16);
+    let mut headers = HeaderMap::new();
     open_to_all(&mut headers);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers
 });
 static PLAYLIST: LazyLock<HeaderMap> = LazyLock::new(|| {
     let mut headers = MEDIA.clone();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/vnd.apple.mpegurl"));
     headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    headers.insert(header::ETAG, HeaderValue::from_static("\"\""));
     headers
 });
 static RANGED: LazyLock<HeaderMap> = LazyLock::new(|| {
     let mut headers = MEDIA.clone();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers
 });

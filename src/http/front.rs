@@ -99,7 +99,8 @@ impl hyper::service::Service<Request<Incoming>> for Door {
         let (ticket, path) = viewer::split(request.uri());
         if !is_read || !path.starts_with("/hls/") {
             let request = viewer::prepare(request.map(axum::body::Body::new), self.peer);
-            return Answering { step: Step::Routed(shared.router.clone().oneshot(request)), running: Some(running) };
+            let answer = Box::new(shared.router.clone().oneshot(request));
+            return Answering { step: Step::Routed(answer), running: Some(running) };
         }
         if let Some(answer) = self.kept(path, request.headers()) {
             shared.answers.increment(1);
@@ -158,7 +159,8 @@ pub struct Answering {
 enum Step {
     Ready(Option<Response<Content>>),
     Waits(Pin<Box<dyn Future<Output = Response<Content>> + Send>>),
-    Routed(Oneshot<Router, Request<axum::body::Body>>),
+    /// Boxed: it is large, and rare beside media.
+    Routed(Box<Oneshot<Router, Request<axum::body::Body>>>),
 }
 
 impl Answering {

@@ -7,18 +7,24 @@ use std::{
     time::Duration,
 };
 
+use hyper::server::conn::{http1, http2};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::graceful::{GracefulShutdown, Watcher},
 };
 use tokio::{
-    net::TcpListener,
-    sync::{OwnedSemaphorePermit, Semaphore},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{front::Front, pace::Paced, viewer::Peer};
+use super::{
+    front::{Door, Front},
+    pace::Paced,
+    viewer::Peer,
+};
 
 /// A client that has not sent its request's headers by then is closed. Also how long a kept-alive connection may idle.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -50,21 +56,7 @@ pub async fn serve(
     shutdown: CancellationToken,
     patience: Duration,
 ) {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(HEADER_BYTES)
-        .keep_alive(true)
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_pending_accept_reset_streams(RESETS_MAX)
-        .max_header_list_size(HEADER_BYTES as u32)
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PING);
-    let builder = Arc::new(builder);
+    let protocols = Arc::new(Protocols::new());
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(limits.connections));
     let addresses = Addresses::default();
@@ -90,12 +82,10 @@ pub async fn serve(
             debug!(%why, "no TCP_NODELAY");
         }
         let door = front.door(peer, address.ip());
-        let connection = builder.serve_connection(TokioIo::new(Paced::new(socket)), door).into_owned();
-        let connection = graceful.watch(connection);
+        let (protocols, watcher) = (protocols.clone(), graceful.watcher());
         tokio::spawn(async move {
-            let _slot: OwnedSemaphorePermit = slot;
-            let _place = place;
-            if let Err(why) = connection.await {
+            let _counted = (slot, place);
+            if let Err(why) = protocols.speak(socket, door, watcher).await {
                 debug!(%why, "connection ended");
             }
         });
@@ -103,6 +93,59 @@ pub async fn serve(
     drop(listener);
     if tokio::time::timeout(patience, graceful.shutdown()).await.is_err() {
         debug!("some connections were cut");
+    }
+}
+
+/// What an HTTP/2 client begins with (RFC 9113 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Between two looks at a client that has sent a part of that.
+const AGAIN: Duration = Duration::from_millis(5);
+
+/// The two ways to speak HTTP.
+struct Protocols {
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+}
+
+impl Protocols {
+    fn new() -> Self {
+        let mut http1 = http1::Builder::new();
+        http1.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES).keep_alive(true);
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_pending_accept_reset_streams(RESETS_MAX)
+            .max_header_list_size(HEADER_BYTES as u32)
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PING);
+        Self { http1, http2 }
+    }
+
+    /// Serves one connection to its end. The beginning is looked at and left where it is: a buffer that got it twice would
+    /// be twice as large for as long as the connection idles.
+    async fn speak(&self, socket: TcpStream, door: Door, watcher: Watcher) -> hyper::Result<()> {
+        let Ok(Ok(is_http2)) = timeout(HEADER_TIMEOUT, begins_with_preface(&socket)).await else { return Ok(()) };
+        let io = TokioIo::new(Paced::new(socket));
+        match is_http2 {
+            // Boxed: few connections are of this kind, and it is large.
+            true => Box::pin(watcher.watch(self.http2.serve_connection(io, door))).await,
+            false => watcher.watch(self.http1.serve_connection(io, door)).await,
+        }
+    }
+}
+
+async fn begins_with_preface(socket: &TcpStream) -> std::io::Result<bool> {
+    let mut begin = [0; PREFACE.len()];
+    loop {
+        let len = socket.peek(&mut begin).await?;
+        if begin[..len] != PREFACE[..len] || len == 0 {
+            return Ok(false);
+        }
+        if len == PREFACE.len() {
+            return Ok(true);
+        }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
