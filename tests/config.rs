@@ -164,6 +164,11 @@ fn faults_say_where_and_what() {
             "weir.toml:1: edge.upstream[1]: http://a:1/ is named twice",
         ),
         (
+            "https.certificate = \"a.pem\"",
+            "default: https.key: is empty: https.certificate is of no use without its key",
+        ),
+        ("https.key = \"a.pem\"", "default: https.certificate: is empty: https.key is of no use without it"),
+        (
             "internal.secret = \"short\"",
             "weir.toml:1: internal.secret: must have at least 16 letters, digits or signs, no blanks",
         ),

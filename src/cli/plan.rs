@@ -25,6 +25,12 @@ pub fn render(config: &Config) -> String {
         ),
     );
     line("viewers", format!("http://{}/", config.http.listen));
+    if config.https.certificate.is_some() {
+        line("", format!("https://{}/", config.https.listen));
+    }
+    for upstream in &config.edge.upstream {
+        line("upstream", upstream.to_string());
+    }
     line("other nodes", config.internal.listen.to_string());
     line("data", config.data.dir.display().to_string());
     line("chunks", format!("{} each, {} in a live playlist", print_duration(config.live.chunk), config.live.window));

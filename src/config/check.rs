@@ -153,7 +153,14 @@ impl Config {
 
     fn check_ports(&self, found: &mut Found) {
         let internal = self.internal.listen;
-        let all = [("rtmp.listen", self.rtmp.listen), ("http.listen", self.http.listen), ("internal.listen", internal)];
+        let mut all =
+            vec![("rtmp.listen", self.rtmp.listen), ("http.listen", self.http.listen), ("internal.listen", internal)];
+        match (&self.https.certificate, &self.https.key) {
+            (None, None) => {}
+            (Some(_), Some(_)) => all.push(("https.listen", self.https.listen)),
+            (Some(_), None) => found.add("https.key", "is empty: https.certificate is of no use without its key"),
+            (None, Some(_)) => found.add("https.certificate", "is empty: https.key is of no use without it"),
+        }
         for (i, (key, address)) in all.iter().enumerate() {
             for (earlier, other) in &all[..i] {
                 if overlap(*address, *other) {

@@ -31,6 +31,7 @@ pub struct Config {
     pub ladder: Vec<Entry>,
     pub rtmp: Rtmp,
     pub http: Http,
+    pub https: Https,
     pub internal: Internal,
     pub data: Data,
     pub auth: Auth,
@@ -47,6 +48,7 @@ impl Default for Config {
             ladder: ladder::default_entries(),
             rtmp: Rtmp::default(),
             http: Http::default(),
+            https: Https::default(),
             internal: Internal::default(),
             data: Data::default(),
             auth: Auth::default(),
@@ -111,6 +113,26 @@ impl Default for Http {
             connections_per_address: 10_000,
             requests_max: 50_000,
         }
+    }
+}
+
+/// The same as at [`Http`], by TLS; no port is opened without a certificate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Https {
+    #[serde(with = "text::address")]
+    pub listen: SocketAddr,
+    /// A file with the chain of certificates in PEM, the node's own first.
+    #[serde(with = "text::path")]
+    pub certificate: Option<PathBuf>,
+    /// A file with its key in PEM.
+    #[serde(with = "text::path")]
+    pub key: Option<PathBuf>,
+}
+
+impl Default for Https {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([0, 0, 0, 0], 8443)), certificate: None, key: None }
     }
 }
 
@@ -258,7 +280,7 @@ pub struct Transcode {
     /// The part of all CPUs that encoders may take, 0.05 to 1; above it the lowest-value rungs are shed.
     pub cpu_share: f64,
     /// A folder of pipeline descriptions to use instead of the built-in ones.
-    #[serde(with = "text::folder")]
+    #[serde(with = "text::path")]
     pub pipelines: Option<PathBuf>,
 }
 

@@ -1,4 +1,4 @@
-//! Values that are written as text in a configuration: durations, addresses, an optional folder or secret.
+//! Values that are written as text in a configuration: durations, addresses, an optional path or secret.
 //!
 //! Each submodule is for `#[serde(with = "...")]`, so that a field keeps its plain type. Pure.
 
@@ -73,8 +73,8 @@ pub mod address {
     }
 }
 
-/// An optional folder; the empty text is none.
-pub mod folder {
+/// An optional file or folder; the empty text is none.
+pub mod path {
     use super::*;
     use std::path::PathBuf;
 

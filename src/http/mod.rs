@@ -28,6 +28,7 @@ mod pages;
 mod problem;
 pub mod serve;
 mod tickets;
+pub mod tls;
 mod viewer;
 
 use crate::{

@@ -1,4 +1,5 @@
-//! The HTTP sockets: accept, limits, graceful end. HTTP/1.1, and HTTP/2 for clients that begin with it.
+//! The HTTP sockets: accept, limits, graceful end. HTTP/1.1, and HTTP/2 for clients that begin with it
+//! or choose it in TLS.
 
 use std::{
     collections::HashMap,
@@ -7,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use axum::BoxError;
 use hyper::server::conn::{http1, http2};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -17,17 +19,21 @@ use tokio::{
     sync::Semaphore,
     time::timeout,
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
     front::{Door, Front},
     pace::Paced,
+    tls::Tls,
     viewer::Peer,
 };
 
 /// A client that has not sent its request's headers by then is closed. Also how long a kept-alive connection may idle.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// A TLS client that has not come to terms by then is closed.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Request headers of a player are below 2 KB.
 const HEADER_BYTES: usize = 16 << 10;
 /// Requests at a time on one HTTP/2 connection: a player has some ten, a cache in front many.
@@ -47,12 +53,13 @@ pub struct Limits {
 }
 
 /// Serves until `shutdown`, then lets running requests end within `patience`. `peer` tells who is at the other end of a
-/// connection from an address.
+/// connection from an address. With `tls` nothing else is spoken.
 pub async fn serve(
     listener: TcpListener,
     front: Front,
     peer: fn(IpAddr) -> Peer,
     limits: Limits,
+    tls: Option<Arc<Tls>>,
     shutdown: CancellationToken,
     patience: Duration,
 ) {
@@ -83,9 +90,15 @@ pub async fn serve(
         }
         let door = front.door(peer, address.ip());
         let (protocols, watcher) = (protocols.clone(), graceful.watcher());
+        let acceptor = tls.as_ref().map(|tls| tls.acceptor());
         tokio::spawn(async move {
             let _counted = (slot, place);
-            if let Err(why) = protocols.speak(socket, door, watcher).await {
+            let ended = match acceptor {
+                None => protocols.speak(socket, door, watcher).await,
+                // Boxed: it is large, and plain connections need not be.
+                Some(acceptor) => Box::pin(protocols.speak_tls(acceptor, socket, door, watcher)).await,
+            };
+            if let Err(why) = ended {
                 debug!(%why, "connection ended");
             }
         });
@@ -124,14 +137,32 @@ impl Protocols {
 
     /// Serves one connection to its end. The beginning is looked at and left where it is: a buffer that got it twice would
     /// be twice as large for as long as the connection idles.
-    async fn speak(&self, socket: TcpStream, door: Door, watcher: Watcher) -> hyper::Result<()> {
-        let Ok(Ok(is_http2)) = timeout(HEADER_TIMEOUT, begins_with_preface(&socket)).await else { return Ok(()) };
+    async fn speak(&self, socket: TcpStream, door: Door, watcher: Watcher) -> Result<(), BoxError> {
+        let is_http2 = timeout(HEADER_TIMEOUT, begins_with_preface(&socket)).await??;
         let io = TokioIo::new(Paced::new(socket));
         match is_http2 {
             // Boxed: few connections are of this kind, and it is large.
-            true => Box::pin(watcher.watch(self.http2.serve_connection(io, door))).await,
-            false => watcher.watch(self.http1.serve_connection(io, door)).await,
+            true => Box::pin(watcher.watch(self.http2.serve_connection(io, door))).await?,
+            false => watcher.watch(self.http1.serve_connection(io, door)).await?,
         }
+        Ok(())
+    }
+
+    async fn speak_tls(
+        &self,
+        acceptor: TlsAcceptor,
+        socket: TcpStream,
+        door: Door,
+        watcher: Watcher,
+    ) -> Result<(), BoxError> {
+        let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await??;
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let io = TokioIo::new(Paced::new(stream));
+        match is_http2 {
+            true => watcher.watch(self.http2.serve_connection(io, door)).await?,
+            false => watcher.watch(self.http1.serve_connection(io, door)).await?,
+        }
+        Ok(())
     }
 }
 

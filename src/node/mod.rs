@@ -27,7 +27,7 @@ use crate::{
         upstream::Nodes,
     },
     config::{self, Config},
-    http::{self, App, Peer, Readiness, front::Front, serve::serve as serve_http},
+    http::{self, App, Peer, Readiness, front::Front, serve::serve as serve_http, tls::Tls},
     ingest::{Gate, Ingest},
     line::{
         self, Lines, Stores,
@@ -109,6 +109,13 @@ impl Node {
             false => None,
         };
         let http_listener = bind("http.listen", config.http.listen).await?;
+        let https = match (&config.https.certificate, &config.https.key) {
+            (Some(certificate), Some(key)) => {
+                let tls = Tls::load(certificate, key).context("https.certificate and https.key cannot be used")?;
+                Some((bind("https.listen", config.https.listen).await?, tls))
+            }
+            _ => None,
+        };
         let internal_listener = bind("internal.listen", config.internal.listen).await?;
         let rtmp_addr = rtmp_listener.as_ref().map(TcpListener::local_addr).transpose()?;
         let http_addr = http_listener.local_addr()?;
@@ -176,10 +183,15 @@ impl Node {
         let internal = Front::new(app.clone(), http::internal_router(app.clone()), requests_max);
         let connections = config.http.connections_max as usize;
         let limits = http::serve::Limits { connections, per_address: config.http.connections_per_address as usize };
-        servers.spawn(serve_http(http_listener, public, Peer::Public, limits, stop(), HTTP_PATIENCE));
+        if let Some((listener, tls)) = https {
+            servers.spawn(tls.clone().watch(stop()));
+            let public = public.clone();
+            servers.spawn(serve_http(listener, public, Peer::Public, limits, Some(tls), stop(), HTTP_PATIENCE));
+        }
+        servers.spawn(serve_http(http_listener, public, Peer::Public, limits, None, stop(), HTTP_PATIENCE));
         // Nodes of one cluster may share an address.
         let limits = http::serve::Limits { per_address: connections, ..limits };
-        servers.spawn(serve_http(internal_listener, internal, |_| Peer::Node, limits, stop(), HTTP_PATIENCE));
+        servers.spawn(serve_http(internal_listener, internal, |_| Peer::Node, limits, None, stop(), HTTP_PATIENCE));
         servers.spawn(watch_access(app.clone(), stop()));
         if let Some(links) = links {
             for upstream in 0..config.edge.upstream.len() {
