@@ -44,6 +44,20 @@ impl UnixMs {
     }
 }
 
+impl UnixMs {
+    /// Reads what `Display` writes.
+    pub fn parse(text: &str) -> Option<Self> {
+        let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<u32>().ok().map(i64::from);
+        let signs = [(4, '-'), (7, '-'), (10, 'T'), (13, ':'), (16, ':'), (19, '.'), (23, 'Z')];
+        if text.len() != 24 || !text.is_ascii() || signs.iter().any(|(at, sign)| !text[*at..].starts_with(*sign)) {
+            return None;
+        }
+        let days = days(number(0..4)?, number(5..7)?, number(8..10)?);
+        let seconds = (number(11..13)? * 60 + number(14..16)?) * 60 + number(17..19)?;
+        Some(Self(days * 86_400_000 + seconds * 1000 + number(20..23)?))
+    }
+}
+
 impl fmt::Display for UnixMs {
     /// RFC 3339 in UTC with milliseconds, as EXT-X-PROGRAM-DATE-TIME wants it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -65,6 +79,15 @@ fn civil(days: i64) -> (i64, i64, i64) {
     let day = day_of_year - (153 * march_month + 2) / 5 + 1;
     let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+/// Counts the days from 1970-01-01 to a date (the inverse of [`civil`]).
+fn days(year: i64, month: i64, day: i64) -> i64 {
+    let year = year - i64::from(month <= 2);
+    let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
+    let march_month = (month + 9) % 12;
+    let day_of_year = (153 * march_month + 2) / 5 + day - 1;
+    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
 }
 
 static START: OnceLock<Instant> = OnceLock::new();
@@ -96,6 +119,21 @@ mod tests {
             (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
         ] {
             assert_eq!(UnixMs(ms).to_string(), text);
+            assert_eq!(UnixMs::parse(text), Some(UnixMs(ms)));
+        }
+        // Each day of four centuries there and back.
+        for day in 0..146_097 {
+            let at = UnixMs(day * 86_400_000 + 12_345_678);
+            assert_eq!(UnixMs::parse(&at.to_string()), Some(at));
+        }
+        for text in [
+            "",
+            "2026-01-01T00:00:00Z",
+            "2026-01-01 00:00:00.000Z",
+            "2026-01-01T00:00:0x.000Z",
+            "ü026-01-01T00:00:00.00Z",
+        ] {
+            assert_eq!(UnixMs::parse(text), None, "{text}");
         }
     }
 }

@@ -122,6 +122,7 @@ fn an_edge_shows_what_its_upstream_has() {
         assert!(metric(&edge, &format!("weir_cache_{name}")) >= 0.0);
     }
     assert!(metric(&edge, "weir_cache_hits_total") > 5.0 && metric(&edge, "weir_upstream_seconds_count") > 5.0);
+    assert!(metric(&edge, "weir_cache_edge_delay_seconds_count") >= 1.0);
 }
 
 #[test]

@@ -20,22 +20,20 @@ pub async fn measure(rounds: usize) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (viewers, len) in CROWDS {
         say(format!("{viewers} viewers, {len} bytes"));
-        // Its runtime may not end inside of ours.
-        let upstream = tokio::task::spawn_blocking(move || Upstream::start(DELAY, len)).await?;
+        let upstream = Upstream::start(DELAY, len);
         let weir = Server::weir(&[
             "node.roles=[\"edge\"]",
             &format!("edge.upstream=[\"http://127.0.0.1:{}\"]", upstream.port),
         ])
         .await?;
         let config = include_str!("nginx-cache.conf").replace("UPSTREAM_PORT", &upstream.port.to_string());
-        let nginx = Server::nginx_with(&config).await?;
+        let nginx = Server::nginx_on(None, &config).await?;
         let (mut of_weir, mut of_nginx) = (Vec::new(), Vec::new());
         for round in 0..rounds {
             for (server, times) in [(&weir, &mut of_weir), (&nginx, &mut of_nginx)] {
                 let before = upstream.asked();
                 let path = format!("/hls/herd/01b/source/{round}.1.m4s");
-                let address = ([127, 0, 0, 1], server.http).into();
-                let all = crowd(address, &path, viewers).await;
+                let all = crowd(server.address(), &path, viewers).await;
                 let whole = body(len);
                 ensure!(all.iter().all(|got| got.answer.ends_with(&whole)), "{:?}: a viewer lacks bytes", server.kind);
                 times.push((last_bytes(&all), upstream.asked() - before));
@@ -54,7 +52,6 @@ pub async fn measure(rounds: usize) -> Result<Vec<Row>> {
             peer: nginx_words,
             ratio: format!("{:.2}", weir_max / nginx_max),
         });
-        tokio::task::spawn_blocking(move || drop(upstream)).await?;
     }
     Ok(rows)
 }

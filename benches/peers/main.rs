@@ -1,16 +1,19 @@
 //! Weir beside its peer: the same publishers, the same machine, in turns.
 //!
-//! `cargo bench --bench peers -- [ingest|idle|first|latency|herd]... [--rounds N] [--seconds N]`; all when none is named. `--seconds`
-//! is how long latency is watched. Each prints its rows of the table in benches/README.md. Exit code 1 means that a measurement could not be made, never that a goal was missed.
+//! `cargo bench --bench peers -- [ingest|idle|first|latency|herd|serve|crowd|soak]... [--rounds N] [--seconds N]`; all but soak when none is named.
+//! `--seconds` is how long latency is watched, or soaked. Each prints its rows of the table in benches/README.md. Exit code 1 means that a measurement could not be made, never that a goal was missed.
 
 mod browser;
 mod clip;
+mod crowd;
 mod first;
 mod herd;
 mod idle;
 mod ingest;
 mod latency;
+mod load;
 mod publisher;
+mod serve;
 mod server;
 #[path = "../../tests/support/upstream.rs"]
 mod upstream;
@@ -68,12 +71,14 @@ fn run() -> Result<()> {
                 rounds = Some(count.max(1));
             }
             "--seconds" => seconds = arguments.next().context("--seconds takes a number")?.parse::<u32>()?.max(30),
-            "ingest" | "idle" | "first" | "latency" | "herd" => wanted.push(argument),
-            other => bail!("{other} is not known: ingest, idle, first, latency, herd, --rounds N, --seconds N"),
+            "ingest" | "idle" | "first" | "latency" | "herd" | "serve" | "crowd" | "soak" => wanted.push(argument),
+            other => bail!(
+                "{other} is not known: ingest, idle, first, latency, herd, serve, crowd, soak, --rounds N, --seconds N"
+            ),
         }
     }
     if wanted.is_empty() {
-        wanted.extend(["ingest", "idle", "first", "latency", "herd"].map(String::from));
+        wanted.extend(["ingest", "idle", "first", "latency", "herd", "serve", "crowd"].map(String::from));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut rows = Vec::new();
@@ -84,6 +89,9 @@ fn run() -> Result<()> {
                 "ingest" => ingest::measure(rounds.unwrap_or(3)).await,
                 "idle" => idle::measure().await,
                 "herd" => herd::measure(rounds.unwrap_or(5)).await,
+                "crowd" => crowd::measure().await,
+                "soak" => crowd::soak(seconds).await,
+                "serve" => serve::measure(rounds.unwrap_or(5)).await,
                 "first" => first::measure(rounds.unwrap_or(3)).await,
                 _ => latency::measure(seconds).await,
             }

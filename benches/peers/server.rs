@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -42,9 +42,14 @@ impl Server {
     /// Starts Weir without keys and with `settings` (`key=value`) on top of its defaults. The environment's BENCH_WEIR names
     /// another build than this one, so that two can be compared.
     pub async fn weir(settings: &[&str]) -> Result<Self> {
+        Self::weir_on(None, settings).await
+    }
+
+    /// The same on one core, when it is named.
+    pub async fn weir_on(core: Option<usize>, settings: &[&str]) -> Result<Self> {
         let (dir, rtmp, http) = (fresh_folder()?, free_port()?, free_port()?);
         let internal = free_port()?;
-        let mut command = Command::new(weir());
+        let mut command = on_core(core, &weir());
         command.arg("serve");
         for set in [
             format!("rtmp.listen=127.0.0.1:{rtmp}"),
@@ -65,11 +70,11 @@ impl Server {
 
     /// Starts nginx with its RTMP module, writing HLS with 2 s fragments and a playlist as long as Weir's.
     pub async fn nginx() -> Result<Self> {
-        Self::nginx_with(include_str!("nginx.conf")).await
+        Self::nginx_on(None, include_str!("nginx.conf")).await
     }
 
-    /// Starts nginx with a configuration in which DIR, RTMP_PORT and HTTP_PORT are filled in.
-    pub async fn nginx_with(config: &str) -> Result<Self> {
+    /// Starts nginx with a configuration in which DIR, RTMP_PORT and HTTP_PORT are filled in, on one core when it is named.
+    pub async fn nginx_on(core: Option<usize>, config: &str) -> Result<Self> {
         let (dir, rtmp, http) = (fresh_folder()?, free_port()?, free_port()?);
         let path = dir.path();
         fs::create_dir_all(path.join("www/hls"))?;
@@ -81,7 +86,7 @@ impl Server {
         let file = path.join("nginx.conf");
         fs::write(&file, config)?;
         let binary = ["/usr/sbin/nginx", "nginx"].into_iter().find(|name| Path::new(name).exists()).unwrap_or("nginx");
-        let mut command = Command::new(binary);
+        let mut command = on_core(core, binary);
         command.arg("-p").arg(path).arg("-c").arg(&file).args(["-g", "daemon off;"]);
         let child = spawn(&mut command, path).context("nginx is the peer: scripts/install-deps bench")?;
         let server = Self { kind: Kind::Nginx, rtmp, http, child, dir };
@@ -122,6 +127,15 @@ impl Server {
         }
     }
 
+    /// Where nginx reads the files that it serves.
+    pub fn files(&self) -> std::path::PathBuf {
+        self.dir.path().join("www")
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.http).into()
+    }
+
     pub fn usage(&self) -> Result<Usage> {
         usage::of(self.child.id())
     }
@@ -159,6 +173,13 @@ impl Drop for Server {
 
 fn weir() -> String {
     std::env::var("BENCH_WEIR").unwrap_or_else(|_| env!("CARGO_BIN_EXE_weir").into())
+}
+
+fn on_core(core: Option<usize>, program: &str) -> Command {
+    let Some(core) = core else { return Command::new(program) };
+    let mut command = Command::new("taskset");
+    command.args(["-c", &core.to_string(), program]);
+    command
 }
 
 fn spawn(command: &mut Command, dir: &Path) -> Result<Child> {

@@ -9,6 +9,7 @@
 pub mod fill;
 pub mod flights;
 pub mod link;
+mod listed;
 pub mod object;
 pub mod policy;
 pub mod pull;

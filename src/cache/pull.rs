@@ -19,12 +19,14 @@ use tokio::sync::watch;
 use super::{
     File, Object, What, fill,
     flights::{self, Flights, Joined},
+    listed::Listed,
     policy::{Attempt, Failure, Input, Output, Plan, Rules, Why},
 };
 use crate::{
     id::{BroadcastId, StreamId},
     line::Text,
-    time::{Timestamp, now},
+    package::Reload,
+    time::{Timestamp, now, unix_now},
 };
 
 /// What an object costs beside its bytes.
@@ -350,24 +352,27 @@ impl Shared {
         order
     }
 
+    /// Takes from a playlist how far its broadcast is, and how far behind the publisher this node is.
+    fn learn(&self, broadcast: &BroadcastId, reload: &Reload, text: &Text) {
+        let Listed { newest, until } = Listed::read(std::str::from_utf8(&text.body).unwrap_or_default());
+        let before = self.newest.get(broadcast);
+        if let Some(newest) = newest.filter(|newest| before.is_none_or(|before| before < *newest)) {
+            self.newest.insert(broadcast.clone(), newest);
+        }
+        // Only what was waited for came as early as it could.
+        if let (Some(until), Some(_)) = (until, reload.until) {
+            metrics::histogram!("weir_cache_edge_delay_seconds").record(unix_now().since(until).as_secs_f64());
+        }
+    }
+
     fn keep(&self, object: &Object, key: &Key, head: &Head, fill: &Arc<Fill>, text: Option<&Text>) {
-        if let (What::File(broadcast, _, File::Playlist(_)), Some(newest)) = (&object.what, text.and_then(newest)) {
-            let before = self.newest.get(broadcast);
-            if before.is_none_or(|before| before < newest) {
-                self.newest.insert(broadcast.clone(), newest);
-            }
+        if let (What::File(broadcast, _, File::Playlist(reload)), Some(text)) = (&object.what, text) {
+            self.learn(broadcast, reload, text);
         }
         let until = head.fresh.map(|fresh| now() + fresh);
         let bytes = head.len as u64 * if text.is_some() { 2 } else { 1 };
         self.kept.insert(key.clone(), Entry { fill: fill.clone(), until, bytes });
     }
-}
-
-/// The number of the last chunk that a playlist lists.
-fn newest(text: &Text) -> Option<u64> {
-    let text = std::str::from_utf8(&text.body).ok()?;
-    let last = text.lines().rev().find(|line| !line.starts_with('#') && line.ends_with(".m4s"))?;
-    last.split('.').next()?.parse().ok()
 }
 
 /// The task that fills one object.

@@ -12,7 +12,7 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes},
-    http::header,
+    http::{Uri, header},
     response::IntoResponse,
     routing::get,
 };
@@ -27,28 +27,38 @@ use weir::time::{Timestamp, now};
 pub struct Upstream {
     pub port: u16,
     asked: Arc<AtomicUsize>,
-    _runtime: tokio::runtime::Runtime,
+    runtime: Option<tokio::runtime::Runtime>,
 }
 
 impl Upstream {
-    /// Answers everything under `/hls/` with `len` bytes after `delay`, on a thread of its own.
+    /// Answers everything under `/hls/` with `len` bytes after `delay`, on a thread of its own. Anyone may watch.
     pub fn start(delay: Duration, len: usize) -> Self {
+        let body = body(len);
+        Self::with(delay, "{\"ticket\":false,\"rows\":[]}", move |_| body.clone())
+    }
+
+    /// The same with a body for each path, and with words on who may watch.
+    pub fn with(delay: Duration, access: &str, object: impl Fn(&str) -> Bytes + Clone + Send + Sync + 'static) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let asked = Arc::new(AtomicUsize::new(0));
-        let (count, body) = (asked.clone(), body(len));
-        let object = move || async move {
+        let count = asked.clone();
+        let object = move |uri: Uri| async move {
             count.fetch_add(1, Ordering::Relaxed);
+            let body = object(uri.path());
             tokio::time::sleep(delay).await;
             let headers =
                 [(header::CONTENT_TYPE, "video/mp4"), (header::CACHE_CONTROL, "public, max-age=31536000, immutable")];
             (headers, body)
         };
+        let access = format!("{{\"access\":{access}}}\n");
+        let link = move || async move { link(access) };
         let router = Router::new().route("/internal/v1/link", get(link)).route("/hls/{*object}", get(object));
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("loopback");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
+        listener.set_nonblocking(true).expect("a socket");
         let port = listener.local_addr().expect("bound").port();
-        runtime.spawn(async { axum::serve(listener, router).await });
-        Self { port, asked, _runtime: runtime }
+        runtime.spawn(async { axum::serve(TcpListener::from_std(listener).expect("a socket"), router).await });
+        Self { port, asked, runtime: Some(runtime) }
     }
 
     /// Objects that were asked for.
@@ -57,20 +67,28 @@ impl Upstream {
     }
 }
 
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        // Whoever drops it may be a task of another runtime, which must not wait.
+        self.runtime.take().expect("dropped once").shutdown_background();
+    }
+}
+
 pub fn body(len: usize) -> Bytes {
     (0..len).map(|at| (at % 251) as u8).collect()
 }
 
-/// Anyone may watch, and beats.
-async fn link() -> impl IntoResponse {
-    let lines = futures::stream::unfold(true, |first| async move {
-        let line = if first {
-            "{\"access\":{\"ticket\":false,\"rows\":[]}}\n"
-        } else {
-            tokio::time::sleep(Duration::from_millis(250)).await;
-            "\"beat\"\n"
+/// Who may watch, then beats.
+fn link(access: String) -> impl IntoResponse {
+    let lines = futures::stream::unfold(Some(access), |access| async move {
+        let line = match access {
+            Some(access) => access,
+            None => {
+                tokio::time::sleep(Duration::from_millis(250)).await;
+                "\"beat\"\n".to_owned()
+            }
         };
-        Some((Ok::<_, std::convert::Infallible>(line), false))
+        Some((Ok::<_, std::convert::Infallible>(line), None))
     });
     Body::from_stream(lines)
 }
