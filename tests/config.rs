@@ -156,7 +156,7 @@ fn faults_say_where_and_what() {
         ),
         (
             "edge.upstream = [\"http://a:1\", \"http://b:1/live\"]",
-            "weir.toml:1: edge.upstream[1]: http://b:1/live is not the address of an internal port, such as \
+            "weir.toml:1: edge.upstream[1]: the one at \"b\" is not the plain address of an internal port, such as \
              \"http://10.0.0.5:8090\"",
         ),
         (
@@ -259,6 +259,10 @@ fn faults_name_the_variable_and_the_argument() {
             "rtmp=x",
             "--set rtmp=x: rtmp: is a section with the keys rtmp.first_media_timeout, rtmp.half_open_max, \
                     rtmp.idle_timeout, rtmp.listen, rtmp.publishers_max",
+        ),
+        (
+            "internal.secret=short",
+            "--set internal.secret=...: internal.secret: must have at least 16 letters, digits or signs, no blanks",
         ),
         ("ladder=x", "--set ladder=x: ladder: invalid type: string \"x\", expected a sequence"),
     ] {

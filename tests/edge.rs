@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{
     Node, Publisher, get, hls, request, secs, signal,
     upstream::{self, Upstream, crowd},
@@ -287,6 +287,50 @@ fn nodes_that_have_each_other_as_upstream_share_their_streams() {
         assert_eq!(get(&node.url("/hls/nobody/index.m3u8")).status, 404);
         assert!(now() - begun < secs(1), "neither waits for the other");
     }
+}
+
+#[test]
+fn what_one_of_two_such_nodes_takes_back_the_other_does_not_remember() {
+    let ports = [support::free_port(), support::free_port()];
+    let both = [0, 1].map(|i| {
+        let upstream = format!("edge.upstream=[\"http://127.0.0.1:{}\"]", ports[1 - i]);
+        let listen = format!("internal.listen=127.0.0.1:{}", ports[i]);
+        Node::start(&[SOURCE_ONLY, "auth.playback=ticket", &upstream, &listen])
+    });
+    let _publisher = publish(&both[0], "alice");
+    both[1].wait_live("alice");
+    let key = json!({"kid": "shop", "algorithm": "HS256", "key": "a secret that has thirty-two letters"}).to_string();
+    assert_eq!(both[0].admin("POST", "/api/v1/ticket-keys", Some(&key)).status, 201);
+    let claims = json!({"stream": "alice", "exp": 4_000_000_000_u64}).to_string();
+    let ticket = weir::auth::tickets::sign(
+        &serde_json::from_str(&claims).unwrap(),
+        "shop",
+        &weir::auth::Secret::new("a secret that has thirty-two letters"),
+    );
+    let there = both[1].url(&format!("/t/{ticket}/hls/alice/index.m3u8"));
+    wait("the key at the other node", secs(3), || (get(&there).status == 200).then_some(()));
+    assert_eq!(both[0].admin("DELETE", "/api/v1/ticket-keys/shop", None).status, 204);
+    wait("the key is gone there too", secs(3), || (get(&there).status == 401).then_some(()));
+}
+
+#[test]
+fn edges_in_a_ring_are_told_and_work_all_the_same() {
+    let origin = Node::start(&[SOURCE_ONLY]);
+    let ports = [support::free_port(), support::free_port()];
+    let ring = [0, 1].map(|i| {
+        let upstream =
+            format!("edge.upstream=[\"http://127.0.0.1:{}\",\"http://127.0.0.1:{}\"]", ports[1 - i], origin.internal);
+        Node::start(&[EDGE, &upstream, &format!("internal.listen=127.0.0.1:{}", ports[i])])
+    });
+    let _publisher = publish(&origin, "alice");
+    for edge in &ring {
+        edge.wait_live("alice");
+        let mut client = hls::Client::open(&edge.url("/hls/alice/index.m3u8"));
+        client.follow_media(2, secs(15));
+    }
+    wait("words about it", secs(5), || {
+        ring.iter().any(|edge| edge.log().contains("edges cannot stand in a ring")).then_some(())
+    });
 }
 
 #[test]

@@ -39,13 +39,23 @@ fn certificate(dir: &Path) -> CertificateDer<'static> {
 
 /// Gets a path over a connection that speaks HTTP/2.
 async fn get_http2(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, path: &str) -> (u16, Bytes) {
+    // HEAD first: its answer has a length and no body.
     let (mut sender, connection) =
         conn::http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await.expect("HTTP/2 is spoken");
     tokio::spawn(connection);
-    let request = Request::get(format!("http://localhost{path}")).body(Empty::<Bytes>::new()).unwrap();
-    let answer = sender.send_request(request).await.expect("an answer");
+    let request = |method: &str| {
+        let request = Request::builder().method(method).uri(format!("http://localhost{path}"));
+        request.body(Empty::<Bytes>::new()).unwrap()
+    };
+    let head = sender.send_request(request("HEAD")).await.expect("an answer");
+    let length = head.headers()[header::CONTENT_LENGTH].to_str().unwrap().parse::<usize>().unwrap();
+    assert!(head.into_body().collect().await.expect("nothing").to_bytes().is_empty());
+    let answer = sender.send_request(request("GET")).await.expect("an answer");
     assert_eq!(answer.version(), Version::HTTP_2);
-    (answer.status().as_u16(), answer.into_body().collect().await.expect("a body").to_bytes())
+    let status = answer.status().as_u16();
+    let body = answer.into_body().collect().await.expect("a body").to_bytes();
+    assert_eq!(body.len(), length);
+    (status, body)
 }
 
 async fn connect_tls(

@@ -56,7 +56,7 @@ pub async fn measure() -> Result<Vec<Row>> {
     weir::rtmp::server::raise_fd_limit().context("too few descriptors")?;
     let mut rows = Vec::new();
     for viewers in CROWDS {
-        rows.push(grow(viewers).await?);
+        rows.push(grow(viewers).await.with_context(|| format!("{viewers} viewers"))?);
     }
     rows.push(rush().await?);
     rows.push(waiting().await?);

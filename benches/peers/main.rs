@@ -81,10 +81,10 @@ fn run() -> Result<()> {
         wanted.extend(["ingest", "idle", "first", "latency", "herd", "serve", "crowd"].map(String::from));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut rows = Vec::new();
+    println!("| work | reach | Weir | nginx | ratio |\n|---|---|---|---|---|");
     for name in wanted {
         eprintln!("==> {name}");
-        rows.extend(runtime.block_on(async {
+        let rows = runtime.block_on(async {
             match name.as_str() {
                 "ingest" => ingest::measure(rounds.unwrap_or(3)).await,
                 "idle" => idle::measure().await,
@@ -95,11 +95,10 @@ fn run() -> Result<()> {
                 "first" => first::measure(rounds.unwrap_or(3)).await,
                 _ => latency::measure(seconds).await,
             }
-        })?);
-    }
-    println!("| work | reach | Weir | nginx | ratio |\n|---|---|---|---|---|");
-    for Row { work, reach, weir, peer, ratio } in rows {
-        println!("| {work} | {reach} | {weir} | {peer} | {ratio} |");
+        })?;
+        for Row { work, reach, weir, peer, ratio } in rows {
+            println!("| {work} | {reach} | {weir} | {peer} | {ratio} |");
+        }
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ use tokio_util::{
 };
 use tracing::{info, warn};
 
-use super::{Cache, Object, upstream::Nodes};
+use super::{Cache, Object, What, upstream::Nodes};
 use crate::{id::StreamId, store::AccessRow};
 
 /// Where an upstream answers with its link.
@@ -42,9 +42,11 @@ const LINE_MAX: usize = 16 << 20;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Message {
+    /// The processes that this link leads to: the upstream, and those it heard of from its own upstreams. The first message.
+    Behind { names: Vec<String> },
     /// Alive, and nothing else to say.
     Beat,
-    /// Who may watch, whole. The first message of a link.
+    /// Who may watch, whole: comes before anything that may be watched.
     Access(Access),
     /// A stream that is shown, as `GET /api/v1/streams/{id}` gives it.
     Stream { id: StreamId, view: Value },
@@ -62,8 +64,32 @@ pub struct Access {
     pub rows: Vec<AccessRow>,
 }
 
+impl Access {
+    /// What counts when several are right: whatever lets in fewer.
+    pub fn join(all: impl IntoIterator<Item = Access>) -> Access {
+        let mut joined = Access::default();
+        let mut rows: BTreeMap<String, AccessRow> = BTreeMap::new();
+        for access in all {
+            joined.ticket |= access.ticket;
+            for row in access.rows {
+                let known = rows.entry(row.name()).or_insert_with(|| row.clone());
+                match (known, row) {
+                    (AccessRow::Playback { ticket: known, .. }, AccessRow::Playback { ticket, .. }) => *known |= ticket,
+                    (AccessRow::RevokedStream { before: known, .. }, AccessRow::RevokedStream { before, .. }) => {
+                        *known = before.max(*known)
+                    }
+                    _ => {}
+                }
+            }
+        }
+        joined.rows = rows.into_values().collect();
+        joined
+    }
+}
+
 #[derive(Default)]
 struct Heard {
+    behind: Vec<String>,
     access: Option<Access>,
     streams: BTreeMap<StreamId, Value>,
 }
@@ -72,7 +98,7 @@ struct Heard {
 pub enum News<'a> {
     /// Who may watch has changed.
     Access,
-    /// A pushed stream listed this; it is being fetched.
+    /// A pushed stream listed this.
     Listed(&'a Object),
 }
 
@@ -80,33 +106,53 @@ pub enum News<'a> {
 pub struct Links {
     nodes: Arc<Nodes>,
     cache: Cache,
+    /// What this process is called.
+    name: String,
     // Held for look-ups only, never across an await.
     heard: Vec<Mutex<Heard>>,
 }
 
 impl Links {
     /// Links that nobody drives yet: until one speaks, its upstream is not asked for anything.
-    pub fn new(nodes: Arc<Nodes>, cache: Cache) -> Arc<Self> {
+    pub fn new(nodes: Arc<Nodes>, cache: Cache, name: &str) -> Arc<Self> {
         let heard = (0..nodes.len()).map(|_| Mutex::default()).collect();
-        Arc::new(Self { nodes, cache, heard })
+        Arc::new(Self { nodes, cache, name: name.to_owned(), heard })
     }
 
-    /// Who may watch: the stricter default, and the rows of all upstreams.
+    /// The processes that all links lead to.
+    pub fn behind(&self) -> Vec<String> {
+        self.heard.iter().flat_map(|heard| heard.lock().expect("no panic while held").behind.clone()).collect()
+    }
+
+    /// Who may watch, as all upstreams say together; with tickets only before any has spoken.
     pub fn access(&self) -> Access {
-        let mut all = Access::default();
-        for heard in &self.heard {
-            if let Some(access) = &heard.lock().expect("no panic while held").access {
-                all.ticket |= access.ticket;
-                all.rows.extend(access.rows.iter().cloned());
+        let alive = self.cache.alive();
+        let mut all: Vec<Access> = Vec::new();
+        for (heard, is_alive) in self.heard.iter().zip(&alive) {
+            let Some(mut access) = heard.lock().expect("no panic while held").access.clone() else { continue };
+            // A key may have been taken away since one was heard last; what forbids counts for ever.
+            if !is_alive && alive.contains(&true) {
+                access.rows.retain(|row| !matches!(row, AccessRow::TicketKey { .. }));
             }
+            all.push(access);
         }
-        all
+        match all.is_empty() {
+            true => Access { ticket: true, rows: Vec::new() },
+            false => Access::join(all),
+        }
     }
 
-    /// The streams that upstreams show, by name; of two that show one, the first.
+    /// The upstreams' words, those of the ones that are there first.
+    fn by_liveness(&self) -> impl Iterator<Item = &Mutex<Heard>> {
+        let alive = self.cache.alive();
+        let of = move |wanted| self.heard.iter().zip(alive.clone()).filter(move |(_, alive)| *alive == wanted);
+        of.clone()(true).chain(of(false)).map(|(heard, _)| heard)
+    }
+
+    /// The streams that upstreams show, by name; of two that show one, the first that is there.
     pub fn streams(&self) -> BTreeMap<StreamId, Value> {
         let mut all = BTreeMap::new();
-        for heard in &self.heard {
+        for heard in self.by_liveness() {
             for (id, view) in &heard.lock().expect("no panic while held").streams {
                 all.entry(id.clone()).or_insert_with(|| view.clone());
             }
@@ -116,20 +162,24 @@ impl Links {
 
     /// How an upstream shows a stream.
     pub fn stream(&self, id: &StreamId) -> Option<Value> {
-        self.heard.iter().find_map(|heard| heard.lock().expect("no panic while held").streams.get(id).cloned())
+        self.by_liveness().find_map(|heard| heard.lock().expect("no panic while held").streams.get(id).cloned())
     }
 
     /// Holds the link to one upstream until `stop`. What it has is asked for only after `told` heard who may watch it.
     pub async fn hold(self: Arc<Self>, upstream: usize, stop: CancellationToken, told: impl Fn(News)) {
         let name = self.nodes.name(upstream).to_owned();
-        let mut reached = true;
+        let mut said = String::new();
         while !stop.is_cancelled() {
             let ended = stop.run_until_cancelled(self.listen(upstream, &told)).await;
             let Some(why) = ended else { break };
-            if self.cache.set_alive(upstream, false) || reached {
+            let was_there = self.cache.set_alive(upstream, false);
+            if was_there {
+                told(News::Access);
+            }
+            if was_there || why != said {
                 warn!(upstream = %name, %why, "the link to an upstream ended; it is tried again until it answers");
             }
-            reached = false;
+            said = why;
             stop.run_until_cancelled(tokio::time::sleep(AGAIN)).await;
         }
     }
@@ -158,6 +208,12 @@ impl Links {
             };
             // A message of a newer version.
             let Ok(message) = serde_json::from_str(&line) else { continue };
+            if let Message::Behind { names } = &message
+                && names.contains(&self.name)
+            {
+                // Each would wait for the other to fetch what neither has.
+                return "it asks this node for what it lacks: edges cannot stand in a ring".into();
+            }
             self.take(upstream, message, told);
         }
     }
@@ -166,22 +222,50 @@ impl Links {
         let heard = || self.heard[upstream].lock().expect("no panic while held");
         match message {
             Message::Beat => {}
+            Message::Behind { names } => heard().behind = names,
             Message::Access(access) => {
                 heard().access = Some(access);
                 told(News::Access);
+                // Only now: what it has is not asked for before it is known who may watch.
                 if self.cache.set_alive(upstream, true) {
                     info!(upstream = self.nodes.name(upstream), "upstream is there");
                 }
             }
-            Message::Stream { id, view } => _ = heard().streams.insert(id, view),
+            Message::Stream { id, view } => {
+                // It may not have been there a moment ago.
+                self.cache.forget_failure(&Object { stream: id.clone(), what: What::Current });
+                heard().streams.insert(id, view);
+            }
             Message::Gone { id } => _ = heard().streams.remove(&id),
             Message::Listed { path } => {
                 let object = path.strip_prefix("/hls/").and_then(|path| Object::parse(path, None).ok());
                 if let Some(object) = object {
-                    self.cache.prefetch(&object);
                     told(News::Listed(&object));
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::UnixMs;
+
+    #[test]
+    fn of_two_words_the_stricter_one_counts() {
+        let stream: StreamId = "alice".parse().unwrap();
+        let playback = |ticket| AccessRow::Playback { stream: stream.clone(), ticket };
+        let before = |ms| AccessRow::RevokedStream { stream: stream.clone(), before: UnixMs(ms) };
+        let access = |ticket, rows: &[AccessRow]| Access { ticket, rows: rows.to_vec() };
+        let (one, other) =
+            (access(true, &[playback(false), before(9000)]), access(false, &[playback(true), before(500)]));
+        let strict = access(true, &[playback(true), before(9000)]);
+        for all in [[one.clone(), other.clone()], [other, one]] {
+            let mut joined = Access::join(all);
+            joined.rows.sort_by_key(AccessRow::name);
+            assert_eq!(joined, strict);
+        }
+        assert_eq!(Access::join([access(true, &[playback(false)]), access(true, &[])]).rows, [playback(false)]);
     }
 }

@@ -9,6 +9,10 @@ pub struct Listed {
     pub newest: Option<u64>,
     /// The wall clock at the end of the last chunk or part, as the publisher's node read it.
     pub until: Option<UnixMs>,
+    /// EXT-X-TARGETDURATION, seconds.
+    pub target: Option<u32>,
+    /// EXT-X-ENDLIST: nothing is added any more.
+    pub ended: bool,
 }
 
 impl Listed {
@@ -28,6 +32,8 @@ impl Listed {
                     parts += duration.unwrap_or(0.0) * 1000.0;
                     until(parts);
                 }
+                "#EXT-X-TARGETDURATION" => listed.target = value.parse().ok(),
+                "#EXT-X-ENDLIST" => listed.ended = true,
                 "#EXTINF" => until(value.trim_end_matches(',').parse().unwrap_or(0.0) * 1000.0),
                 _ if !line.starts_with('#') && line.ends_with(".m4s") => {
                     listed.newest = line.split('.').next().and_then(|k| k.parse().ok());
@@ -50,9 +56,9 @@ mod tests {
             Listed::read(&std::fs::read_to_string(path).unwrap())
         };
         let listed = read("parts.m3u8");
-        assert_eq!(listed.newest, Some(21));
+        assert_eq!((listed.newest, listed.target, listed.ended), (Some(21), Some(2), false));
         assert_eq!(listed.until.unwrap().to_string(), "2026-01-01T00:00:44.667Z");
-        assert_eq!(Listed::read("#EXTM3U\n#EXTINF:2.0,\n7.1.m4s\n"), Listed { newest: Some(7), until: None });
+        assert_eq!(Listed::read("#EXTM3U\n#EXTINF:2.0,\n7.1.m4s\n"), Listed { newest: Some(7), ..Listed::default() });
         assert_eq!(Listed::read("no playlist"), Listed::default());
     }
 }

@@ -56,9 +56,11 @@ impl Failure {
         Self { why, detail: detail.into() }
     }
 
-    /// How long it is answered without asking again. `random` in 0..1 spreads the questions of many nodes.
-    pub fn keep(&self, random: f64) -> Duration {
+    /// How long it is answered without asking again. `soon`: it may be there any moment. `random` in 0..1 spreads the questions
+    /// of many nodes.
+    pub fn keep(&self, soon: bool, random: f64) -> Duration {
         match self.why {
+            Why::NotFound if soon => Duration::from_millis(30 + (random.clamp(0.0, 1.0) * 40.0) as u64),
             Why::NotFound => Duration::from_secs(1),
             Why::Busy => Duration::ZERO,
             Why::Refused | Why::Unavailable | Why::Broken | Why::Late => {
@@ -120,6 +122,7 @@ pub struct Plan {
     running: Vec<Running>,
     /// The attempt whose body is taken.
     chosen: Option<usize>,
+    /// Since when an answer is waited for: the beginning, or when an attempt that had answered was replaced.
     begun: Timestamp,
     /// Bytes of the running window of `D`, and when it ends.
     window: (usize, Timestamp),
@@ -172,6 +175,8 @@ impl Plan {
                 self.window = (0, now + self.rules.chunk);
                 for other in self.take(|running| running.attempt.id != id) {
                     self.outputs.push_back(Output::Stop(other.id));
+                    // It was only slower: it can go on where this one breaks off.
+                    self.untried.push(other.upstream);
                 }
             }
             Input::Bytes(id, bytes) if self.chosen == Some(id) => self.window.0 += bytes,
@@ -215,6 +220,7 @@ impl Plan {
                 let dead = self.window.0 == 0;
                 self.window = (0, now + self.rules.chunk);
                 if slow && !self.replaced {
+                    self.again(now);
                     self.replace(now, chosen);
                 } else if dead {
                     self.stop(chosen);
@@ -268,6 +274,12 @@ impl Plan {
         }
     }
 
+    /// The object was on its way: whoever goes on has as much time as the first had, and no reason to hold the request.
+    fn again(&mut self, now: Timestamp) {
+        self.begun = now;
+        self.rules.hold = Duration::ZERO;
+    }
+
     fn stop(&mut self, id: usize) -> usize {
         let stopped = self.take(|running| running.attempt.id == id).pop();
         self.outputs.push_back(Output::Stop(id));
@@ -279,6 +291,7 @@ impl Plan {
         let broke_off = self.chosen == Some(attempt.id);
         if broke_off {
             self.chosen = None;
+            self.again(now);
         }
         let final_word = matches!(failure.why, Why::Refused | Why::Busy);
         // "Not there" says less than any other failure: another upstream may have had it.

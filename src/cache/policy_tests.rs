@@ -113,6 +113,34 @@ fn a_body_that_trickles_is_replaced_once_and_one_that_stops_is_given_up() {
 }
 
 #[test]
+fn a_replacement_in_the_middle_has_as_much_time_as_the_first_had() {
+    let mut t = trial(&[0], 0);
+    t.out();
+    t.at(100).then(Input::Head(0)).then(Input::Bytes(0, 64_000));
+    assert_eq!(t.at(4099).out(), "", "the first 2 s were good");
+    assert_eq!(t.at(4100).out(), "-0 +1@0");
+    assert_eq!(t.at(5000).then(Input::Head(1)).then(Input::Bytes(1, 64_000)).out(), "");
+    // A body that broke off late is continued too.
+    let mut t = trial(&[0, 1], 0);
+    t.out();
+    t.at(100).then(Input::Head(0));
+    for second in 1..30 {
+        t.at(second * 1000).then(Input::Bytes(0, 64_000));
+    }
+    assert_eq!(t.then(Input::Failed(0, failure(Why::Broken))).out(), "+1@1");
+    assert_eq!(t.at(30_000).then(Input::Head(1)).out(), "");
+}
+
+#[test]
+fn who_lost_the_race_goes_on_when_the_winner_breaks_off() {
+    let mut t = trial(&[0, 1], 0);
+    t.out();
+    assert_eq!(t.at(500).out(), "+1@1");
+    assert_eq!(t.at(600).then(Input::Head(0)).out(), "-1");
+    assert_eq!(t.then(Input::Down(0)).out(), "-0 +2@1");
+}
+
+#[test]
 fn an_upstream_that_is_gone_is_left_at_once_when_there_is_another() {
     let mut t = trial(&[0, 1], 5 * D);
     t.out();
@@ -156,8 +184,9 @@ fn nobody_to_ask_is_told_at_once() {
 
 #[test]
 fn failures_count_for_a_moment() {
-    let ms = |why, random| failure(why).keep(random).as_millis();
+    let ms = |why, random| failure(why).keep(false, random).as_millis();
     assert_eq!((ms(Why::Broken, 0.0), ms(Why::Broken, 1.0)), (100, 500));
+    assert_eq!(failure(Why::NotFound).keep(true, 0.5).as_millis(), 50, "a part is made in a third of a second");
     assert_eq!((ms(Why::NotFound, 0.3), ms(Why::Busy, 0.3)), (1000, 0));
 }
 
@@ -199,6 +228,6 @@ fn any_course_ends() {
         // Silence from here on ends it.
         t.at(at + 100 * D);
         prop_assert!(drain(&mut t, &mut running));
-        prop_assert!(started <= upstreams + 2, "{started}");
+        prop_assert!(started <= 2 * upstreams + 3, "{started}");
     });
 }

@@ -33,6 +33,8 @@ use crate::{
 const OVERHEAD: u64 = 600;
 /// "Not there" and other failures that are remembered.
 const FAILURES: usize = 10_000;
+/// A reload for a chunk that lies further back than that is no longer waiting.
+const LISTED_LONG: u64 = 3;
 /// Streams and broadcasts of which it is remembered who has them and how far they are.
 const REMEMBERED: usize = 10_000;
 /// Parts of the cache that are locked on their own. Few, because each can keep an object no bigger than its share.
@@ -101,11 +103,22 @@ struct Shared {
     failed: sync::Cache<Key, Entry>,
     /// Which upstream had a stream last.
     holders: sync::Cache<StreamId, usize>,
-    /// The newest chunk that a playlist of this broadcast listed.
-    newest: sync::Cache<BroadcastId, u64>,
+    /// How far a broadcast was when a playlist of it was last seen.
+    known: sync::Cache<BroadcastId, Known>,
     upstreams: watch::Sender<Vec<State>>,
     waiting: AtomicUsize,
     filling: AtomicUsize,
+}
+
+/// What playlists told of a broadcast.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Known {
+    /// The newest chunk that was listed.
+    newest: u64,
+    /// EXT-X-TARGETDURATION, seconds.
+    target: u32,
+    /// Nothing is added any more.
+    ended: bool,
 }
 
 /// What is known of an upstream.
@@ -161,7 +174,7 @@ impl Cache {
             kept,
             failed: sync::Cache::new(FAILURES),
             holders: sync::Cache::new(REMEMBERED),
-            newest: sync::Cache::new(REMEMBERED),
+            known: sync::Cache::new(REMEMBERED),
             upstreams: watch::Sender::new(vec![State::Unknown; upstreams]),
             waiting: AtomicUsize::new(0),
             filling: AtomicUsize::new(0),
@@ -173,6 +186,7 @@ impl Cache {
     /// Gives a way to read `object`, from memory or as it arrives. Fails at once when there is no room to wait or to fill.
     pub fn get(&self, object: &Object) -> Result<Reading, Failure> {
         let shared = &self.shared;
+        let object = &shared.plain(object);
         let key: Key = object.to_string().into();
         if let Some(fill) = shared.kept(&key) {
             metrics::counter!("weir_cache_hits_total").increment(1);
@@ -233,6 +247,16 @@ impl Cache {
                 before != state
             }
         })
+    }
+
+    /// Which upstreams are there.
+    pub fn alive(&self) -> Vec<bool> {
+        self.shared.upstreams.borrow().iter().map(|state| *state == State::Alive).collect()
+    }
+
+    /// Asks again for what was not there a moment ago, when someone asks for it.
+    pub fn forget_failure(&self, object: &Object) {
+        self.shared.failed.remove(object.to_string().as_str());
     }
 
     /// Whether any upstream is there.
@@ -330,18 +354,38 @@ impl Shared {
         fill
     }
 
+    /// A reload that asks for what has been listed for long is the plain playlist: the same bytes, one object.
+    fn plain(&self, object: &Object) -> Object {
+        let mut object = object.clone();
+        if let What::File(broadcast, _, File::Playlist(reload)) = &mut object.what
+            && let Some(known) = self.known.get(broadcast)
+            && reload.until.is_some_and(|(k, _)| known.ended || k + LISTED_LONG < known.newest)
+        {
+            reload.until = None;
+        }
+        object
+    }
+
     /// How long an upstream may hold a request for this object: it may ask for what is being made.
     fn hold(&self, object: &Object) -> Duration {
-        let chunk = self.limits.chunk;
-        match &object.what {
-            What::File(_, _, File::Playlist(reload)) if reload.until.is_some() => chunk * 5,
-            What::File(_, _, File::Part { .. }) => chunk,
-            What::File(broadcast, _, File::Chunk { k, .. }) => match self.newest.get(broadcast) {
-                Some(newest) if *k > newest => chunk,
-                _ => Duration::ZERO,
-            },
+        let What::File(broadcast, _, file) = &object.what else { return Duration::ZERO };
+        let known = self.known.get(broadcast);
+        let target = known.map_or(self.limits.chunk, |known| Duration::from_secs(known.target.into()));
+        let is_ahead = |k: u64| known.is_none_or(|known| k > known.newest);
+        match file {
+            // As long as upstreams hold a reload, and a little more.
+            File::Playlist(reload) if reload.until.is_some_and(|(k, _)| is_ahead(k)) => {
+                target * 3 + self.limits.chunk / 4
+            }
+            File::Part { k, .. } if is_ahead(*k) => target,
+            File::Chunk { k, .. } if known.is_some() && is_ahead(*k) => target * 2,
             _ => Duration::ZERO,
         }
+    }
+
+    /// Whether what is not there may be there any moment.
+    fn is_soon(&self, object: &Object) -> bool {
+        matches!(object.what, What::File(_, _, File::Part { .. } | File::Chunk { .. }))
     }
 
     /// The upstreams in the order in which they should be asked: those that are there, and of these who had the stream last.
@@ -354,10 +398,12 @@ impl Shared {
 
     /// Takes from a playlist how far its broadcast is, and how far behind the publisher this node is.
     fn learn(&self, broadcast: &BroadcastId, reload: &Reload, text: &Text) {
-        let Listed { newest, until } = Listed::read(std::str::from_utf8(&text.body).unwrap_or_default());
-        let before = self.newest.get(broadcast);
-        if let Some(newest) = newest.filter(|newest| before.is_none_or(|before| before < *newest)) {
-            self.newest.insert(broadcast.clone(), newest);
+        let Listed { newest, until, target, ended } = Listed::read(std::str::from_utf8(&text.body).unwrap_or_default());
+        if let (Some(newest), Some(target)) = (newest, target) {
+            let before = self.known.get(broadcast).filter(|before| before.newest >= newest);
+            let known = before
+                .map_or(Known { newest, target, ended }, |before| Known { ended: before.ended || ended, ..before });
+            self.known.insert(broadcast.clone(), known);
         }
         // Only what was waited for came as early as it could.
         if let (Some(until), Some(_)) = (until, reload.until) {
@@ -406,6 +452,10 @@ impl Lead {
         loop {
             while let Some(output) = plan.poll() {
                 match output {
+                    // Two nodes' playlists of one name may differ: no half of one is continued by the other.
+                    Output::Start(_) if got > 0 && self.object.is_playlist() => {
+                        return self.fail(Failure::new(Why::Broken, "a playlist broke off"));
+                    }
                     Output::Start(attempt) => {
                         let asking = self.shared.source.fetch(attempt.upstream, &self.key, got);
                         self.attempts.push((attempt, Step::Asking(now(), asking)));
@@ -498,7 +548,7 @@ impl Lead {
     fn fail(mut self, failure: Failure) {
         metrics::counter!("weir_cache_fills_total", "result" => failure.why.code()).increment(1);
         let writer = self.flight.writer.take().expect("not ended");
-        let (fill, keep) = (writer.fill().clone(), failure.keep(rand::random()));
+        let (fill, keep) = (writer.fill().clone(), failure.keep(self.shared.is_soon(&self.object), rand::random()));
         writer.fail(failure);
         if !keep.is_zero() {
             let kept = Entry { fill, until: Some(now() + keep), bytes: 0 };

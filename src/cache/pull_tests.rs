@@ -303,7 +303,7 @@ async fn what_is_held_is_asked_for_once() {
         false => Behaviour { head_ms: 2_500, ..Behaviour::default() },
     });
     let cache = super::tests::cache(&listed, 1, limits());
-    cache.shared.newest.insert("01b".parse().unwrap(), 7);
+    cache.shared.known.insert("01b".parse().unwrap(), Known { newest: 7, target: 2, ended: false });
     assert!(fetch(&cache, &chunk(8)).await.is_ok());
     assert_eq!(listed.asked().len(), 1);
     assert_eq!(fetch(&cache, &chunk(7)).await.unwrap_err().why, Why::Late, "it is listed, so it should be there");

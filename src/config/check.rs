@@ -123,11 +123,17 @@ impl Config {
         found.number("edge.waiters_max", self.edge.waiters_max, 1..=10_000_000);
         for (i, url) in self.edge.upstream.iter().enumerate() {
             let key = format!("edge.upstream[{i}]");
-            if url.scheme() != "http" || !url.has_host() || url.path() != "/" || url.query().is_some() {
-                found.add(
-                    key,
-                    format!("{url} is not the address of an internal port, such as \"http://10.0.0.5:8090\""),
-                );
+            if url.scheme() != "http"
+                || !url.has_host()
+                || url.path() != "/"
+                || url.query().is_some()
+                || !url.username().is_empty()
+                || url.password().is_some()
+            {
+                // Without what it may hold before the host: a password.
+                let host = url.host_str().unwrap_or_default();
+                let example = "such as \"http://10.0.0.5:8090\"";
+                found.add(key, format!("the one at {host:?} is not the plain address of an internal port, {example}"));
             } else if self.edge.upstream[..i].contains(url) {
                 found.add(key, format!("{url} is named twice"));
             }

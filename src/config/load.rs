@@ -43,7 +43,11 @@ impl fmt::Display for Place {
         match self {
             Self::File { path, line } => write!(f, "{}:{line}", path.display()),
             Self::Environment(variable) => write!(f, "environment variable {variable}"),
-            Self::Set(argument) => write!(f, "--set {argument}"),
+            // A secret that cannot be used is still one.
+            Self::Set(argument) => match argument.split_once('=').filter(|(key, _)| key.ends_with("secret")) {
+                Some((key, _)) => write!(f, "--set {key}=..."),
+                None => write!(f, "--set {argument}"),
+            },
             Self::Default => f.write_str("default"),
         }
     }

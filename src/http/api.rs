@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{App, Shared, problem::Problem};
 use crate::{
     auth::{self, tickets::Tickets},
-    id::StreamId,
+    id::{BroadcastId, StreamId},
     line::{Live, State as LiveState, StreamSettings},
     media::Mode,
     store::{self, StreamRow},
@@ -296,11 +296,22 @@ impl App {
     /// The streams that this node shows, its own and those of other nodes, as the public sees them.
     pub(super) fn shown_streams(&self) -> BTreeMap<StreamId, Value> {
         let mut views = self.links.as_ref().map(|links| links.streams()).unwrap_or_default();
-        for live in self.lines.all() {
-            let view = serde_json::to_value(Stream::of(&live, &self.tickets)).expect("plain data");
-            views.insert(live.stream.clone(), view);
-        }
+        views.extend(self.own_streams());
         views
+    }
+
+    /// Those that are made here.
+    pub(super) fn own_streams(&self) -> BTreeMap<StreamId, Value> {
+        let view = |live: &Arc<Live>| serde_json::to_value(Stream::of(live, &self.tickets)).expect("plain data");
+        self.lines.all().iter().map(|live| (live.stream.clone(), view(live))).collect()
+    }
+
+    /// The broadcast that a stream shows now, here or elsewhere.
+    pub(super) fn current(&self, stream: &StreamId) -> Option<BroadcastId> {
+        if let Some(live) = self.lines.live(stream) {
+            return Some(live.broadcast.clone());
+        }
+        self.links.as_ref()?.stream(stream)?["broadcast"].as_str()?.parse().ok()
     }
 
     fn view(&self, id: StreamId) -> Stream {

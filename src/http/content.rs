@@ -3,7 +3,7 @@
 use std::{
     ops::Range,
     pin::Pin,
-    sync::LazyLock,
+    sync::{LazyLock, atomic::Ordering},
     task::{Context, Poll},
 };
 
@@ -19,6 +19,8 @@ use crate::{
     time::now,
 };
 
+/// Pieces that HTTP/2 is given at once.
+const FRAME: usize = 64 << 10;
 /// Bodies shorter than this are not worth compressing.
 const GZIP_MIN: usize = 200;
 
@@ -27,7 +29,7 @@ const GZIP_MIN: usize = 200;
 static MEDIA: LazyLock<HeaderMap> = LazyLock::new(|| {
     let mut headers = HeaderMap::new();
     open_to_all(&mut headers);
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    super::guard(&mut headers);
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers
 });
@@ -82,10 +84,29 @@ pub fn immutable(bytes: Pieces, content_type: &'static str, request: &HeaderMap)
         let bytes = if range.len() == bytes.len() { bytes } else { bytes.slice(range) };
         Content::pieces(bytes)
     });
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000, immutable"));
+    let immutable = HeaderValue::from_static("public, max-age=31536000, immutable");
+    describe(&mut response, HeaderValue::from_static(content_type), immutable);
     response
+}
+
+/// Says what is sent; of a range that cannot be there is nothing to say.
+fn describe(response: &mut Response<Content>, content_type: HeaderValue, cache_control: HeaderValue) {
+    if response.status() != StatusCode::RANGE_NOT_SATISFIABLE {
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        response.headers_mut().insert(header::CACHE_CONTROL, cache_control);
+    }
+}
+
+/// The same answer to HEAD: HTTP/1.1 would leave the body out by itself, HTTP/2 does not.
+pub fn without_body(response: Response<Content>) -> Response<Content> {
+    let (mut parts, body) = response.into_parts();
+    if let Some(length) = http_body::Body::size_hint(&body).exact()
+        && !parts.headers.contains_key(header::CONTENT_LENGTH)
+        && parts.status != StatusCode::NOT_MODIFIED
+    {
+        parts.headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+    Response::from_parts(parts, Content::whole(Bytes::new()))
 }
 
 /// Answers with what another node has: media as it arrives, a playlist once it is there.
@@ -116,8 +137,7 @@ pub fn kept(kept: &Kept, request: &HeaderMap) -> Response<Content> {
 }
 
 fn with_types(mut response: Response<Content>, head: &Head) -> Response<Content> {
-    response.headers_mut().insert(header::CONTENT_TYPE, head.content_type.clone());
-    response.headers_mut().insert(header::CACHE_CONTROL, head.cache_control.clone());
+    describe(&mut response, head.content_type.clone(), head.cache_control.clone());
     response
 }
 
@@ -149,6 +169,8 @@ pub struct Content {
     body: Body,
     /// Its place among the requests that are being answered; given back with the last byte.
     running: Option<Running>,
+    /// Large pieces are cut: HTTP/2 takes a piece whole, whatever window the reader gave.
+    in_frames: bool,
 }
 
 #[derive(Debug)]
@@ -176,7 +198,7 @@ impl std::fmt::Debug for Arriving {
 
 impl Content {
     fn of(body: Body) -> Self {
-        Self { body, running: None }
+        Self { body, running: None, in_frames: false }
     }
 
     fn whole(bytes: Bytes) -> Self {
@@ -200,6 +222,11 @@ impl Content {
     pub fn holds(&mut self, running: Running) {
         self.running = Some(running);
     }
+
+    /// Cuts large pieces.
+    pub fn in_frames(&mut self) {
+        self.in_frames = true;
+    }
 }
 
 impl http_body::Body for Content {
@@ -207,10 +234,42 @@ impl http_body::Body for Content {
     type Error = axum::BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let frame = self.next(cx);
+        if let (Poll::Ready(Some(Ok(frame))), Some(running)) = (&frame, &self.running) {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            running.traffic.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.body {
+            Body::Whole(bytes) => bytes.is_empty(),
+            Body::Pieces(_, left, _) => *left == 0,
+            Body::Arriving(arriving) => arriving.at == arriving.end,
+            Body::Routed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.body {
+            Body::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Body::Pieces(_, left, _) => SizeHint::with_exact(*left as u64),
+            Body::Arriving(arriving) => SizeHint::with_exact((arriving.end - arriving.at) as u64),
+            Body::Routed(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Content {
+    fn next(&mut self, cx: &mut Context) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
         let early = |why: &str| Some(Err(std::io::Error::other(why.to_owned()).into()));
         match &mut self.body {
             Body::Whole(bytes) => {
-                let bytes = std::mem::take(bytes);
+                let bytes = match self.in_frames && bytes.len() > FRAME {
+                    true => bytes.split_to(FRAME),
+                    false => std::mem::take(bytes),
+                };
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
             Body::Pieces(pieces, left, next) => {
@@ -234,25 +293,7 @@ impl http_body::Body for Content {
                     None => early("it ended early"),
                 })
             }
-            Body::Routed(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.body {
-            Body::Whole(bytes) => bytes.is_empty(),
-            Body::Pieces(_, left, _) => *left == 0,
-            Body::Arriving(arriving) => arriving.at == arriving.end,
-            Body::Routed(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.body {
-            Body::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Body::Pieces(_, left, _) => SizeHint::with_exact(*left as u64),
-            Body::Arriving(arriving) => SizeHint::with_exact((arriving.end - arriving.at) as u64),
-            Body::Routed(body) => body.size_hint(),
+            Body::Routed(body) => http_body::Body::poll_frame(Pin::new(body), cx).map_err(Into::into),
         }
     }
 }

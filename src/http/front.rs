@@ -9,7 +9,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
 };
@@ -44,7 +44,7 @@ struct Shared {
     /// Requests that are being answered, to their last byte.
     running: Arc<AtomicUsize>,
     running_max: usize,
-    answers: Counter,
+    answers: Answers,
 }
 
 /// One connection's view of it.
@@ -52,28 +52,48 @@ struct Shared {
 pub struct Door {
     front: Front,
     peer: Peer,
+    traffic: Arc<Traffic>,
+    /// It speaks HTTP/2.
+    is_http2: bool,
+}
+
+/// What goes on on one connection.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Requests whose answers are not sent to the last byte.
+    pub unfinished: AtomicUsize,
+    /// Those of them that wait for something to be made.
+    pub held: AtomicUsize,
+    /// Bytes of bodies that were handed to the protocol.
+    pub bytes: AtomicU64,
+    /// Requests so far.
+    pub requests: AtomicU64,
 }
 
 /// A place among the requests that are being answered.
 #[derive(Debug)]
-pub struct Running(Arc<AtomicUsize>);
+pub struct Running {
+    all: Arc<AtomicUsize>,
+    pub traffic: Arc<Traffic>,
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.all.fetch_sub(1, Ordering::Relaxed);
+        self.traffic.unfinished.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Front {
     /// At most `running_max` requests are answered at a time; one more is told to come again.
     pub fn new(app: Arc<App>, router: Router, running_max: usize) -> Self {
-        let answers = metrics::counter!("weir_http_requests_total", "status" => "2xx");
-        Self { shared: Arc::new(Shared { app, router, running: Arc::default(), running_max, answers }) }
+        let (running, answers) = (Arc::default(), Answers::new());
+        Self { shared: Arc::new(Shared { app, router, running, running_max, answers }) }
     }
 
     /// For a connection from `address`.
     pub fn door(&self, peer: fn(IpAddr) -> Peer, address: IpAddr) -> Door {
-        Door { front: self.clone(), peer: peer(address) }
+        Door { front: self.clone(), peer: peer(address), traffic: Arc::default(), is_http2: false }
     }
 }
 
@@ -84,48 +104,63 @@ impl hyper::service::Service<Request<Incoming>> for Door {
 
     fn call(&self, request: Request<Incoming>) -> Answering {
         let shared = &self.front.shared;
-        let running = Running(shared.running.clone());
-        if shared.running.fetch_add(1, Ordering::Relaxed) >= shared.running_max {
-            metrics::counter!("weir_http_refusals_total").increment(1);
-            let full = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "this node answers as many requests as it may");
-            return Answering::ready(full.into(), running);
-        }
-        if self.peer == Peer::Node
-            && let Err(problem) = link::admit(&shared.app, request.uri().path(), request.headers())
-        {
-            return Answering::ready(problem.into(), running);
-        }
-        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-        let (ticket, path) = viewer::split(request.uri());
-        if !is_read || !path.starts_with("/hls/") {
-            let request = viewer::prepare(request.map(axum::body::Body::new), self.peer);
-            let answer = Box::new(shared.router.clone().oneshot(request));
-            return Answering { step: Step::Routed(answer), running: Some(running) };
-        }
-        if let Some(answer) = self.kept(path, request.headers()) {
-            shared.answers.increment(1);
-            return Answering::ready(answer, running);
-        }
-        let object = path.strip_prefix("/hls/").and_then(|rest| {
-            let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
-            Some(Object::parse(path, query))
-        });
-        let object = match object.expect("looked at above") {
-            Ok(object) => object,
-            Err(why) => return Answering::ready(Problem::from(why).into(), running),
+        let running = Running { all: shared.running.clone(), traffic: self.traffic.clone() };
+        self.traffic.unfinished.fetch_add(1, Ordering::Relaxed);
+        self.traffic.held.fetch_add(1, Ordering::Relaxed);
+        self.traffic.requests.fetch_add(1, Ordering::Relaxed);
+        let is_full = shared.running.fetch_add(1, Ordering::Relaxed) >= shared.running_max;
+        let is_head = request.method() == Method::HEAD;
+        let step = match is_full {
+            true => {
+                metrics::counter!("weir_http_refusals_total").increment(1);
+                let full = "this node answers as many requests as it may";
+                Step::ready(Problem::new(StatusCode::SERVICE_UNAVAILABLE, full))
+            }
+            false => self.answer(request),
         };
-        let viewer = Viewer::new(ticket.map(Into::into), self.peer);
-        let (app, headers) = (shared.app.clone(), request.into_parts().0.headers);
-        let answer = Box::pin(async move {
-            let answer = hls::object(&app, &object, &viewer, &headers).await.unwrap_or_else(Into::into);
-            count(answer.status());
-            answer
-        });
-        Answering { step: Step::Waits(answer), running: Some(running) }
+        Answering { step, is_head, is_http2: self.is_http2, running: Some(running), front: self.front.clone() }
     }
 }
 
 impl Door {
+    /// For a connection that speaks HTTP/2, and what goes on on it.
+    pub fn http2(self) -> (Self, Arc<Traffic>) {
+        let traffic = self.traffic.clone();
+        (Self { is_http2: true, ..self }, traffic)
+    }
+
+    fn answer(&self, request: Request<Incoming>) -> Step {
+        let shared = &self.front.shared;
+        if self.peer == Peer::Node
+            && let Err(problem) = link::admit(&shared.app, request.uri().path(), request.headers())
+        {
+            return Step::ready(problem);
+        }
+        let (ticket, path) = viewer::split(request.uri());
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        let Some(rest) = path.strip_prefix("/hls/").filter(|_| is_read) else {
+            let request = viewer::prepare(request.map(axum::body::Body::new), self.peer);
+            return Step::Routed(Box::new(shared.router.clone().oneshot(request)));
+        };
+        if let Some(answer) = self.kept(path, request.headers()) {
+            return Step::Ready(Some(answer));
+        }
+        if !shared.app.readiness.has_started() {
+            // What was running is not taken up yet: what the store says of it would be cached.
+            return Step::ready(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the node is starting"));
+        }
+        let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
+        let object = match Object::parse(path, query) {
+            Ok(object) => object,
+            Err(why) => return Step::ready(why.into()),
+        };
+        let viewer = Viewer::new(ticket.map(Into::into), self.peer);
+        let (app, headers) = (shared.app.clone(), request.into_parts().0.headers);
+        Step::Waits(Box::pin(
+            async move { hls::object(&app, &object, &viewer, &headers).await.unwrap_or_else(Into::into) },
+        ))
+    }
+
     /// What was pulled and is kept under this very name, for viewers who need no ticket.
     fn kept(&self, path: &str, headers: &HeaderMap) -> Option<Response<Content>> {
         let app = &self.front.shared.app;
@@ -139,21 +174,27 @@ impl Door {
     }
 }
 
-/// Counts an answer.
-pub fn count(status: StatusCode) {
-    let class = match status.as_u16() / 100 {
-        2 => "2xx",
-        3 => "3xx",
-        4 => "4xx",
-        _ => "5xx",
-    };
-    metrics::counter!("weir_http_requests_total", "status" => class).increment(1);
+/// Answers by class of status.
+struct Answers([Counter; 5]);
+
+impl Answers {
+    fn new() -> Self {
+        let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+        Self(classes.map(|class| metrics::counter!("weir_http_requests_total", "status" => class)))
+    }
+
+    fn count(&self, status: StatusCode) {
+        self.0[usize::from(status.as_u16() / 100 - 1).min(4)].increment(1);
+    }
 }
 
 /// An answer on its way.
 pub struct Answering {
     step: Step,
+    is_head: bool,
+    is_http2: bool,
     running: Option<Running>,
+    front: Front,
 }
 
 enum Step {
@@ -163,9 +204,9 @@ enum Step {
     Routed(Box<Oneshot<Router, Request<axum::body::Body>>>),
 }
 
-impl Answering {
-    fn ready(answer: Response<Content>, running: Running) -> Self {
-        Self { step: Step::Ready(Some(answer)), running: Some(running) }
+impl Step {
+    fn ready(problem: Problem) -> Self {
+        Self::Ready(Some(problem.into()))
     }
 }
 
@@ -181,9 +222,17 @@ impl Future for Answering {
                 Err(never) => match never {},
             }),
         };
-        answer.map(|mut answer| {
+        answer.map(|answer| {
+            if let Some(running) = &self.running {
+                running.traffic.held.fetch_sub(1, Ordering::Relaxed);
+            }
+            self.front.shared.answers.count(answer.status());
+            let mut answer = if self.is_head { content::without_body(answer) } else { answer };
             if let Some(running) = self.running.take() {
                 answer.body_mut().holds(running);
+            }
+            if self.is_http2 {
+                answer.body_mut().in_frames();
             }
             Ok(answer)
         })
@@ -194,6 +243,7 @@ impl From<Problem> for Response<Content> {
     fn from(problem: Problem) -> Self {
         let mut answer = problem.into_response().map(Content::routed);
         content::open_to_all(answer.headers_mut());
+        super::guard(answer.headers_mut());
         answer
     }
 }

@@ -29,6 +29,8 @@ const VIDEO: &str = "video/mp4";
 const AUDIO: &str = "audio/mp4";
 /// A recording's playlists do not change, but its broadcast may be deleted.
 const RECORDING_CACHE: HeaderValue = HeaderValue::from_static("public, max-age=60");
+/// How a playlist ends to which nothing is added any more.
+const END: &[u8] = b"#EXT-X-ENDLIST\n";
 /// How long an answered blocking reload may be cached, target durations.
 const BLOCKED_TARGETS: u32 = 6;
 
@@ -40,8 +42,8 @@ pub async fn object(
     headers: &HeaderMap,
 ) -> Result<Response<Content>, Problem> {
     let live = app.lines.live(&object.stream);
-    let broadcast = object.broadcast().or(live.as_ref().map(|live| &live.broadcast));
-    viewer.admit(app, &object.stream, broadcast, !object.is_playlist())?;
+    let broadcast = object.broadcast().cloned().or_else(|| app.current(&object.stream));
+    viewer.admit(app, &object.stream, broadcast.as_ref(), !object.is_playlist())?;
     let live = live.filter(|live| object.broadcast().is_none_or(|broadcast| *broadcast == live.broadcast));
     if let Some(live) = live {
         return app.live(&live, object, headers).await;
@@ -69,7 +71,7 @@ pub async fn ticket(
     let stream = parse::<StreamId>(&stream)?;
     let broadcast = match rest.split_once('/') {
         Some((broadcast, _)) => Some(parse(broadcast)?),
-        None => app.lines.live(&stream).map(|live| live.broadcast.clone()),
+        None => app.current(&stream),
     };
     viewer.admit(&app, &stream, broadcast.as_ref(), !rest.ends_with(".m3u8"))?;
     let mut response = StatusCode::NO_CONTENT.into_response();
@@ -131,7 +133,9 @@ impl App {
             }
             What::File(broadcast, rendition, File::Playlist(_)) => {
                 let text = self.archive.playlist(&object.stream, broadcast, rendition).await.map_err(missing)?;
-                Ok(content::playlist(&text, headers, RECORDING_CACHE))
+                // One that has not ended is about to go on: its line is not there yet, or its node is not.
+                let cache = if text.body.ends_with(END) { RECORDING_CACHE } else { self.live_cache() };
+                Ok(content::playlist(&text, headers, cache))
             }
             What::File(broadcast, rendition, file) => {
                 self.stored(&object.stream, broadcast, rendition, file, headers).await

@@ -47,8 +47,16 @@ impl App {
     pub fn hear(&self, news: News) {
         match news {
             News::Access => self.join_access(),
-            // Edges that have this one as upstream; there may be none.
-            News::Listed(object) => _ = self.announcements.send(object.to_string().into()),
+            News::Listed(object) if self.lines.live(&object.stream).is_none() => {
+                if let Some(cache) = &self.cache {
+                    cache.prefetch(object);
+                }
+                // To the edges that have this one as upstream, if there are any.
+                if !self.is_origin {
+                    let _ = self.announcements.send(object.to_string().into());
+                }
+            }
+            News::Listed(_) => {}
         }
     }
 }
@@ -88,6 +96,10 @@ impl Telling {
     async fn next(&mut self) -> Option<Bytes> {
         let mut lines = Vec::new();
         if !std::mem::replace(&mut self.begun, true) {
+            let mut names = vec![self.app.via.clone()];
+            // A node that makes chunks itself asks nobody on behalf of another.
+            names.extend(self.app.links.iter().filter(|_| !self.app.is_origin).flat_map(|links| links.behind()));
+            write(&mut lines, &Message::Behind { names });
             write(&mut lines, &Message::Access(self.access.borrow_and_update().clone()));
             self.tell_streams(&mut lines);
             return Some(lines.into());
@@ -119,7 +131,7 @@ impl Telling {
 
     /// Tells what changed of the streams that this node shows.
     fn tell_streams(&mut self, lines: &mut Vec<u8>) {
-        let views = self.app.shown_streams();
+        let views = if self.app.is_origin { self.app.own_streams() } else { self.app.shown_streams() };
         self.shown.retain(|id, _| {
             let stays = views.contains_key(id);
             if !stays {

@@ -8,9 +8,9 @@ use std::{
 use axum::{
     Router,
     extract::{Request, State},
-    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
-    response::Response,
+    response::{IntoResponse, Response},
     routing::{any, get},
 };
 use tokio::sync::watch;
@@ -121,16 +121,21 @@ pub fn internal_router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Headers that every answer has, and the count of answers.
+/// Headers that every answer has.
 async fn common(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(HeaderName::from_static("referrer-policy"), HeaderValue::from_static("no-referrer"));
-    front::count(response.status());
+    guard(headers);
     response
 }
 
-async fn only_reads() -> problem::Problem {
-    problem::Problem::new(StatusCode::METHOD_NOT_ALLOWED, "media is read: GET or HEAD")
+/// Nothing is guessed from bytes, and no address, which may hold a ticket, is told to other sites.
+fn guard(headers: &mut HeaderMap) {
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+}
+
+async fn only_reads() -> impl IntoResponse {
+    let problem = problem::Problem::new(StatusCode::METHOD_NOT_ALLOWED, "media is read: GET or HEAD");
+    ([(header::ALLOW, "GET, HEAD, OPTIONS")], problem)
 }

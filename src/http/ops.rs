@@ -27,6 +27,10 @@ impl Readiness {
         self.started.store(true, Ordering::Release);
     }
 
+    pub fn has_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
+    }
+
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }
@@ -43,7 +47,7 @@ impl App {
     /// Why new viewers and publishers should go elsewhere; empty when they need not.
     pub fn not_ready(&self) -> Vec<String> {
         let mut reasons = Vec::new();
-        if !self.readiness.started.load(Ordering::Acquire) {
+        if !self.readiness.has_started() {
             reasons.push("the node is starting".to_owned());
         }
         if self.readiness.draining.load(Ordering::Acquire) {

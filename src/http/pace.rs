@@ -18,9 +18,9 @@ use tokio::{
 use crate::time::{Timestamp, now};
 
 /// Bytes per second that a reader must take: a quarter of the lowest bitrate that is worth watching.
-const RATE: u64 = 4 << 10;
+pub const RATE: u64 = 4 << 10;
 /// The time over which that is looked at; a phone in a tunnel comes back within it.
-const WINDOW: Duration = Duration::from_secs(20);
+pub const WINDOW: Duration = Duration::from_secs(20);
 
 /// A stream to a reader that must keep up.
 pub struct Paced<S> {

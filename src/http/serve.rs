@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
@@ -15,6 +15,7 @@ use hyper_util::{
     server::graceful::{GracefulShutdown, Watcher},
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::timeout,
@@ -24,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
-    front::{Door, Front},
-    pace::Paced,
+    front::{Door, Front, Traffic},
+    pace::{self, Paced},
     tls::Tls,
     viewer::Peer,
 };
@@ -37,7 +38,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Request headers of a player are below 2 KB.
 const HEADER_BYTES: usize = 16 << 10;
 /// Requests at a time on one HTTP/2 connection: a player has some ten, a cache in front many.
-const STREAMS_MAX: u32 = 256;
+const STREAMS_MAX: u32 = 100;
 /// Streams that a client opened and reset before they were looked at; more is an attack.
 const RESETS_MAX: usize = 32;
 /// An HTTP/2 client that is quiet is asked whether it is there, and closed when it does not say so in the same time again.
@@ -111,8 +112,14 @@ pub async fn serve(
 
 /// What an HTTP/2 client begins with (RFC 9113 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Between two looks at a client that has sent a part of that.
+/// Between the first two looks at a client that has sent a part of that; then twice as long, and so on.
 const AGAIN: Duration = Duration::from_millis(5);
+/// Looks at it. Whoever has not sent the rest by then (5 s) speaks HTTP/1.1 if anything.
+const LOOKS: u32 = 10;
+/// Between two looks at what an HTTP/2 connection does.
+const LOOK: Duration = Duration::from_secs(1);
+/// An HTTP/2 connection without requests is closed after this.
+const HTTP2_IDLE: Duration = Duration::from_secs(60);
 
 /// The two ways to speak HTTP.
 struct Protocols {
@@ -142,7 +149,7 @@ impl Protocols {
         let io = TokioIo::new(Paced::new(socket));
         match is_http2 {
             // Boxed: few connections are of this kind, and it is large.
-            true => Box::pin(watcher.watch(self.http2.serve_connection(io, door))).await?,
+            true => Box::pin(self.speak_http2(io, door, watcher)).await?,
             false => watcher.watch(self.http1.serve_connection(io, door)).await?,
         }
         Ok(())
@@ -159,16 +166,63 @@ impl Protocols {
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let io = TokioIo::new(Paced::new(stream));
         match is_http2 {
-            true => watcher.watch(self.http2.serve_connection(io, door)).await?,
+            true => self.speak_http2(io, door, watcher).await?,
             false => watcher.watch(self.http1.serve_connection(io, door)).await?,
         }
         Ok(())
     }
 }
 
+impl Protocols {
+    /// HTTP/2 has windows of its own within the socket: a reader that opens none leaves the socket idle. So its connection
+    /// is looked at as a whole.
+    async fn speak_http2<S>(&self, io: TokioIo<Paced<S>>, door: Door, watcher: Watcher) -> Result<(), BoxError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (door, traffic) = door.http2();
+        tokio::select! {
+            ended = watcher.watch(self.http2.serve_connection(io, door)) => Ok(ended?),
+            why = stands_still(&traffic) => Err(why.into()),
+        }
+    }
+}
+
+/// Waits until a connection has been of no use for too long: idle, or with answers that its reader does not take.
+async fn stands_still(traffic: &Traffic) -> &'static str {
+    let look = || {
+        let unfinished = traffic.unfinished.load(Ordering::Relaxed);
+        let untaken = unfinished.saturating_sub(traffic.held.load(Ordering::Relaxed));
+        (unfinished, untaken, traffic.bytes.load(Ordering::Relaxed), traffic.requests.load(Ordering::Relaxed))
+    };
+    let (mut idle, mut slow) = ((Duration::ZERO, 0), (Duration::ZERO, 0));
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let (unfinished, untaken, bytes, requests) = look();
+        match unfinished == 0 && requests == idle.1 {
+            true => idle.0 += LOOK,
+            false => idle = (Duration::ZERO, requests),
+        }
+        match untaken {
+            0 => slow = (Duration::ZERO, bytes),
+            _ => slow.0 += LOOK,
+        }
+        if slow.0 >= pace::WINDOW {
+            if bytes - slow.1 < pace::RATE * pace::WINDOW.as_secs() {
+                metrics::counter!("weir_http_slow_readers_total").increment(1);
+                return "the reader is too slow";
+            }
+            slow = (Duration::ZERO, bytes);
+        }
+        if idle.0 >= HTTP2_IDLE {
+            return "idle";
+        }
+    }
+}
+
 async fn begins_with_preface(socket: &TcpStream) -> std::io::Result<bool> {
     let mut begin = [0; PREFACE.len()];
-    loop {
+    for look in 0..LOOKS {
         let len = socket.peek(&mut begin).await?;
         if begin[..len] != PREFACE[..len] || len == 0 {
             return Ok(false);
@@ -176,8 +230,9 @@ async fn begins_with_preface(socket: &TcpStream) -> std::io::Result<bool> {
         if len == PREFACE.len() {
             return Ok(true);
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(AGAIN * 2_u32.pow(look)).await;
     }
+    Ok(false)
 }
 
 /// How many connections each address has.
@@ -214,6 +269,36 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::now;
+
+    /// After how many seconds a connection is given up on which every second so many bytes go; at most three minutes.
+    async fn given_up(unfinished: usize, held: usize, each_second: u64, new_requests: u64) -> Option<u64> {
+        let traffic = Arc::new(Traffic::default());
+        traffic.unfinished.store(unfinished, Ordering::Relaxed);
+        traffic.held.store(held, Ordering::Relaxed);
+        let moving = traffic.clone();
+        let mover = tokio::spawn(async move {
+            loop {
+                moving.bytes.fetch_add(each_second, Ordering::Relaxed);
+                moving.requests.fetch_add(new_requests, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let begun = now();
+        let ended = timeout(Duration::from_secs(180), stands_still(&traffic)).await;
+        mover.abort();
+        ended.ok().map(|_| (now() - begun).as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_http2_reader_must_take_what_it_asked_for() {
+        assert_eq!(given_up(1, 0, 0, 0).await, Some(20), "it opens no window");
+        assert_eq!(given_up(100, 0, 1000, 5).await, Some(20), "other requests do not help");
+        assert_eq!(given_up(1, 0, 5000, 0).await, None, "slow, but it takes");
+        assert_eq!(given_up(5, 5, 0, 0).await, None, "it waits for what is being made");
+        assert_eq!(given_up(0, 0, 0, 0).await, Some(60), "idle");
+        assert_eq!(given_up(0, 0, 0, 1).await, None, "small answers, all taken");
+    }
 
     #[test]
     fn an_address_has_so_many_connections_and_leaves_nothing_behind() {

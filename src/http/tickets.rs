@@ -22,6 +22,7 @@ use crate::{
         Secret,
         tickets::{self, Claims, LIFE_MAX, Prefix},
     },
+    cache::link::Access,
     id::{BroadcastId, StreamId},
     store::{self, AccessRow, Signature},
     time::{UnixMs, unix_now},
@@ -71,15 +72,23 @@ impl App {
 
     /// Joins what the store and what other nodes say of who may watch.
     pub fn join_access(&self) {
-        let mut access = self.links.as_ref().map(|links| links.access()).unwrap_or_default();
-        access.ticket |= self.ticketed;
-        access.rows.extend(self.access_rows.lock().expect("no panic while held").iter().cloned());
+        // Held to the end: of two who join at once the later one knows more.
+        let rows = self.access_rows.lock().expect("no panic while held");
+        let own = Access { ticket: self.ticketed, rows: rows.clone() };
+        let heard = self.links.as_ref().map(|links| links.access());
+        // A node that makes chunks itself shows its edges only its own: two that have each other as upstream would tell
+        // each other for ever what they heard.
+        let all = match heard {
+            Some(heard) => Access::join([own.clone(), heard]),
+            None => own.clone(),
+        };
+        let told = if self.is_origin { own } else { all.clone() };
         self.access.send_if_modified(|known| {
-            let is_news = *known != access;
-            *known = access;
+            let is_news = *known != told;
+            *known = told;
             is_news
         });
-        let access = self.access.borrow().clone();
+        let access = all;
         for why in self.tickets.load(access.ticket, access.rows) {
             tracing::error!(%why, "who may watch is told by a row that cannot be used");
         }

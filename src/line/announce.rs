@@ -24,9 +24,6 @@ pub struct Announcer {
 impl Announcer {
     /// Announces what `live` lists and did not list before: of a rendition that is new, the newest chunk only.
     pub fn announce(&mut self, live: &Live, to: &Announcements) {
-        if to.receiver_count() == 0 {
-            return;
-        }
         if self.broadcast.as_ref() != Some(&live.broadcast) {
             *self = Self { broadcast: Some(live.broadcast.clone()), ..Self::default() };
         }

@@ -119,7 +119,7 @@ impl Archive {
         }
         let epochs = self.stores.meta.epochs(stream, id).await?;
         let rows = self.stores.meta.chunks(stream, id, k, 8).await?;
-        let valid = valid_chunks(rows, &epochs).into_iter().find(|row| row.k == k && row.epoch != epoch);
+        let valid = valid_chunks(rows, &epochs).into_iter().find(|row| row.k == k && epoch < row.epoch);
         let valid = valid.filter(|row| of_rendition(row, rendition).is_some()).ok_or(store::Error::NotFound)?;
         self.stores.blobs.get(&blob_name(stream, id, rendition, k, valid.epoch)).await
     }

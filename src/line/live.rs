@@ -155,7 +155,8 @@ impl LiveRendition {
     pub fn chunk(&self, k: u64, epoch: u64) -> Option<Pieces> {
         let mut of_k = self.chunks.iter().filter(|c| c.k == k);
         let exact = of_k.clone().find(|c| c.epoch == epoch);
-        exact.or_else(|| of_k.next_back()).map(|c| c.bytes.clone())
+        // Only names that were given out once: each other one would be one more copy in every cache.
+        exact.or_else(|| of_k.next_back().filter(|valid| epoch < valid.epoch)).map(|c| c.bytes.clone())
     }
 
     /// The bytes of a part.

@@ -289,7 +289,7 @@ impl Config {
         let count = upstreams.len();
         let nodes = Nodes::new(upstreams, self.internal.secret.as_ref(), via);
         let cache = Cache::new(nodes.clone(), count, limits);
-        let links = Links::new(nodes, cache.clone());
+        let links = Links::new(nodes, cache.clone(), via);
         Some((cache, links))
     }
 

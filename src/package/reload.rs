@@ -4,6 +4,9 @@ use std::fmt;
 
 use super::Window;
 
+/// A chunk of 10 s has 50 parts of 0.2 s. Each number that is possible is an object for a cache.
+const PART_MAX: u64 = 255;
+
 /// Directives that cannot be followed: the player's fault, answered with 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadReload {
@@ -41,6 +44,7 @@ impl Reload {
             }
         }
         match (msn, part) {
+            (_, Some(part)) if part > PART_MAX => Err(BadReload::Far),
             (None, Some(_)) => Err(BadReload::PartAlone),
             (msn, part) => Ok(Self { until: msn.map(|msn| (msn, part)), skip }),
         }
