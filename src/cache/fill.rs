@@ -45,12 +45,6 @@ impl<H, D, E> State<H, D, E> {
 }
 
 impl<H, D, E: Clone> Fill<H, D, E> {
-    /// An empty fill and its writer. `lost` is what readers are told when the writer vanishes.
-    pub fn new(lost: E) -> Writer<H, D, E> {
-        let state = State { head: None, pieces: Vec::new(), end: None, asleep: BTreeMap::new(), readers: 0 };
-        Writer { fill: Arc::new(Self { state: Mutex::new(state) }), lost: Some(lost) }
-    }
-
     /// What the object is, if that is known.
     pub fn head(&self) -> Option<Arc<H>> {
         self.lock().head.clone()
@@ -91,6 +85,12 @@ pub struct Writer<H, D, E: Clone> {
 }
 
 impl<H, D, E: Clone> Writer<H, D, E> {
+    /// The writer of an empty fill. `lost` is what readers are told when the writer vanishes.
+    pub fn new(lost: E) -> Self {
+        let state = State { head: None, pieces: Vec::new(), end: None, asleep: BTreeMap::new(), readers: 0 };
+        Self { fill: Arc::new(Fill { state: Mutex::new(state) }), lost: Some(lost) }
+    }
+
     pub fn fill(&self) -> &Arc<Fill<H, D, E>> {
         &self.fill
     }

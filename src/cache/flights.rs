@@ -11,10 +11,12 @@ use super::{
     sync::{Arc, Mutex},
 };
 
+type Running<K, H, D, E> = HashMap<K, Arc<Fill<H, D, E>>>;
+
 /// The fills that are running, by object. Bounded: see [`Joined::Full`].
 pub struct Flights<K, H, D, E> {
     // Held for look-ups only, never across an await.
-    running: Mutex<HashMap<K, Arc<Fill<H, D, E>>>>,
+    running: Mutex<Running<K, H, D, E>>,
     max: usize,
 }
 
@@ -56,7 +58,7 @@ impl<K: Hash + Eq + Clone, H, D, E: Clone> Flights<K, H, D, E> {
         if running.len() >= self.max {
             return Joined::Full;
         }
-        let writer = Fill::new(lost);
+        let writer = Writer::new(lost);
         running.insert(key.clone(), writer.fill().clone());
         Joined::Leads(Flight { writer: Some(writer), key: key.clone(), flights: self.clone() })
     }

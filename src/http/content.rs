@@ -3,7 +3,7 @@
 use std::{
     ops::Range,
     pin::Pin,
-    sync::{LazyLock, atomic::Ordering},
+    sync::LazyLock,
     task::{Context, Poll},
 };
 
@@ -29,7 +29,7 @@ const GZIP_MIN: usize = 200;
 static MEDIA: LazyLock<HeaderMap> = LazyLock::new(|| {
     let mut headers = HeaderMap::new();
     open_to_all(&mut headers);
-    super::guard(&mut headers);
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers
 });
@@ -169,8 +169,6 @@ pub struct Content {
     body: Body,
     /// Its place among the requests that are being answered; given back with the last byte.
     running: Option<Running>,
-    /// Large pieces are cut: HTTP/2 takes a piece whole, whatever window the reader gave.
-    in_frames: bool,
 }
 
 #[derive(Debug)]
@@ -198,7 +196,7 @@ impl std::fmt::Debug for Arriving {
 
 impl Content {
     fn of(body: Body) -> Self {
-        Self { body, running: None, in_frames: false }
+        Self { body, running: None }
     }
 
     fn whole(bytes: Bytes) -> Self {
@@ -222,11 +220,6 @@ impl Content {
     pub fn holds(&mut self, running: Running) {
         self.running = Some(running);
     }
-
-    /// Cuts large pieces.
-    pub fn in_frames(&mut self) {
-        self.in_frames = true;
-    }
 }
 
 impl http_body::Body for Content {
@@ -236,8 +229,7 @@ impl http_body::Body for Content {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let frame = self.next(cx);
         if let (Poll::Ready(Some(Ok(frame))), Some(running)) = (&frame, &self.running) {
-            let bytes = frame.data_ref().map_or(0, Bytes::len);
-            running.traffic.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+            running.sent(frame.data_ref().map_or(0, Bytes::len));
         }
         frame
     }
@@ -264,9 +256,10 @@ impl http_body::Body for Content {
 impl Content {
     fn next(&mut self, cx: &mut Context) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
         let early = |why: &str| Some(Err(std::io::Error::other(why.to_owned()).into()));
+        let in_frames = self.running.as_ref().is_some_and(Running::by_http2);
         match &mut self.body {
             Body::Whole(bytes) => {
-                let bytes = match self.in_frames && bytes.len() > FRAME {
+                let bytes = match in_frames && bytes.len() > FRAME {
                     true => bytes.split_to(FRAME),
                     false => std::mem::take(bytes),
                 };

@@ -42,7 +42,7 @@ struct Shared {
     app: Arc<App>,
     router: Router,
     /// Requests that are being answered, to their last byte.
-    running: Arc<AtomicUsize>,
+    running: AtomicUsize,
     running_max: usize,
     answers: Answers,
 }
@@ -50,14 +50,18 @@ struct Shared {
 /// One connection's view of it.
 #[derive(Clone)]
 pub struct Door {
-    front: Front,
-    peer: Peer,
-    traffic: Arc<Traffic>,
-    /// It speaks HTTP/2.
-    is_http2: bool,
+    connection: Arc<Connection>,
 }
 
-/// What goes on on one connection.
+/// A connection, for all of its requests.
+pub struct Connection {
+    front: Front,
+    peer: Peer,
+    /// Kept of HTTP/2 alone: of HTTP/1.1 the socket tells all.
+    traffic: Option<Traffic>,
+}
+
+/// What goes on on a connection.
 #[derive(Debug, Default)]
 pub struct Traffic {
     /// Requests whose answers are not sent to the last byte.
@@ -71,29 +75,71 @@ pub struct Traffic {
 }
 
 /// A place among the requests that are being answered.
-#[derive(Debug)]
 pub struct Running {
-    all: Arc<AtomicUsize>,
-    pub traffic: Arc<Traffic>,
+    connection: Arc<Connection>,
+    is_held: bool,
+}
+
+impl Running {
+    fn begin(connection: &Arc<Connection>) -> Self {
+        if let Some(traffic) = &connection.traffic {
+            traffic.unfinished.fetch_add(1, Ordering::Relaxed);
+            traffic.held.fetch_add(1, Ordering::Relaxed);
+            traffic.requests.fetch_add(1, Ordering::Relaxed);
+        }
+        Self { connection: connection.clone(), is_held: true }
+    }
+
+    /// Whether HTTP/2 carries it, which takes a piece whole, whatever window the reader gave.
+    pub fn by_http2(&self) -> bool {
+        self.connection.traffic.is_some()
+    }
+
+    /// It no longer waits: what follows is for the reader to take.
+    fn answered(&mut self) {
+        self.is_held = false;
+        if let Some(traffic) = &self.connection.traffic {
+            traffic.held.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// So many bytes of its answer were handed on.
+    pub fn sent(&self, bytes: usize) {
+        if let Some(traffic) = &self.connection.traffic {
+            traffic.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.all.fetch_sub(1, Ordering::Relaxed);
-        self.traffic.unfinished.fetch_sub(1, Ordering::Relaxed);
+        if self.is_held {
+            // The client left before there was an answer.
+            self.answered();
+        }
+        self.connection.front.shared.running.fetch_sub(1, Ordering::Relaxed);
+        if let Some(traffic) = &self.connection.traffic {
+            traffic.unfinished.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Running")
     }
 }
 
 impl Front {
     /// At most `running_max` requests are answered at a time; one more is told to come again.
     pub fn new(app: Arc<App>, router: Router, running_max: usize) -> Self {
-        let (running, answers) = (Arc::default(), Answers::new());
+        let (running, answers) = (AtomicUsize::new(0), Answers::new());
         Self { shared: Arc::new(Shared { app, router, running, running_max, answers }) }
     }
 
     /// For a connection from `address`.
     pub fn door(&self, peer: fn(IpAddr) -> Peer, address: IpAddr) -> Door {
-        Door { front: self.clone(), peer: peer(address), traffic: Arc::default(), is_http2: false }
+        Door { connection: Arc::new(Connection { front: self.clone(), peer: peer(address), traffic: None }) }
     }
 }
 
@@ -103,11 +149,8 @@ impl hyper::service::Service<Request<Incoming>> for Door {
     type Future = Answering;
 
     fn call(&self, request: Request<Incoming>) -> Answering {
-        let shared = &self.front.shared;
-        let running = Running { all: shared.running.clone(), traffic: self.traffic.clone() };
-        self.traffic.unfinished.fetch_add(1, Ordering::Relaxed);
-        self.traffic.held.fetch_add(1, Ordering::Relaxed);
-        self.traffic.requests.fetch_add(1, Ordering::Relaxed);
+        let shared = &self.connection.front.shared;
+        let running = Running::begin(&self.connection);
         let is_full = shared.running.fetch_add(1, Ordering::Relaxed) >= shared.running_max;
         let is_head = request.method() == Method::HEAD;
         let step = match is_full {
@@ -118,20 +161,27 @@ impl hyper::service::Service<Request<Incoming>> for Door {
             }
             false => self.answer(request),
         };
-        Answering { step, is_head, is_http2: self.is_http2, running: Some(running), front: self.front.clone() }
+        Answering { step, is_head, running: Some(running) }
     }
 }
 
 impl Door {
-    /// For a connection that speaks HTTP/2, and what goes on on it.
-    pub fn http2(self) -> (Self, Arc<Traffic>) {
-        let traffic = self.traffic.clone();
-        (Self { is_http2: true, ..self }, traffic)
+    /// For a connection that speaks HTTP/2.
+    pub fn http2(self) -> Self {
+        let Connection { front, peer, .. } = &*self.connection;
+        let connection = Connection { front: front.clone(), peer: *peer, traffic: Some(Traffic::default()) };
+        Self { connection: Arc::new(connection) }
+    }
+
+    /// What goes on on a connection that speaks HTTP/2.
+    pub fn traffic(&self) -> &Traffic {
+        self.connection.traffic.as_ref().expect("asked of HTTP/2 alone")
     }
 
     fn answer(&self, request: Request<Incoming>) -> Step {
-        let shared = &self.front.shared;
-        if self.peer == Peer::Node
+        let Connection { front, peer, .. } = &*self.connection;
+        let shared = &front.shared;
+        if *peer == Peer::Node
             && let Err(problem) = link::admit(&shared.app, request.uri().path(), request.headers())
         {
             return Step::ready(problem);
@@ -139,7 +189,7 @@ impl Door {
         let (ticket, path) = viewer::split(request.uri());
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         let Some(rest) = path.strip_prefix("/hls/").filter(|_| is_read) else {
-            let request = viewer::prepare(request.map(axum::body::Body::new), self.peer);
+            let request = viewer::prepare(request.map(axum::body::Body::new), *peer);
             return Step::Routed(Box::new(shared.router.clone().oneshot(request)));
         };
         if let Some(answer) = self.kept(path, request.headers()) {
@@ -154,7 +204,7 @@ impl Door {
             Ok(object) => object,
             Err(why) => return Step::ready(why.into()),
         };
-        let viewer = Viewer::new(ticket.map(Into::into), self.peer);
+        let viewer = Viewer::new(ticket.map(Into::into), *peer);
         let (app, headers) = (shared.app.clone(), request.into_parts().0.headers);
         Step::Waits(Box::pin(
             async move { hls::object(&app, &object, &viewer, &headers).await.unwrap_or_else(Into::into) },
@@ -163,10 +213,10 @@ impl Door {
 
     /// What was pulled and is kept under this very name, for viewers who need no ticket.
     fn kept(&self, path: &str, headers: &HeaderMap) -> Option<Response<Content>> {
-        let app = &self.front.shared.app;
+        let app = &self.connection.front.shared.app;
         let cache = app.cache.as_ref()?;
         let stream = path.strip_prefix("/hls/")?.split('/').next()?;
-        let open = self.peer == Peer::Node || !app.tickets.needs_ticket(stream);
+        let open = self.connection.peer == Peer::Node || !app.tickets.needs_ticket(stream);
         if !open || app.lines.is_shown(stream) {
             return None;
         }
@@ -192,9 +242,7 @@ impl Answers {
 pub struct Answering {
     step: Step,
     is_head: bool,
-    is_http2: bool,
     running: Option<Running>,
-    front: Front,
 }
 
 enum Step {
@@ -223,16 +271,11 @@ impl Future for Answering {
             }),
         };
         answer.map(|answer| {
-            if let Some(running) = &self.running {
-                running.traffic.held.fetch_sub(1, Ordering::Relaxed);
-            }
-            self.front.shared.answers.count(answer.status());
             let mut answer = if self.is_head { content::without_body(answer) } else { answer };
-            if let Some(running) = self.running.take() {
+            if let Some(mut running) = self.running.take() {
+                running.answered();
+                running.connection.front.shared.answers.count(answer.status());
                 answer.body_mut().holds(running);
-            }
-            if self.is_http2 {
-                answer.body_mut().in_frames();
             }
             Ok(answer)
         })

@@ -180,10 +180,10 @@ impl Protocols {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (door, traffic) = door.http2();
+        let door = door.http2();
         tokio::select! {
-            ended = watcher.watch(self.http2.serve_connection(io, door)) => Ok(ended?),
-            why = stands_still(&traffic) => Err(why.into()),
+            ended = watcher.watch(self.http2.serve_connection(io, door.clone())) => Ok(ended?),
+            why = stands_still(door.traffic()) => Err(why.into()),
         }
     }
 }
