@@ -11,9 +11,9 @@ use std::{
 use support::{Node, Publisher, free_port, get, hls, secs, wait};
 use weir::time::now;
 
-const PLAYERS: usize = 60;
+const PLAYERS: usize = 200;
 /// Each has its own ticket.
-const TICKETS: usize = 6;
+const TICKETS: usize = 20;
 
 const CONFIG: &str = r#"
 daemon off; pid DIR/nginx.pid; error_log DIR/error.log; worker_processes 1;

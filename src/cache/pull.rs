@@ -1,7 +1,6 @@
-//! The cache itself: what is kept, who fills, and the task that leads a fill.
+//! The cache itself: what is kept, what is on its way, and what is known of upstreams and broadcasts.
 
 use std::{
-    future::poll_fn,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -11,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
+use futures::{future::BoxFuture, stream::BoxStream};
 use hyper::header::HeaderValue;
 use quick_cache::{OptionsBuilder, Weighter, sync};
 use tokio::sync::watch;
@@ -19,8 +18,9 @@ use tokio::sync::watch;
 use super::{
     File, Object, What, fill,
     flights::{self, Flights, Joined},
+    lead::Lead,
     listed::Listed,
-    policy::{Attempt, Failure, Input, Output, Plan, Rules, Why},
+    policy::{Failure, Why},
 };
 use crate::{
     id::{BroadcastId, StreamId},
@@ -40,9 +40,9 @@ const REMEMBERED: usize = 10_000;
 /// Parts of the cache that are locked on their own. Few, because each can keep an object no bigger than its share.
 const SHARDS: usize = 4;
 
-type Key = Arc<str>;
+pub(super) type Key = Arc<str>;
 pub type Fill = fill::Fill<Head, Done, Failure>;
-type Flight = flights::Flight<Key, Head, Done, Failure>;
+pub(super) type Flight = flights::Flight<Key, Head, Done, Failure>;
 
 /// What is known of an object before its first byte.
 #[derive(Debug, Clone)]
@@ -95,24 +95,24 @@ pub struct Cache {
     shared: Arc<Shared>,
 }
 
-struct Shared {
-    source: Arc<dyn Source>,
-    limits: Limits,
+pub(super) struct Shared {
+    pub(super) source: Arc<dyn Source>,
+    pub(super) limits: Limits,
     flights: Arc<Flights<Key, Head, Done, Failure>>,
     kept: sync::Cache<Key, Entry, ByBytes>,
-    failed: sync::Cache<Key, Entry>,
+    pub(super) failed: sync::Cache<Key, Entry>,
     /// Which upstream had a stream last.
-    holders: sync::Cache<StreamId, usize>,
+    pub(super) holders: sync::Cache<StreamId, usize>,
     /// How far a broadcast was when a playlist of it was last seen.
     known: sync::Cache<BroadcastId, Known>,
-    upstreams: watch::Sender<Vec<State>>,
+    pub(super) upstreams: watch::Sender<Vec<State>>,
     waiting: AtomicUsize,
-    filling: AtomicUsize,
+    pub(super) filling: AtomicUsize,
 }
 
 /// What playlists told of a broadcast.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Known {
+pub(super) struct Known {
     /// The newest chunk that was listed.
     newest: u64,
     /// EXT-X-TARGETDURATION, seconds.
@@ -123,7 +123,7 @@ struct Known {
 
 /// What is known of an upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     /// It has not been heard yet: it is not known who may watch what it has.
     Unknown,
     Alive,
@@ -137,15 +137,15 @@ pub struct Kept {
 }
 
 #[derive(Clone)]
-struct Entry {
-    fill: Arc<Fill>,
+pub(super) struct Entry {
+    pub(super) fill: Arc<Fill>,
     /// Until when it counts; `None`: for ever.
-    until: Option<Timestamp>,
-    bytes: u64,
+    pub(super) until: Option<Timestamp>,
+    pub(super) bytes: u64,
 }
 
 #[derive(Clone)]
-struct ByBytes;
+pub(super) struct ByBytes;
 
 impl Weighter<Key, Entry> for ByBytes {
     fn weight(&self, key: &Key, kept: &Entry) -> u64 {
@@ -274,7 +274,7 @@ impl Cache {
     }
 }
 
-fn busy(detail: &'static str) -> Failure {
+pub(super) fn busy(detail: &'static str) -> Failure {
     metrics::counter!("weir_cache_refusals_total").increment(1);
     Failure::new(Why::Busy, detail)
 }
@@ -331,7 +331,15 @@ impl Drop for Waits {
 }
 
 /// Bytes that are on their way.
-struct Room(Arc<Shared>, usize);
+pub(super) struct Room(Arc<Shared>, usize);
+
+impl Room {
+    /// Takes room for so many bytes; says whether there is that much.
+    pub(super) fn take(shared: &Arc<Shared>, len: usize) -> (Self, bool) {
+        let before = shared.filling.fetch_add(len, Ordering::Relaxed);
+        (Self(shared.clone(), len), (before + len) as u64 <= shared.limits.memory)
+    }
+}
 
 impl Drop for Room {
     fn drop(&mut self) {
@@ -349,8 +357,7 @@ impl Shared {
     /// Starts the task that fills `object`.
     fn lead(self: &Arc<Self>, object: Object, key: Key, flight: Flight) -> Arc<Fill> {
         let fill = flight.writer.as_ref().expect("a new flight has not ended").fill().clone();
-        let lead = Lead { shared: self.clone(), object, key, flight, attempts: Vec::new(), room: None };
-        tokio::spawn(lead.run());
+        tokio::spawn(Lead::new(self.clone(), object, key, flight).run());
         fill
     }
 
@@ -367,7 +374,7 @@ impl Shared {
     }
 
     /// How long an upstream may hold a request for this object: it may ask for what is being made.
-    fn hold(&self, object: &Object) -> Duration {
+    pub(super) fn hold(&self, object: &Object) -> Duration {
         let What::File(broadcast, _, file) = &object.what else { return Duration::ZERO };
         let known = self.known.get(broadcast);
         let target = known.map_or(self.limits.chunk, |known| Duration::from_secs(known.target.into()));
@@ -384,12 +391,12 @@ impl Shared {
     }
 
     /// Whether what is not there may be there any moment.
-    fn is_soon(&self, object: &Object) -> bool {
+    pub(super) fn is_soon(&self, object: &Object) -> bool {
         matches!(object.what, What::File(_, _, File::Part { .. } | File::Chunk { .. }))
     }
 
     /// The upstreams in the order in which they should be asked: those that are there, and of these who had the stream last.
-    fn order(&self, stream: &StreamId) -> Vec<usize> {
+    pub(super) fn order(&self, stream: &StreamId) -> Vec<usize> {
         let (states, holder) = (self.upstreams.borrow(), self.holders.get(stream));
         let mut order: Vec<usize> = (0..states.len()).filter(|upstream| states[*upstream] != State::Unknown).collect();
         order.sort_by_key(|upstream| (states[*upstream] != State::Alive, Some(*upstream) != holder));
@@ -411,7 +418,7 @@ impl Shared {
         }
     }
 
-    fn keep(&self, object: &Object, key: &Key, head: &Head, fill: &Arc<Fill>, text: Option<&Text>) {
+    pub(super) fn keep(&self, object: &Object, key: &Key, head: &Head, fill: &Arc<Fill>, text: Option<&Text>) {
         if let (What::File(broadcast, _, File::Playlist(reload)), Some(text)) = (&object.what, text) {
             self.learn(broadcast, reload, text);
         }
@@ -419,166 +426,6 @@ impl Shared {
         let bytes = head.len as u64 * if text.is_some() { 2 } else { 1 };
         self.kept.insert(key.clone(), Entry { fill: fill.clone(), until, bytes });
     }
-}
-
-/// The task that fills one object.
-struct Lead {
-    shared: Arc<Shared>,
-    object: Object,
-    key: Key,
-    flight: Flight,
-    attempts: Vec<(Attempt, Step)>,
-    room: Option<Room>,
-}
-
-enum Step {
-    Asking(Timestamp, BoxFuture<'static, Result<Answer, Failure>>),
-    Reading(BoxStream<'static, Result<Bytes, Failure>>),
-}
-
-enum Event {
-    Head(Answer, Duration),
-    Bytes(Bytes),
-    End,
-    Failed(Failure),
-}
-
-impl Lead {
-    async fn run(mut self) {
-        let rules = Rules { chunk: self.shared.limits.chunk, hold: self.shared.hold(&self.object) };
-        let mut states = self.shared.upstreams.subscribe();
-        let mut plan = Plan::new(rules, &self.shared.order(&self.object.stream), now());
-        let (mut head, mut got): (Option<Head>, usize) = (None, 0);
-        loop {
-            while let Some(output) = plan.poll() {
-                match output {
-                    // Two nodes' playlists of one name may differ: no half of one is continued by the other.
-                    Output::Start(_) if got > 0 && self.object.is_playlist() => {
-                        return self.fail(Failure::new(Why::Broken, "a playlist broke off"));
-                    }
-                    Output::Start(attempt) => {
-                        let asking = self.shared.source.fetch(attempt.upstream, &self.key, got);
-                        self.attempts.push((attempt, Step::Asking(now(), asking)));
-                    }
-                    Output::Stop(id) => self.attempts.retain(|(attempt, _)| attempt.id != id),
-                    Output::GiveUp(failure) => return self.fail(failure),
-                }
-            }
-            let due = plan.deadline().map_or(Duration::from_secs(60), |deadline| deadline - now());
-            let (attempt, event) = tokio::select! {
-                event = next(&mut self.attempts) => event,
-                () = tokio::time::sleep(due) => {
-                    plan.expire(now());
-                    continue;
-                }
-                Ok(()) = states.changed() => {
-                    let gone: Vec<usize> =
-                        states.borrow().iter().enumerate().filter(|(_, state)| **state == State::Gone).map(|(i, _)| i).collect();
-                    gone.into_iter().for_each(|upstream| plan.handle(now(), Input::Down(upstream)));
-                    continue;
-                }
-            };
-            let failed = |failure| Input::Failed(attempt.id, failure);
-            let broken = |detail: &'static str| failed(Failure::new(Why::Broken, detail));
-            let input = match event {
-                Event::Head(answer, asked) => {
-                    metrics::histogram!("weir_upstream_seconds").record(asked.as_secs_f64());
-                    if head.as_ref().is_some_and(|head| head.len != answer.head.len) {
-                        broken("two upstreams have different objects of one name")
-                    } else if head.is_none() && !self.reserve(answer.head.len) {
-                        failed(busy("too many bytes are on their way here"))
-                    } else {
-                        if head.is_none() {
-                            self.flight.writer.as_ref().expect("not ended").begin(answer.head.clone());
-                            head = Some(answer.head);
-                        }
-                        self.shared.holders.insert(self.object.stream.clone(), attempt.upstream);
-                        for (other, step) in &mut self.attempts {
-                            if other.id == attempt.id {
-                                *step = Step::Reading(answer.body);
-                                break;
-                            }
-                        }
-                        Input::Head(attempt.id)
-                    }
-                }
-                Event::Bytes(bytes) => {
-                    got += bytes.len();
-                    let len = head.as_ref().map_or(0, |head| head.len);
-                    if got > len {
-                        return self.fail(Failure::new(Why::Broken, "the upstream sent more than it said"));
-                    }
-                    let count = bytes.len();
-                    self.flight.writer.as_ref().expect("not ended").append(bytes);
-                    Input::Bytes(attempt.id, count)
-                }
-                Event::End => broken("the upstream sent less than it said"),
-                Event::Failed(failure) => failed(failure),
-            };
-            if let Some(head) = head.as_ref().filter(|head| head.len == got) {
-                return self.complete(head.clone());
-            }
-            if let Input::Failed(id, _) = &input {
-                self.attempts.retain(|(attempt, _)| attempt.id != *id);
-            }
-            plan.handle(now(), input);
-        }
-    }
-
-    /// Takes room for an object on its way.
-    fn reserve(&mut self, len: usize) -> bool {
-        let before = self.shared.filling.fetch_add(len, Ordering::Relaxed);
-        self.room = Some(Room(self.shared.clone(), len));
-        (before + len) as u64 <= self.shared.limits.memory
-    }
-
-    fn complete(mut self, head: Head) {
-        metrics::counter!("weir_cache_fills_total", "result" => "ok").increment(1);
-        let writer = self.flight.writer.take().expect("not ended");
-        let fill = writer.fill().clone();
-        let is_playlist = self.object.is_playlist();
-        writer.complete(|whole| {
-            let text = is_playlist.then(|| Text::new(String::from_utf8_lossy(whole).into_owned()));
-            Done { at: now(), bytes: whole.clone(), text }
-        });
-        let done = fill.end().and_then(Result::ok).expect("just completed");
-        self.shared.keep(&self.object, &self.key, &head, &fill, done.text.as_ref());
-    }
-
-    fn fail(mut self, failure: Failure) {
-        metrics::counter!("weir_cache_fills_total", "result" => failure.why.code()).increment(1);
-        let writer = self.flight.writer.take().expect("not ended");
-        let (fill, keep) = (writer.fill().clone(), failure.keep(self.shared.is_soon(&self.object), rand::random()));
-        writer.fail(failure);
-        if !keep.is_zero() {
-            let kept = Entry { fill, until: Some(now() + keep), bytes: 0 };
-            self.shared.failed.insert(self.key.clone(), kept);
-        }
-    }
-}
-
-/// What the attempts bring next.
-async fn next(attempts: &mut [(Attempt, Step)]) -> (Attempt, Event) {
-    poll_fn(|cx| {
-        for (attempt, step) in attempts.iter_mut() {
-            let event = match step {
-                Step::Asking(since, asking) => asking.poll_unpin(cx).map(|answer| match answer {
-                    Ok(answer) => Event::Head(answer, now() - *since),
-                    Err(failure) => Event::Failed(failure),
-                }),
-                Step::Reading(body) => body.poll_next_unpin(cx).map(|piece| match piece {
-                    Some(Ok(bytes)) => Event::Bytes(bytes),
-                    Some(Err(failure)) => Event::Failed(failure),
-                    None => Event::End,
-                }),
-            };
-            if let Poll::Ready(event) = event {
-                return Poll::Ready((*attempt, event));
-            }
-        }
-        Poll::Pending
-    })
-    .await
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! The rules of the cache against sources that misbehave, in a runtime whose time is simulated.
 
-use std::sync::Mutex;
+use std::{future::poll_fn, sync::Mutex};
 
+use futures::{FutureExt, StreamExt};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::*;
