@@ -123,9 +123,10 @@ async fn read(answer: Result<Response<Incoming>, Failure>, from: usize) -> Resul
 fn head(headers: &HeaderMap, begin: usize) -> Result<Head, Failure> {
     let len = headers.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse::<usize>().ok());
     let len = len.ok_or_else(|| broken("an answer without a length"))? + begin;
-    let none = HeaderValue::from_static("no-store");
-    let cache_control = headers.get(header::CACHE_CONTROL).cloned().unwrap_or(none);
-    let content_type = headers.get(header::CONTENT_TYPE).cloned().ok_or_else(|| broken("an answer without a type"))?;
+    // Copied: as they came they would hold the whole buffer they were read into, for as long as the object is kept.
+    let value = |name| headers.get(name).and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
+    let cache_control = value(header::CACHE_CONTROL).unwrap_or(HeaderValue::from_static("no-store"));
+    let content_type = value(header::CONTENT_TYPE).ok_or_else(|| broken("an answer without a type"))?;
     let age = headers.get(header::AGE).and_then(|age| age.to_str().ok()?.parse().ok()).unwrap_or(0);
     let fresh = fresh(cache_control.to_str().unwrap_or_default(), age);
     Ok(Head { content_type, cache_control, len, fresh })

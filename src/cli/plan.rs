@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::{
-    config::{Config, Publish, text::print_duration},
+    config::{Config, Publish, Role, text::print_duration},
     transcode::Choice,
 };
 
@@ -13,17 +13,14 @@ pub fn render(config: &Config) -> String {
     let mut line = |what: &str, value: String| _ = writeln!(text, "  {what:<12} {value}");
     let roles: Vec<_> = config.node.roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
     line("node", format!("{}: {}", config.node.id, roles.join(", ")));
-    line(
-        "publishers",
-        format!(
-            "rtmp://{}/live, {}",
-            config.rtmp.listen,
-            match config.auth.publish {
-                Publish::Keys => "with a stream key",
-                Publish::Open => "WITHOUT a stream key",
-            }
-        ),
-    );
+    let has = |role| config.node.roles.contains(&role);
+    if has(Role::Gateway) {
+        let key = match config.auth.publish {
+            Publish::Keys => "with a stream key",
+            Publish::Open => "WITHOUT a stream key",
+        };
+        line("publishers", format!("rtmp://{}/live, {key}", config.rtmp.listen));
+    }
     line("viewers", format!("http://{}/", config.http.listen));
     if config.https.certificate.is_some() {
         line("", format!("https://{}/", config.https.listen));
@@ -33,6 +30,16 @@ pub fn render(config: &Config) -> String {
     }
     line("other nodes", config.internal.listen.to_string());
     line("data", config.data.dir.display().to_string());
+    if has(Role::Origin) {
+        tell_chunks(config, line);
+    }
+    for warning in config.warnings() {
+        _ = writeln!(text, "warning: {warning}");
+    }
+    text
+}
+
+fn tell_chunks(config: &Config, mut line: impl FnMut(&str, String)) {
     line("chunks", format!("{} each, {} in a live playlist", print_duration(config.live.chunk), config.live.window));
     line("reconnect", format!("within {}", print_duration(config.live.reconnect_window)));
     line("renditions", ladder(config));
@@ -43,10 +50,6 @@ pub fn render(config: &Config) -> String {
         };
         line("encoder", format!("{family}, up to {:.0} % of the CPUs", config.transcode.cpu_share * 100.0));
     }
-    for warning in config.warnings() {
-        _ = writeln!(text, "warning: {warning}");
-    }
-    text
 }
 
 fn ladder(config: &Config) -> String {
@@ -73,6 +76,22 @@ configuration is fine
   encoder      the first family that works here, up to 85 % of the CPUs
 ";
         assert_eq!(render(&Config::default()), expected);
+    }
+
+    #[test]
+    fn of_an_edge_nothing_is_told_that_it_does_not_do() {
+        let mut config = Config::default();
+        config.node.roles = vec![Role::Edge];
+        config.edge.upstream = vec!["http://10.0.0.5:8090".parse().unwrap()];
+        let expected = "\
+configuration is fine
+  node         node-1: edge
+  viewers      http://0.0.0.0:8080/
+  upstream     http://10.0.0.5:8090/
+  other nodes  127.0.0.1:8090
+  data         data
+";
+        assert_eq!(render(&config), expected);
     }
 
     #[test]
