@@ -19,7 +19,7 @@ const PUBLIC: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/
 const RUSH: usize = 20_000;
 
 fn tickets() -> Tickets {
-    let tickets = Tickets::new();
+    let tickets = Tickets::default();
     let key = |kid: &str, signature, text: &str| AccessRow::TicketKey {
         kid: kid.into(),
         signature,

@@ -199,19 +199,16 @@ pub struct Tickets {
 }
 
 impl Default for Tickets {
+    /// Lets nobody in before [`Tickets::load`]: every stream needs a ticket, and no key is known.
     fn default() -> Self {
-        Self::new()
+        let access = Access { by_default: true, ..Access::default() };
+        Self { access: ArcSwap::from_pointee(access), verified: Cache::new(REMEMBERED) }
     }
 }
 
 impl Tickets {
-    /// Lets nobody in before [`Tickets::load`]: every stream needs a ticket, and no key is known.
-    pub fn new() -> Self {
-        let access = Access { by_default: true, ..Access::default() };
-        Self { access: ArcSwap::from_pointee(access), verified: Cache::new(REMEMBERED) }
-    }
-
-    /// Takes what counts now: whether streams need a ticket that no row says otherwise of, and the rows. Rows that cannot be used are left out; the result names them.
+    /// Takes what counts now: the rows, and whether streams that no row names need a ticket. Rows that cannot be used are
+    /// left out; the result names them.
     pub fn load(&self, by_default: bool, rows: Vec<AccessRow>) -> Vec<String> {
         let (mut access, mut bad) = (Access { by_default, ..Access::default() }, Vec::new());
         for row in rows {

@@ -20,7 +20,7 @@ fn rows() -> Vec<AccessRow> {
 }
 
 fn tickets() -> Tickets {
-    let tickets = Tickets::new();
+    let tickets = Tickets::default();
     assert_eq!(tickets.load(true, rows()), Vec::<String>::new());
     tickets
 }
@@ -164,7 +164,7 @@ fn revocations_and_keys_count_from_the_next_load_on() {
 #[test]
 fn a_stream_may_differ_from_the_rest() {
     for by_default in [true, false] {
-        let tickets = Tickets::new();
+        let tickets = Tickets::default();
         tickets.load(
             by_default,
             vec![

@@ -102,12 +102,11 @@ impl Lead {
                     }
                 }
                 Event::Bytes(bytes) => {
-                    got += bytes.len();
-                    let len = head.as_ref().map_or(0, |head| head.len);
-                    if got > len {
+                    let count = bytes.len();
+                    got += count;
+                    if head.as_ref().is_none_or(|head| got > head.len) {
                         return self.fail(Failure::new(Why::Broken, "the upstream sent more than it said"));
                     }
-                    let count = bytes.len();
                     self.flight.writer.as_ref().expect("not ended").append(bytes);
                     Input::Bytes(attempt.id, count)
                 }
@@ -147,7 +146,7 @@ impl Lead {
     fn fail(mut self, failure: Failure) {
         metrics::counter!("weir_cache_fills_total", "result" => failure.why.code()).increment(1);
         let writer = self.flight.writer.take().expect("not ended");
-        let (fill, keep) = (writer.fill().clone(), failure.keep(self.shared.is_soon(&self.object), rand::random()));
+        let (fill, keep) = (writer.fill().clone(), failure.keep(self.object.is_made_live(), rand::random()));
         writer.fail(failure);
         if !keep.is_zero() {
             let kept = Entry { fill, until: Some(now() + keep), bytes: 0 };

@@ -73,6 +73,11 @@ impl Object {
         }
     }
 
+    /// A chunk or a part: where it is not there, it may be there any moment.
+    pub fn is_made_live(&self) -> bool {
+        matches!(&self.what, What::File(_, _, File::Chunk { .. } | File::Part { .. }))
+    }
+
     pub fn is_playlist(&self) -> bool {
         !matches!(&self.what, What::File(_, _, File::Init(_) | File::Chunk { .. } | File::Part { .. }))
     }

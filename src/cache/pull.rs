@@ -190,7 +190,7 @@ impl Cache {
         let key: Key = object.to_string().into();
         if let Some(fill) = shared.kept(&key) {
             metrics::counter!("weir_cache_hits_total").increment(1);
-            return Ok(Reading { reader: fill::Reader::new(&fill), fill, _waits: None });
+            return Ok(Reading { reader: fill::Reader::new(&fill), _waits: None });
         }
         let waits = Waits::begin(shared).ok_or_else(|| busy("too many requests wait here"))?;
         let fill = match shared.flights.join(&key, || shared.kept(&key), lost()) {
@@ -201,7 +201,7 @@ impl Cache {
             Joined::Leads(flight) => shared.lead(object.clone(), key, flight),
             Joined::Full => return Err(busy("too many objects are on their way here")),
         };
-        Ok(Reading { reader: fill::Reader::new(&fill), fill, _waits: Some(waits) })
+        Ok(Reading { reader: fill::Reader::new(&fill), _waits: Some(waits) })
     }
 
     /// What is kept under this name, complete, without asking anyone. Other names of the same object are not known here.
@@ -210,13 +210,6 @@ impl Cache {
         let (head, done) = (fill.head()?, fill.end()?.ok()?);
         metrics::counter!("weir_cache_hits_total").increment(1);
         Some(Kept { head, done })
-    }
-
-    /// What is kept of `object`, without asking anyone.
-    pub fn peek(&self, object: &Object) -> Option<Reading> {
-        let fill = self.shared.kept(&object.to_string()).filter(|fill| fill.end().is_some_and(|end| end.is_ok()))?;
-        metrics::counter!("weir_cache_hits_total").increment(1);
-        Some(Reading { reader: fill::Reader::new(&fill), fill, _waits: None })
     }
 
     /// Fetches what was announced, before anyone asks. Announcements give way to viewers: dropped when there is little room.
@@ -287,7 +280,6 @@ fn lost() -> Failure {
 /// One request's view of an object.
 pub struct Reading {
     reader: fill::Reader<Head, Done, Failure>,
-    fill: Arc<Fill>,
     _waits: Option<Waits>,
 }
 
@@ -305,11 +297,6 @@ impl Reading {
     /// Bytes from place `at` on; see [`fill::Reader::poll_bytes`].
     pub fn poll_bytes(&mut self, cx: &mut std::task::Context<'_>, at: usize) -> Poll<Option<Result<Bytes, Failure>>> {
         self.reader.poll_bytes(cx, at)
-    }
-
-    /// When the object was complete here, if it is.
-    pub fn done_at(&self) -> Option<Timestamp> {
-        Some(self.fill.end()?.ok()?.at)
     }
 }
 
@@ -388,11 +375,6 @@ impl Shared {
             File::Chunk { k, .. } if known.is_some() && is_ahead(*k) => target * 2,
             _ => Duration::ZERO,
         }
-    }
-
-    /// Whether what is not there may be there any moment.
-    pub(super) fn is_soon(&self, object: &Object) -> bool {
-        matches!(object.what, What::File(_, _, File::Part { .. } | File::Chunk { .. }))
     }
 
     /// The upstreams in the order in which they should be asked: those that are there, and of these who had the stream last.

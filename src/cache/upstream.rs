@@ -8,7 +8,7 @@ use http_body_util::{BodyDataStream, BodyExt, Empty, Limited};
 use hyper::{
     Request, Response, StatusCode, Uri,
     body::Incoming,
-    header::{self, HeaderMap, HeaderName, HeaderValue},
+    header::{self, HeaderMap, HeaderValue},
 };
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -28,9 +28,6 @@ const CONNECT: Duration = Duration::from_millis(200);
 const IDLE: Duration = Duration::from_secs(20);
 /// An answer that is no object is read up to here, for its words.
 const WORDS_MAX: usize = 4 << 10;
-
-/// How a node proves to another that it is one: `authorization: Bearer {internal.secret}`.
-pub const SECRET: HeaderName = header::AUTHORIZATION;
 
 /// The other nodes, by number.
 pub struct Nodes {
@@ -55,7 +52,7 @@ impl Nodes {
             let mut value =
                 HeaderValue::try_from(format!("Bearer {}", secret.expose())).expect("checked with the settings");
             value.set_sensitive(true);
-            headers.insert(SECRET, value);
+            headers.insert(header::AUTHORIZATION, value);
         }
         headers.insert(header::VIA, HeaderValue::try_from(format!("1.1 {via}")).expect("letters and digits"));
         Arc::new(Self { urls, client, headers })

@@ -157,7 +157,7 @@ impl Node {
             health: stores.health.clone(),
             readiness: Readiness::default(),
             admin,
-            tickets: auth::tickets::Tickets::new(),
+            tickets: auth::tickets::Tickets::default(),
             ticketed: config.auth.playback == config::Playback::Ticket,
             internal_secret: config.internal.secret.clone(),
             cache,
