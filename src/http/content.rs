@@ -50,7 +50,7 @@ static RANGED: LazyLock<HeaderMap> = LazyLock::new(|| {
 /// Lets the scripts of any page read an answer.
 pub fn open_to_all(headers: &mut HeaderMap) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    let exposed = HeaderValue::from_static("content-length,content-range,etag,date");
+    let exposed = HeaderValue::from_static("age,content-range,date,etag");
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
 }
 
