@@ -1,6 +1,6 @@
 /**
  * How hls.js is set, patient with a server that is gone for a while. Low latency: parts, as far behind the edge as the
- * playlist asks (PART-HOLD-BACK). Regular, and for playlists without parts: three target durations behind the edge.
+ * playlist asks (PART-HOLD-BACK). Regular, and for playlists without parts: three target durations behind the edge. The whole: anywhere.
  */
 import { AudioStreamController, type HlsConfig, type LoadPolicy, type RetryConfig } from 'hls.js';
 
@@ -83,6 +83,13 @@ const lowLatency: Partial<HlsConfig> = {
   playlistLoadPolicy: patient(6, 12_000),
 };
 
-export function hlsConfig(low: boolean): Partial<HlsConfig> {
-  return low ? lowLatency : regular;
+/** The whole of a broadcast, finished or not: in chunks, and nobody is taken to the edge of it. */
+const whole: Partial<HlsConfig> = {
+  ...regular,
+  liveMaxLatencyDurationCount: Infinity,
+  backBufferLength: 60,
+};
+
+export function hlsConfig(low: boolean, all: boolean): Partial<HlsConfig> {
+  return all ? whole : low ? lowLatency : regular;
 }

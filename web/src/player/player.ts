@@ -1,12 +1,12 @@
 /**
  * Keeps one video element playing one HLS address: hls.js where there is MSE, the browser's own HLS elsewhere.
  *
- * In: an address, the viewer's wishes (latency, quality, live edge). Out: `onChange` whenever something worth drawing changed,
- * and readings. It recovers from every error by itself, first inside hls.js, then with a new instance, and goes on
- * trying until `unload`; only where the server refuses (401, 403) it plays out what it has and rests. It knows nothing of the
- * API and never touches the page around the video.
+ * In: an address, to be played at its live edge or as a whole from some time on; the viewer's wishes (latency, quality, place). Out:
+ * `onChange` whenever something worth drawing changed, and readings. It recovers from every error by itself, first inside hls.js, then
+ * with a new instance, and goes on trying until `unload`; only where the server refuses (401, 403) it plays out what it has and
+ * rests. It knows nothing of the API and never touches the page around the video.
  */
-import Hls, { ErrorDetails, ErrorTypes, Events, type ErrorData, type Level } from 'hls.js';
+import Hls, { ErrorDetails, ErrorTypes, Events, type ErrorData, type Fragment, type HlsConfig, type Level } from 'hls.js';
 import { backoffMs } from '../shared/backoff';
 import { MAX_LATENCY_CHUNKS, hlsConfig } from './config';
 import { VideoRenditions, type VideoRendition } from './renditions';
@@ -51,6 +51,24 @@ export type Motion =
   /** Played to the end of a finished playlist. */
   | 'ended';
 
+/** How to play what `load` is given. */
+export interface Load {
+  /**
+   * Seconds from the beginning of a playlist that holds the whole, -1 for where the playlist itself says (EXT-X-START, else its beginning);
+   * null is the live edge.
+   */
+  from?: number | null;
+  /** Plays only so many seconds from there on; null is to the end. */
+  lasts?: number | null;
+  /** The wall-clock time (milliseconds since 1970) meant by `from`, which is then only its estimate. */
+  dateMs?: number | null;
+  /** Leaves the last picture where it is until the next one comes. */
+  keepPicture?: boolean;
+}
+
+/** An estimated beginning that is wrong by less stays (seconds): a second look for it would take longer. */
+const NEAR_ENOUGH = 0.5;
+
 /** The video element with what media-chrome reads beyond HTMLVideoElement. */
 type ChromeVideo = HTMLVideoElement & {
   streamType?: 'live';
@@ -80,6 +98,12 @@ export class Player {
 
   #onChange: () => void;
   #url: string | null = null;
+  /** Where the whole is played from, and from where it is again after an error; null at the live edge. */
+  #from: number | null = null;
+  #lasts: number | null = null;
+  #dateMs: number | null = null;
+  /** Where a playlist that says so (EXT-X-START) begins, seconds; null when it does not. */
+  #startOffset: number | null = null;
   #native = false;
   #lowLatency = true;
   #attempt = 0;
@@ -115,12 +139,16 @@ export class Player {
     }
     video.addEventListener('play', () => {
       this.#wantsPlay = true;
+      // What ended begins again; the browser knows only the bounds of the playlist.
+      if (this.#over || (this.#lasts !== null && video.currentTime < this.origin)) video.currentTime = this.origin;
+      this.#followEdge();
       this.blocked = false;
       this.#onChange();
     });
     video.addEventListener('pause', () => {
       // An error pauses the browser's own HLS; that is not the viewer either.
       if (!this.#exchanging && !video.ended && video.error === null) this.#wantsPlay = false;
+      this.#followEdge();
       this.#onChange();
     });
     video.addEventListener('error', () => {
@@ -132,7 +160,7 @@ export class Player {
   get motion(): Motion {
     const { video } = this;
     if (this.#url === null) return 'idle';
-    if (video.ended) return 'ended';
+    if (video.ended || (this.#over && video.paused)) return 'ended';
     if (!this.#movedSinceLoad && this.blocked) return 'moving';
     if (!this.#movedSinceLoad && !this.#frozen) return 'loading';
     if (video.paused && !this.#wantsPlay) return 'moving';
@@ -163,17 +191,29 @@ export class Player {
   set lowLatency(on: boolean) {
     if (on === this.#lowLatency) return;
     this.#lowLatency = on;
-    if (this.#url === null) return;
+    // The whole is played in chunks either way.
+    if (this.#url === null || this.whole) return;
     this.#freeze();
     this.#attempt = 0;
     this.#start();
   }
 
+  /** What is loaded; null when nothing is. */
+  get url(): string | null {
+    return this.#url;
+  }
+
   /** Plays this address; a playlist loaded before is dropped. */
-  load(url: string): void {
+  load(url: string, { from = null, lasts = null, dateMs = null, keepPicture = false }: Load = {}): void {
+    if (keepPicture) this.#freeze();
+    else this.#thaw();
     this.#url = url;
-    this.#thaw();
+    this.#from = from;
+    this.#lasts = lasts;
+    this.#dateMs = dateMs;
+    this.#startOffset = null;
     this.#attempt = 0;
+    this.#movedSinceLoad = false;
     this.#start();
   }
 
@@ -187,12 +227,85 @@ export class Player {
     this.#onChange();
   }
 
+  /** Whether what is loaded has shown itself. */
+  get begun(): boolean {
+    return this.#movedSinceLoad;
+  }
+
+  /** Whether a playlist of everything is played, not the window behind the live edge. */
+  get whole(): boolean {
+    return this.#from !== null;
+  }
+
+  /** Whether what is loaded will not grow any more. */
+  get finished(): boolean {
+    const details = this.hls?.latestLevelDetails;
+    return details == null ? this.#native && Number.isFinite(this.video.duration) : !details.live;
+  }
+
+  /** Media time (seconds) at which what is loaded begins for the viewer. */
+  get origin(): number {
+    return this.#lasts === null ? 0 : (this.#startOffset ?? 0);
+  }
+
+  /** Media time (seconds) of the oldest that can be played; null when unknown. */
+  get oldest(): number | null {
+    const { seekable } = this.video;
+    return this.hls?.latestLevelDetails?.fragmentStart ?? (this.#native && seekable.length > 0 ? seekable.start(0) : null);
+  }
+
+  /** Media time (seconds) at which what is loaded ends by now; null when unknown. */
+  get edge(): number | null {
+    if (this.#lasts !== null) return this.origin + this.#lasts;
+    const { seekable } = this.video;
+    const details = this.hls?.latestLevelDetails;
+    if (details == null) return this.#native && seekable.length > 0 ? seekable.end(seekable.length - 1) : null;
+    // The age of a playlist that is no longer renewed says nothing.
+    return details.edge + (details.live ? Math.min(details.age, details.targetduration) : 0);
+  }
+
+  /** Whether play is as near to live as it can be. */
+  get atEdge(): boolean {
+    return this.video.currentTime >= this.#liveEdgeStart();
+  }
+
+  /** Seconds behind the live edge that a viewer can be without being taken to it. */
+  get reach(): number {
+    return (MAX_LATENCY_CHUNKS - 2) * this.#chunkSeconds;
+  }
+
+  /** Wall-clock time (milliseconds since 1970) of the whole's beginning; null when unknown. */
+  get zeroMs(): number | null {
+    const first = this.whole ? this.hls?.latestLevelDetails?.fragments[0] : undefined;
+    return first?.programDateTime == null ? null : first.programDateTime - first.start * 1000;
+  }
+
+  /** Goes to this media time (seconds); a viewer who paused stays paused. */
+  seek(to: number): void {
+    const { video } = this;
+    if (this.whole && video.readyState === HTMLMediaElement.HAVE_NOTHING) {
+      // Not even begun: it begins there instead.
+      this.#from = to;
+      this.#dateMs = null;
+      this.#start();
+    } else {
+      this.#dateMs = null;
+      video.currentTime = to;
+    }
+    this.#onChange();
+  }
+
   /** Takes the viewer to the live edge and plays. */
   seekToLive(): void {
     const { video } = this;
     const target = this.hls?.liveSyncPosition ?? (video.seekable.length > 0 ? video.seekable.end(video.seekable.length - 1) - 1 : null);
     if (target !== null && Number.isFinite(target)) video.currentTime = Math.max(video.currentTime, target);
     this.#play();
+  }
+
+  /** Whoever asks for something new wants to see it, paused or not. */
+  wishToPlay(): void {
+    this.#wantsPlay = true;
   }
 
   unmute(): void {
@@ -226,7 +339,9 @@ export class Player {
   /** Wall-clock time (milliseconds since 1970) at which the picture shown was made; null when unknown. */
   get pictureMs(): number | null {
     if (!this.#movedSinceLoad) return null;
-    return this.hls?.playingDate?.getTime() ?? null;
+    if (!this.#native) return this.hls?.playingDate?.getTime() ?? null;
+    const start = (this.video as { getStartDate?: () => Date }).getStartDate?.().getTime() ?? Number.NaN;
+    return Number.isFinite(start) ? start + this.video.currentTime * 1000 : null;
   }
 
   /** The quality on screen: an index into `renditions`, -1 when unknown. */
@@ -247,6 +362,9 @@ export class Player {
     const url = this.#url;
     if (url === null) return;
     clearTimeout(this.#retry);
+    // After an error the whole goes on where it was.
+    if (this.#from !== null && this.#movedSinceLoad) this.#from = this.video.currentTime;
+    const known = this.#whatIsKnown();
     this.#drop();
     this.refused = false;
     this.#movedSinceLoad = false;
@@ -254,14 +372,20 @@ export class Player {
     this.#hole = null;
     this.#release();
     if (Hls.isSupported()) {
-      const hls = new Hls(hlsConfig(this.#lowLatency));
-      // The constructor takes this only with a liveSyncDurationCount, which low latency must not have.
-      hls.config.liveMaxLatencyDurationCount = MAX_LATENCY_CHUNKS;
+      const hls = new Hls({ ...hlsConfig(this.#lowLatency, this.whole), ...known, startPosition: this.#from ?? -1 });
       this.hls = hls;
+      this.#followEdge();
       hls.on(Events.MANIFEST_PARSED, () => {
         this.#listRenditions();
         this.#play();
       });
+      if (this.whole) {
+        hls.once(Events.MANIFEST_LOADED, (_event, data) => (this.#startOffset = data.startTimeOffset));
+        hls.once(Events.LEVEL_LOADED, (_event, { details }) => {
+          this.#startOffset ??= details.startTimeOffset;
+          this.#correctStart(hls, details.fragments);
+        });
+      }
       for (const event of [Events.LEVELS_UPDATED, Events.LEVEL_SWITCHED] as const) {
         hls.on(event, () => {
           if (event === Events.LEVELS_UPDATED) this.#listRenditions();
@@ -274,11 +398,47 @@ export class Player {
     } else if (this.video.canPlayType('application/vnd.apple.mpegurl') !== '') {
       this.#native = true;
       this.video.src = url;
+      const from = this.#from ?? -1;
+      if (from >= 0) this.video.addEventListener('loadedmetadata', () => (this.video.currentTime = from), { once: true });
       this.#play();
     } else {
       this.#note('this browser plays neither MSE nor HLS');
     }
     this.#onChange();
+  }
+
+  /** What was learned of the network and the quality: what goes on from a picture begins with it, not from nothing. */
+  #whatIsKnown(): Partial<HlsConfig> {
+    const { hls } = this;
+    if (hls === null || !this.#frozen || hls.levels.length === 0) return {};
+    return { abrEwmaDefaultEstimate: hls.bandwidthEstimate, startLevel: hls.loadLevel };
+  }
+
+  /** Where the estimated beginning turns out wrong, goes to the one that was meant. */
+  #correctStart(hls: Hls, fragments: readonly Fragment[]): void {
+    const dateMs = this.#dateMs;
+    if (dateMs === null || this.#from === null) return;
+    const holds = [...fragments].reverse().find(({ programDateTime }) => programDateTime !== null && programDateTime <= dateMs);
+    if (holds === undefined || holds.programDateTime === null) return;
+    const exact = Math.min(holds.end, holds.start + (dateMs - holds.programDateTime) / 1000);
+    if (Math.abs(exact - this.#from) < NEAR_ENOUGH) return;
+    this.#from = exact;
+    const go = (): void => {
+      if (hls === this.hls && this.#dateMs === dateMs) this.video.currentTime = exact;
+    };
+    if (this.video.readyState > HTMLMediaElement.HAVE_NOTHING) go();
+    else this.video.addEventListener('loadedmetadata', go, { once: true });
+  }
+
+  /** hls.js takes a viewer to the edge who falls too far behind: not one who paused, and not one who went back. */
+  #followEdge(): void {
+    // Its constructor takes this only with a liveSyncDurationCount, which low latency must not have.
+    if (this.hls !== null) this.hls.config.liveMaxLatencyDurationCount = this.whole || !this.#wantsPlay ? Infinity : MAX_LATENCY_CHUNKS;
+  }
+
+  /** Whether play reached the end that it was given. */
+  get #over(): boolean {
+    return this.#lasts !== null && this.video.currentTime >= this.origin + this.#lasts - SAMPLE_MS / 1000;
   }
 
   #drop(): void {
@@ -440,7 +600,10 @@ export class Player {
       position: video.currentTime,
       mayRest: video.paused || video.ended || video.seeking || this.holding || !this.#movedSinceLoad,
     });
-    if (!this.#movedSinceLoad && !video.paused && !video.seeking && video.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA && video.played.length > 0) {
+    if (this.#over && !video.paused) video.pause();
+    // The whole shows where a viewer who paused has gone.
+    const begun = video.paused ? this.whole && !this.#wantsPlay : video.played.length > 0;
+    if (!this.#movedSinceLoad && begun && !video.seeking && video.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA) {
       this.#movedSinceLoad = true;
       this.#thaw();
       this.#onChange();
@@ -466,7 +629,7 @@ export class Player {
     const { hls } = this;
     const asked = hls?.latestLevelDetails?.partHoldBack ?? 0;
     const target = hls?.targetLatency ?? 0;
-    if (hls === null || !this.#lowLatency || asked === 0) return;
+    if (hls === null || !this.#inParts || asked === 0) return;
     if (target > this.#aimed) this.#raisedMs = nowMs;
     this.#aimed = target;
     if (target > asked + 0.1 && nowMs - this.#raisedMs > CALM_MS) hls.targetLatency = asked;
@@ -475,7 +638,7 @@ export class Player {
   /** Sets the rate in low latency. From farther than two target durations it would take too long: that viewer paused or went back. */
   #catchUp(): void {
     const { video } = this;
-    if (!this.#lowLatency || this.holding) return;
+    if (!this.#inParts || this.holding) return;
     const over = (this.latency ?? 0) - (this.targetLatency ?? 0);
     const { rate, fromSeconds, untilSeconds } = CATCH_UP;
     const due = over > (video.playbackRate > 1 ? untilSeconds : fromSeconds) && over < 2 * this.#chunkSeconds;
@@ -523,7 +686,12 @@ export class Player {
 
   /** Longest part of the playlist, seconds; 0 when it is not played part by part. */
   get #partSeconds(): number {
-    return this.#lowLatency ? (this.hls?.latestLevelDetails?.partTarget ?? 0) : 0;
+    return this.#inParts ? (this.hls?.latestLevelDetails?.partTarget ?? 0) : 0;
+  }
+
+  /** Whether parts are played where there are any. */
+  get #inParts(): boolean {
+    return this.#lowLatency && !this.whole;
   }
 
   /** What arrives at once: a part or a chunk. */
@@ -550,6 +718,7 @@ export class Player {
 
   #liveEdgeStart(): number {
     const { hls, video } = this;
+    if (this.whole) return Number.NaN;
     const sync = hls?.liveSyncPosition;
     // The playhead is nowhere near exact: one and a half chunks of tolerance, with parts about a second.
     if (sync !== null && sync !== undefined) return sync - (3 * this.#partSeconds || 1.5 * this.#chunkSeconds);
