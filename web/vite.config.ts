@@ -3,7 +3,7 @@ import { adoptedStyles } from './build/adopted-styles.ts';
 import { preloadImports } from './build/preload-imports.ts';
 
 export default defineConfig({
-  plugins: [adoptedStyles(), preloadImports()],
+  plugins: [adoptedStyles(), preloadImports({ later: ['rest'] })],
   build: {
     target: 'es2022',
     // Every asset is a file of its own: the CSP allows no data: script, style or font.

@@ -9,6 +9,8 @@ import { quality, since } from '../shared/format';
 
 const REFRESH = { firstMs: 10_000, longestMs: 10_000 };
 const RETRY = { firstMs: 2_000, longestMs: 10_000 };
+/** A picture of what is live is renewed this often, at the same moments for everyone: one copy in a cache serves all. */
+const POSTER_MS = 30_000;
 /** Until the node has told its own. */
 const RTMP_PORT = 1935;
 
@@ -21,6 +23,9 @@ const copyServer = byId('copy-server', HTMLButtonElement);
 
 interface Card {
   link: HTMLElement;
+  picture: HTMLElement;
+  /** The address of the poster shown or on its way; empty when there is none. */
+  poster: string;
   badge: HTMLElement;
   line: HTMLElement;
 }
@@ -47,6 +52,7 @@ function draw(streams: Stream[], clockOffsetMs: number): void {
     card.badge.dataset['state'] = stream.state;
     setText(card.badge, stream.state === 'away' ? 'Away' : 'Live');
     setText(card.line, describe(stream, Date.now() + clockOffsetMs));
+    void showPoster(card, stream.poster);
   }
   cards.hidden = live.length === 0;
   empty.hidden = live.length > 0;
@@ -58,15 +64,41 @@ function draw(streams: Stream[], clockOffsetMs: number): void {
 function makeCard(id: string): Card {
   const badge = make('span', 'badge');
   const line = make('p', 'card-line');
+  const picture = make('div', 'card-picture', art(id), badge);
   const link = make(
     'a',
     'card',
-    make('div', 'card-picture', art(id), badge),
+    picture,
     make('div', 'card-body', make('h2', 'card-name', id), line),
   );
   link.href = `/watch/${encodeURIComponent(id)}`;
   cards.append(make('li', '', link));
-  return { link, badge, line };
+  return { link, picture, poster: '', badge, line };
+}
+
+/** Puts the newest picture of a stream over the drawn one, once it is here; without one the drawn one stays. */
+async function showPoster(card: Card, path: string | null): Promise<void> {
+  const shown = card.picture.querySelector('img');
+  if (path === null) {
+    card.poster = '';
+    shown?.remove();
+    return;
+  }
+  const address = `${path}${path.includes('?') ? '&' : '?'}at=${Math.floor(Date.now() / POSTER_MS)}`;
+  if (address === card.poster) return;
+  card.poster = address;
+  const image = new Image(320, 180);
+  image.alt = '';
+  image.src = address;
+  try {
+    await image.decode();
+  } catch {
+    // There is none yet, or the server is busy: it is asked for again at the next turn.
+    return;
+  }
+  if (card.poster !== address) return;
+  card.picture.querySelector('img')?.remove();
+  card.picture.querySelector('.art')?.after(image);
 }
 
 /** `live for 12 min · up to 720p`. */

@@ -32,29 +32,43 @@ export interface Stream {
   warnings: Warning[];
   /** Names of renditions the server does not make at the moment because it has no room for them. */
   shed: string[];
+  /** Address of a recent picture; null where there is none. */
+  poster: string | null;
 }
 
-export type Answer<T> =
-  | { kind: 'ok'; value: T; clockOffsetMs: number }
-  | { kind: 'missing' }
-  | { kind: 'unreachable' };
+export interface Failure {
+  /** 404; 410, it was there; 401 or 403; another fault of the request; none of the request's. */
+  kind: 'missing' | 'gone' | 'refused' | 'wrong' | 'unreachable';
+  /** The server's word for programs, empty where it gives none. */
+  code: string;
+  /** A sentence for people. */
+  words: string;
+}
+
+export type Answer<T> = { kind: 'ok'; value: T; clockOffsetMs: number } | Failure;
+
+/** A request to the API. */
+export interface Question {
+  url: string;
+  /** `GET` when nothing is said. */
+  method?: 'GET' | 'POST' | 'PATCH' | 'DELETE';
+  /** Proof of who asks: a stream key's secret or the admin token. */
+  key?: string | null;
+  body?: unknown;
+}
 
 const TIMEOUT_MS = 8_000;
 
 /** The stream with this id. */
 export function fetchStream(id: string): Promise<Answer<Stream>> {
-  return fetchJson(`/api/v1/streams/${encodeURIComponent(id)}`, (body) => readStream(body));
+  return ask({ url: `/api/v1/streams/${encodeURIComponent(id)}` }, readStream);
 }
 
 /** Every stream that is live. */
 export function fetchLive(): Promise<Answer<Live>> {
-  return fetchJson('/api/v1/streams?live=1', (body) => {
+  return ask({ url: '/api/v1/streams?live=1' }, (body) => {
     if (!isObject(body) || !Array.isArray(body['streams'])) return null;
-    const port = body['rtmp_port'];
-    return {
-      streams: body['streams'].map(readStream).filter((s) => s !== null),
-      rtmpPort: typeof port === 'number' ? port : null,
-    };
+    return { streams: list(body['streams'], readStream), rtmpPort: number(body['rtmp_port']) };
   });
 }
 
@@ -71,29 +85,61 @@ export interface Live {
 export async function fetchRefusal(url: string): Promise<string | null> {
   try {
     const response = await fetch(url, { cache: 'no-store', signal: AbortSignal.timeout(TIMEOUT_MS) });
-    if (response.status !== 401 && response.status !== 403) return null;
-    const body: unknown = await response.json().catch(() => null);
-    return isObject(body) ? (text(body['code']) ?? '') : '';
+    const failure = response.ok ? null : await failureOf(response);
+    return failure?.kind === 'refused' ? failure.code : null;
   } catch {
     return null;
   }
 }
 
-async function fetchJson<T>(url: string, read: (body: unknown) => T | null): Promise<Answer<T>> {
+/** Puts a question to the API; `read` gives null for an answer it does not understand. */
+export async function ask<T>({ url, method = 'GET', key = null, body }: Question, read: (body: unknown) => T | null): Promise<Answer<T>> {
   try {
     const response = await fetch(url, {
+      method,
       cache: 'no-store',
-      headers: { accept: 'application/json' },
+      headers: {
+        accept: 'application/json',
+        ...(key === null ? {} : { authorization: `Bearer ${key}` }),
+        ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+      },
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
       signal: AbortSignal.timeout(TIMEOUT_MS),
     });
-    if (response.status === 404 || response.status === 410) return { kind: 'missing' };
-    if (!response.ok) return { kind: 'unreachable' };
-    const value = read(await response.json());
-    if (value === null) return { kind: 'unreachable' };
+    if (!response.ok) return await failureOf(response);
+    const value = read(await response.json().catch(() => null));
+    if (value === null) return UNREACHABLE;
     return { kind: 'ok', value, clockOffsetMs: clockOffset(response.headers.get('date'), Date.now()) };
   } catch {
-    return { kind: 'unreachable' };
+    return UNREACHABLE;
   }
+}
+
+const UNREACHABLE: Failure = { kind: 'unreachable', code: '', words: 'The server does not answer. Try again in a moment.' };
+
+/** What an answer that is not a good one says. */
+export async function failureOf(response: Response): Promise<Failure> {
+  const { status } = response;
+  const body: unknown = await response.json().catch(() => null);
+  const code = (isObject(body) ? text(body['code']) : null) ?? '';
+  const detail = (isObject(body) ? text(body['detail']) : null) ?? '';
+  const known = { 401: 'refused', 403: 'refused', 404: 'missing', 410: 'gone' } as const;
+  const kind = status in known ? known[status as keyof typeof known] : status >= 500 ? 'unreachable' : 'wrong';
+  return { kind, code, words: detail === '' ? WORDS[kind] : sentence(detail) };
+}
+
+const WORDS: Record<Failure['kind'], string> = {
+  missing: 'There is no such thing on the server.',
+  gone: 'It was deleted.',
+  refused: 'You may not do this.',
+  wrong: 'The server does not accept this.',
+  unreachable: 'The server cannot do this now. Try again in a moment.',
+};
+
+/** `no such stream` as `No such stream.` */
+function sentence(detail: string): string {
+  const end = /[.!?]$/.test(detail) ? '' : '.';
+  return `${detail.charAt(0).toUpperCase()}${detail.slice(1)}${end}`;
 }
 
 /**
@@ -124,10 +170,11 @@ export function readStream(body: unknown): Stream | null {
     renditions: list(body['renditions'], readRendition),
     warnings: list(body['warnings'], readWarning),
     shed: list(body['shed'], text),
+    poster: text(body['poster']),
   };
 }
 
-function readRendition(body: unknown): Rendition | null {
+export function readRendition(body: unknown): Rendition | null {
   if (!isObject(body) || typeof body['name'] !== 'string') return null;
   return {
     name: body['name'],
@@ -144,18 +191,18 @@ function readWarning(body: unknown): Warning | null {
   return { code: text(body['code']) ?? '', text: body['text'], fix: text(body['fix']) ?? '' };
 }
 
-function isObject(value: unknown): value is Record<string, unknown> {
+export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
-function text(value: unknown): string | null {
+export function text(value: unknown): string | null {
   return typeof value === 'string' ? value : null;
 }
 
-function number(value: unknown): number | null {
+export function number(value: unknown): number | null {
   return typeof value === 'number' && Number.isFinite(value) ? value : null;
 }
 
-function list<T>(value: unknown, read: (item: unknown) => T | null): T[] {
+export function list<T>(value: unknown, read: (item: unknown) => T | null): T[] {
   return Array.isArray(value) ? value.map(read).filter((item) => item !== null) : [];
 }

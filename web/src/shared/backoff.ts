@@ -18,9 +18,9 @@ export function backoffMs({ firstMs, longestMs }: Backoff, attempt: number, rand
 
 /**
  * Calls `ask` again and again, one call at a time: after `waitMs` of its last answer, at once when
- * the page comes back to the front or the network returns.
+ * the page comes back to the front or the network returns, or the caller uses what this gives.
  */
-export function poll(ask: () => Promise<number>): void {
+export function poll(ask: () => Promise<number>): () => void {
   let timer: ReturnType<typeof setTimeout> | undefined;
   let asking = false;
   const run = async (): Promise<void> => {
@@ -36,4 +36,5 @@ export function poll(ask: () => Promise<number>): void {
   });
   addEventListener('online', () => void run());
   void run();
+  return () => void run();
 }

@@ -22,3 +22,41 @@ export function since(fromMs: number, nowMs: number): string {
 export function quality(width: number, height: number): string {
   return width > 0 && height > 0 ? `${Math.min(width, height)}p` : 'Sound only';
 }
+
+/** A time or a length on a time line: `0:07`, `12:40`, `1:02:33`. */
+export function clock(value: number): string {
+  const whole = Math.max(0, Math.floor(value));
+  const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
+  const tail = `${h > 0 ? String(m).padStart(2, '0') : m}:${String(s).padStart(2, '0')}`;
+  return h > 0 ? `${h}:${tail}` : tail;
+}
+
+/** The same for a screen reader: `7 seconds`, `1 hour 2 minutes 33 seconds`. */
+export function spoken(value: number): string {
+  const whole = Math.max(0, Math.floor(value));
+  const parts: string[] = [];
+  for (const [size, name] of [[3600, 'hour'], [60, 'minute'], [1, 'second']] as const) {
+    const n = size === 1 ? whole % 60 : size === 60 ? Math.floor(whole / 60) % 60 : Math.floor(whole / 3600);
+    if (n > 0) parts.push(`${n} ${name}${n === 1 ? '' : 's'}`);
+  }
+  return parts.length === 0 ? '0 seconds' : parts.join(' ');
+}
+
+/** `21 November 2026 at 18:05`, in the reader's own way; the text itself when it is no time. */
+export function dateAndTime(iso: string, style: 'long' | 'medium' = 'long'): string {
+  const at = new Date(iso);
+  if (Number.isNaN(at.getTime())) return iso;
+  return new Intl.DateTimeFormat(undefined, { dateStyle: style, timeStyle: 'short' }).format(at);
+}
+
+/** `850 kB`, `1.2 GB`. */
+export function size(bytes: number): string {
+  const units = ['bytes', 'kB', 'MB', 'GB', 'TB'];
+  let value = bytes;
+  let unit = 0;
+  while (value >= 1000 && unit < units.length - 1) {
+    value /= 1000;
+    unit += 1;
+  }
+  return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${units[unit]}`;
+}

@@ -1,16 +1,21 @@
 /** The watch page: joins what the API says and what the player does, and draws it. */
 import '../style/base.css';
 import '../style/watch.css';
-import { fetchRefusal, fetchStream, type Stream } from '../shared/api';
+import { fetchStream, fetchRefusal, type Answer, type Stream } from '../shared/api';
 import { art } from '../shared/art';
 import { poll } from '../shared/backoff';
-import { byId, make, setText } from '../shared/dom';
-import { seconds, since } from '../shared/format';
+import { byId, setText } from '../shared/dom';
+import { fetchBroadcast, fetchClip, titleOf, type Broadcast, type Clip } from '../shared/recordings';
+import { ticketed } from '../shared/ticketed';
+import { drawRecording, drawStream } from './about';
 import { keepLowLatency, recallLowLatency } from './memory';
-import { askAgainMs, phaseOf, shouldLoad, words, type Facts, type Phase } from './phase';
-import { HEALTH_WORDS, describeBehind, describeChoice, describeQuality, healthOf, type Reading } from './readout';
+import { askAgainMs, phaseOf, shouldLoad, words, type Facts, type Phase, type What } from './phase';
+import { placeOf } from './place';
+import { describeChoice } from './readout';
+import { Rewind } from './rewind';
+import { drawSignal } from './signal';
 import { stats } from './stats';
-import { playlistUrl, ticketIn } from './ticket';
+import { broadcastUrl, carryTicket, playlistUrl, ticketIn, wholeUrl } from './ticket';
 
 /** While the server refuses this viewer, it is asked this often whether it still does: a ticket may be early. */
 const ASK_REFUSAL_MS = 30_000;
@@ -18,63 +23,101 @@ const ASK_REFUSAL_MS = 30_000;
 /** After this time the controls are built although there is neither a picture nor anything to say: it may take long. */
 const CONTROLS_WITHIN_MS = 1_000;
 
-const id = decodeURIComponent(location.pathname.split('/')[2] ?? '');
+/** A viewer is at the live edge within so many seconds of the end of what can be rewound to. */
+const AT_EDGE = 5;
+
+/** What the API says of this page's subject: a stream, or a broadcast and perhaps a clip of it. */
+interface Subject {
+  stream: Stream;
+  broadcast: Broadcast | null;
+  clip: Clip | null;
+}
+
+const place = placeOf(location);
+const { stream: id } = place;
+const what: What = place.clip !== null ? 'clip' : place.broadcast !== null ? 'recording' : 'stream';
+let ticket = ticketIn(location.hash);
 /** Asked while the player's code, by far the most of the page, is still on its way; null once it was heard. */
-let firstAnswer: ReturnType<typeof fetchStream> | null = fetchStream(id);
+let firstAnswer: ReturnType<typeof askSubject> | null = askSubject();
 const { Player } = await import('../player/player');
 
 const page = byId('watch', HTMLElement);
 const curtain = byId('curtain', HTMLElement);
 const curtainTitle = byId('curtain-title', HTMLElement);
 const curtainText = byId('curtain-text', HTMLElement);
+const wayOut = byId('way-out', HTMLAnchorElement);
 const chip = byId('chip', HTMLElement);
 const unmute = byId('unmute', HTMLButtonElement);
 const choice = byId('choice', HTMLElement);
 const qualityButton = byId('quality-button', HTMLElement);
-const badge = byId('badge', HTMLElement);
-const started = byId('started', HTMLElement);
 const announcer = byId('announcer', HTMLElement);
-const notes = byId('notes', HTMLDetailsElement);
-const noteCount = byId('note-count', HTMLElement);
-const noteList = byId('note-list', HTMLElement);
-const shed = byId('shed', HTMLElement);
-const signal = byId('signal', HTMLElement);
 const lowLatency = byId('low-latency', HTMLButtonElement);
 const latency = byId('latency', HTMLElement);
-const readings = {
-  health: byId('health', HTMLElement),
-  behind: byId('behind', HTMLElement),
-  buffer: byId('buffer', HTMLElement),
-  quality: byId('quality', HTMLElement),
-  dropped: byId('dropped', HTMLElement),
-  stalls: byId('stalls', HTMLElement),
-};
 
 const player = new Player(byId('video', HTMLVideoElement), () => draw());
 player.lowLatency = recallLowLatency();
+const rewind = new Rewind(player, sources);
 let api: Facts['api'] = 'none';
 let stream: Stream | null = null;
+/** The broadcast on screen: of the page of a recording, or the one that is live. */
+let broadcast: Broadcast | null = null;
+let clip: Clip | null = null;
 let failures = 0;
 let clockOffsetMs = 0;
 let loadedBroadcast: string | null = null;
 let loadedAtMs = Number.NEGATIVE_INFINITY;
+/** When the broadcast that is loaded began (milliseconds since 1970). */
+let startedMs: number | null = null;
 let seen = false;
 let phase: Phase = 'connecting';
-let drawnNotes = '';
-let ticket = ticketIn(location.hash);
 /** The server's code for refusing what is loaded, empty when it gave none; null until it was asked. */
 let refusal: string | null = null;
 let askedRefusalMs = Number.NEGATIVE_INFINITY;
+let built = false;
+let rest: { draw(): void } | null = null;
 
-function handleAnswer(answer: Awaited<ReturnType<typeof fetchStream>>): void {
+async function askSubject(): Promise<Answer<Subject>> {
+  if (place.broadcast === null) {
+    const answer = await fetchStream(id);
+    return answer.kind === 'ok' ? { ...answer, value: { stream: answer.value, broadcast: null, clip: null } } : answer;
+  }
+  const [of, cut] = await Promise.all([fetchBroadcast(place.broadcast, ticket), place.clip === null ? null : fetchClip(place.clip, ticket)]);
+  if (of.kind !== 'ok') return of;
+  if (of.value.stream !== id) return { kind: 'missing', code: '', words: '' };
+  if (cut !== null && cut.kind !== 'ok') return cut;
+  return { ...of, value: { stream: streamOf(of.value), broadcast: of.value, clip: cut?.value ?? null } };
+}
+
+/** A broadcast as the state of its stream. */
+function streamOf({ stream, id, state, started, renditions }: Broadcast): Stream {
+  return {
+    id: stream,
+    state: state === 'ended' ? 'offline' : state,
+    broadcast: id,
+    started,
+    mode: renditions.length > 0 && renditions.every(({ height }) => !height) ? 'audio-only' : null,
+    playback: 'public',
+    renditions,
+    warnings: [],
+    shed: [],
+    poster: null,
+  };
+}
+
+function handleAnswer(answer: Answer<Subject>): void {
   failures = answer.kind === 'unreachable' ? failures + 1 : 0;
   if (answer.kind === 'ok') {
-    stream = answer.value;
-    api = stream.state;
+    ({ stream } = answer.value);
+    if (place.broadcast !== null) ({ broadcast, clip } = answer.value);
+    api = broadcast !== null && place.broadcast !== null && broadcast.state === 'ended' ? 'recorded' : stream.state;
     clockOffsetMs = answer.clockOffsetMs;
+  } else if (place.broadcast === null) {
+    // A stream is there or not, whatever was before.
+    api = answer.kind === 'gone' ? 'missing' : answer.kind === 'wrong' ? 'unreachable' : answer.kind;
+    if (api === 'missing') stream = null;
   } else {
-    api = answer.kind;
-    if (answer.kind === 'missing') stream = null;
+    api = answer.kind === 'wrong' ? 'unreachable' : answer.kind === 'missing' && stream !== null ? 'gone' : answer.kind;
+    if (answer.kind === 'refused') refusal = answer.code;
   }
   drive();
   draw();
@@ -82,14 +125,23 @@ function handleAnswer(answer: Awaited<ReturnType<typeof fetchStream>>): void {
 
 /** Loads when there is something to load, and starts again when media is there and the picture stands. */
 function drive(): void {
-  if (stream === null || (api !== 'live' && api !== 'away')) return;
+  if (place.broadcast !== null && (api === 'gone' || api === 'missing')) {
+    // What is buffered is still played; more there will not be.
+    if ((player.motion !== 'moving' || player.video.paused) && player.motion !== 'idle') player.unload();
+    return;
+  }
+  const tape = tapeOf();
+  if (stream === null || !(api === 'live' || api === 'away' || api === 'recorded' || tape !== undefined)) return;
   if (player.refused) return void askRefusal();
   if (refusalNow() !== null) return;
   // A playlist that ends at once must not be loaded in a tight circle.
   const due = performance.now() - loadedAtMs > 3_000;
-  if (due && shouldLoad(stream, loadedBroadcast, player.motion)) {
+  // A recording is loaded once. A viewer who went back is not taken away before the end.
+  const mayLoad = place.broadcast !== null ? player.motion === 'idle' : tape === undefined || player.motion === 'ended';
+  const wanted = mayLoad && (place.broadcast !== null || shouldLoad(stream, loadedBroadcast, player.motion));
+  if (due && wanted) {
     load();
-  } else if (api === 'live') {
+  } else if (api === 'live' || tape !== undefined) {
     player.nudge();
   } else {
     player.excuse();
@@ -97,27 +149,51 @@ function drive(): void {
 }
 
 function load(): void {
+  const from = rewind.times?.position ?? null;
   loadedBroadcast = stream?.broadcast ?? null;
   loadedAtMs = performance.now();
+  startedMs = stream?.started == null ? null : Date.parse(stream.started);
   refusal = null;
   askedRefusalMs = Number.NEGATIVE_INFINITY;
-  player.load(playlistUrl(id, ticket));
+  rewind.reset();
+  if (loadedBroadcast === null || place.broadcast === null) player.load(playlistUrl(id, ticket));
+  else if (clip !== null) player.load(ticketed(clip.playlist, ticket), { from: -1, lasts: clip.to - clip.from });
+  else player.load(wholeUrl(id, loadedBroadcast, ticket), { from: from ?? place.at ?? 0 });
+}
+
+/** Where the player finds the live edge, and the whole of what is on screen. */
+function sources() {
+  const live = api === 'live' || api === 'away';
+  return {
+    live: !live ? null : place.broadcast === null ? playlistUrl(id, ticket) : broadcastUrl(id, place.broadcast, ticket),
+    whole: loadedBroadcast === null || clip !== null ? null : wholeUrl(id, loadedBroadcast, ticket),
+    startedMs,
+  };
+}
+
+/** Whether what is on screen is not the live edge, and if so whether its broadcast goes on. */
+function tapeOf(): Facts['tape'] {
+  if (!player.whole) return undefined;
+  const on = (api === 'live' || api === 'away' || api === 'starting') && stream?.broadcast === loadedBroadcast;
+  if (!on) return 'over';
+  const times = rewind.times;
+  return times !== null && times.end - times.position < AT_EDGE ? undefined : 'on';
 }
 
 /** Why this viewer may not watch, as the server's code; null when nothing is known to be against it. */
 function refusalNow(): string | null {
   if (ticket === null && stream?.playback === 'ticket') return 'ticket_missing';
-  return player.refused ? refusal : null;
+  return player.refused || api === 'refused' ? refusal : null;
 }
 
 /** Asks why loading was refused, and from then on whether it still is; when it no longer is, loads again. */
 async function askRefusal(): Promise<void> {
-  if (performance.now() - askedRefusalMs < ASK_REFUSAL_MS) return;
+  const { url } = player;
+  if (url === null || performance.now() - askedRefusalMs < ASK_REFUSAL_MS) return;
   askedRefusalMs = performance.now();
-  const url = playlistUrl(id, ticket);
   const code = await fetchRefusal(url);
   // A new ticket came meanwhile.
-  if (!player.refused || url !== playlistUrl(id, ticket)) return;
+  if (!player.refused || url !== player.url) return;
   if (code !== null || refusal === null) refusal = code ?? '';
   else if (player.motion !== 'moving') load();
   draw();
@@ -130,7 +206,8 @@ function handleFragment(): void {
   ticket = next;
   loadedAtMs = Number.NEGATIVE_INFINITY;
   player.unload();
-  drive();
+  if (place.broadcast === null) drive();
+  else askNow();
   draw();
 }
 
@@ -138,11 +215,14 @@ function draw(): void {
   const { motion } = player;
   if (player.stallMeter.played) seen = true;
   const barred = refusalNow();
-  phase = phaseOf({ api, motion, seen, refused: barred !== null });
+  const tape = tapeOf();
+  phase = phaseOf({ api, motion, seen, refused: barred !== null, tape });
   // While the buffer still plays, "away" and the like only label the picture.
-  const covering = phase !== 'live' && motion !== 'moving';
-  const said = words(phase, id, barred ?? '');
+  const covering = phase !== 'live' && phase !== 'recorded' && motion !== 'moving';
+  const said = words(phase, id, barred ?? '', what);
   page.dataset['phase'] = phase;
+  page.dataset['what'] = what;
+  page.dataset['live'] = sources().live === null ? 'no' : 'yes';
   page.dataset['picture'] = player.pictured ? 'yes' : 'no';
   page.dataset['sound'] = stream?.mode === 'audio-only' ? 'only' : 'with-picture';
   curtain.hidden = !(covering && said !== null);
@@ -154,90 +234,56 @@ function draw(): void {
     setText(curtainTitle, said.title);
     setText(curtainText, said.text);
   }
-  setText(announcer, said === null ? `${id} is live` : `${said.title}. ${said.text}`);
-  setText(badge, BADGES[phase]);
-  document.title = phase === 'live' ? `● ${id} · Weir` : `${id} · Weir`;
+  const called = broadcast === null || what === 'stream' ? id : clip === null || clip.title === '' ? titleOf(broadcast) : clip.title;
+  setText(announcer, said !== null ? `${said.title}. ${said.text}` : phase === 'live' ? `${id} is live` : called);
+  document.title = phase === 'live' ? `● ${called} · Weir` : `${called} · Weir`;
   unmute.hidden = !player.mutedByBrowser || !curtain.hidden;
   lowLatency.setAttribute('aria-pressed', String(player.lowLatency));
   const chosen = describeChoice(player);
   setText(choice, chosen);
   qualityButton.setAttribute('aria-label', `Quality: ${chosen}`);
-  drawStream();
+  const about = { stream, broadcast, clip, phase, nowMs: Date.now() + clockOffsetMs };
+  if (what === 'stream') drawStream(about);
+  else drawRecording(about);
   // Not before there is a picture or something to say: the first picture would wait for them.
-  if (phase !== 'connecting' && phase !== 'starting') buildControls();
+  if (phase !== 'connecting' && phase !== 'starting' && phase !== 'opening') buildRest();
 }
 
-/** Defines the elements of the controls, once. */
-function buildControls(): void {
+/** Loads the controls and what stands around the picture, once. */
+function buildRest(): void {
+  if (built) return;
+  built = true;
   void import('../player/chrome');
-}
-
-const BADGES: Record<Phase, string> = {
-  connecting: '…',
-  waiting: 'Offline',
-  starting: 'Live',
-  live: 'Live',
-  away: 'Away',
-  ended: 'Ended',
-  unknown: 'Unknown',
-  unreachable: 'No connection',
-  refused: 'No entry',
-};
-
-function drawStream(): void {
-  const begun = stream?.started != null && stream.state !== 'offline' ? Date.parse(stream.started) : Number.NaN;
-  const lasted = Number.isNaN(begun) ? '' : since(begun, Date.now() + clockOffsetMs);
-  setText(started, lasted === '' ? '' : lasted === 'just now' ? 'went live just now' : `live for ${lasted}`);
-
-  const warnings = stream?.warnings ?? [];
-  const shedNames = stream?.shed ?? [];
-  const key = JSON.stringify([warnings, shedNames]);
-  if (key === drawnNotes) return;
-  drawnNotes = key;
-  notes.hidden = warnings.length === 0;
-  setText(noteCount, String(warnings.length));
-  noteList.replaceChildren(
-    ...warnings.map((warning) => {
-      const item = make('li', '', make('p', 'note-text', warning.text));
-      if (warning.fix !== '') item.append(make('p', 'note-fix', warning.fix));
-      return item;
-    }),
-  );
-  shed.hidden = shedNames.length === 0;
-  setText(shed, shedNames.length === 0 ? '' : `The server is busy: ${shedNames.join(', ')} ${shedNames.length === 1 ? 'is' : 'are'} not offered for now.`);
+  void import('./rest').then(({ start }) => {
+    rest = start({
+      player,
+      rewind,
+      place,
+      ticket: () => ticket,
+      stream: () => stream,
+      broadcast: () => broadcast,
+      clip: () => clip,
+      loadedBroadcast: () => loadedBroadcast,
+      setBroadcast: (next) => {
+        broadcast = next;
+        draw();
+      },
+      heard: () => api !== 'none' && api !== 'unreachable',
+      askNow,
+    });
+  });
 }
 
 function behind(): number | null {
-  if (player.motion !== 'moving' || player.video.paused) return null;
+  if (player.motion !== 'moving' || player.video.paused || player.finished) return null;
   const madeMs = player.pictureMs;
   if (madeMs !== null) return (Date.now() + clockOffsetMs - madeMs) / 1000;
   return player.latency;
 }
 
-function drawReadings(): void {
-  const { total, dropped } = player.frames;
-  const last = player.stallMeter.stalls.at(-1);
-  const reading: Reading = {
-    behind: behind(),
-    buffer: player.buffer,
-    lowLatency: player.lowLatency,
-    totalFrames: total,
-    droppedFrames: dropped,
-    stalled: player.motion === 'still' && phase === 'live',
-    calm: last === undefined ? Number.POSITIVE_INFINITY : (performance.now() - last.atMs - last.durationMs) / 1000,
-    moving: player.motion === 'moving' && !player.video.paused,
-  };
-  const health = healthOf(reading);
-  signal.dataset['health'] = health;
-  setText(readings.health, HEALTH_WORDS[health]);
-  setText(readings.behind, describeBehind(reading));
-  setText(readings.buffer, reading.moving ? seconds(reading.buffer) : '–');
-  setText(readings.quality, describeQuality(player));
-  setText(readings.dropped, total === 0 ? '–' : `${dropped} of ${total}`);
-  setText(readings.stalls, String(player.stallMeter.count));
-}
-
-setText(byId('name', HTMLElement), id);
+if (what === 'stream') setText(byId('name', HTMLElement), id);
+else setText(wayOut, `Go to ${id}`);
+if (what !== 'stream') wayOut.href = `/watch/${encodeURIComponent(id)}`;
 byId('backdrop', HTMLElement).append(art(id));
 unmute.addEventListener('click', () => player.unmute());
 latency.hidden = !player.choosesLatency;
@@ -249,9 +295,11 @@ lowLatency.addEventListener('click', () => {
 // media-chrome would go to the very end of the playlist, where there is no media to play yet.
 byId('controls', HTMLElement).addEventListener('mediaseektoliverequest', (event) => {
   event.stopPropagation();
-  player.seekToLive();
+  rewind.goLive();
+  draw();
 });
 addEventListener('hashchange', handleFragment);
+carryTicket(() => ticket);
 // Followed as a link it would put its own fragment in the ticket's place.
 byId('skip', HTMLAnchorElement).addEventListener('click', (event) => {
   event.preventDefault();
@@ -259,12 +307,13 @@ byId('skip', HTMLAnchorElement).addEventListener('click', (event) => {
 });
 setInterval(() => {
   drive();
-  drawReadings();
+  drawSignal(player, behind(), phase === 'live' || phase === 'recorded');
   draw();
+  rest?.draw();
 }, 500);
-setTimeout(buildControls, CONTROLS_WITHIN_MS);
-poll(async () => {
-  handleAnswer(await (firstAnswer ?? fetchStream(id)));
+setTimeout(buildRest, CONTROLS_WITHIN_MS);
+const askNow = poll(async () => {
+  handleAnswer(await (firstAnswer ?? askSubject()));
   firstAnswer = null;
   return askAgainMs(api, failures, document.hidden, Math.random());
 });
@@ -280,5 +329,5 @@ window.weir = {
   get hls() {
     return player.hls;
   },
-  stats: () => stats(player, phase, behind()),
+  stats: () => stats(player, phase, behind(), rewind.times),
 };

@@ -1,6 +1,6 @@
 /** The "Signal" panel: latency, buffer, quality, dropped frames, stalls, and one word that sums them up. */
 import type { Player } from '../player/player';
-import { bitrate, quality, seconds } from '../shared/format';
+import { bitrate, clock, quality, seconds } from '../shared/format';
 
 export type Health = 'good' | 'fair' | 'poor' | 'none';
 
@@ -59,5 +59,5 @@ export function describeChoice(player: Player): string {
 }
 
 export function describeBehind(reading: Reading): string {
-  return seconds(reading.behind);
+  return reading.behind !== null && reading.behind >= 60 ? clock(reading.behind) : seconds(reading.behind);
 }

@@ -1,8 +1,9 @@
 /** Everything the page knows about playback, as plain data for `window.weir.stats()`. */
 import type { Player } from '../player/player';
 import type { Phase } from './phase';
+import type { Times } from './timeline';
 
-export function stats(player: Player, phase: Phase, behind: number | null) {
+export function stats(player: Player, phase: Phase, behind: number | null, times: Times | null) {
   const { video, stallMeter, hls } = player;
   const { total, dropped } = player.frames;
   return {
@@ -24,6 +25,11 @@ export function stats(player: Player, phase: Phase, behind: number | null) {
     width: video.videoWidth,
     height: video.videoHeight,
     position: video.currentTime,
+    /** Whether the whole broadcast is loaded, not the live window. */
+    whole: player.whole,
+    /** Seconds from the broadcast's start: where play is, and the newest there is. */
+    time: times?.position ?? null,
+    end: times?.end ?? null,
     paused: video.paused,
     muted: video.muted,
     buffer: player.buffer,

@@ -1,0 +1,80 @@
+/**
+ * What stands around the picture and is not needed for the first one: the time line, the list of past broadcasts, and what a viewer or the
+ * owner can do. The page starts it once and tells it to draw.
+ */
+import type { Player } from '../player/player';
+import type { Stream } from '../shared/api';
+import type { Broadcast, Clip } from '../shared/recordings';
+import { Actions } from './actions';
+import { Past } from './past';
+import type { Place } from './place';
+import type { Rewind } from './rewind';
+import { Scrubber } from './scrubber';
+import { Storyboard } from './storyboard';
+
+export interface Context {
+  player: Player;
+  rewind: Rewind;
+  place: Place;
+  ticket(): string | null;
+  stream(): Stream | null;
+  /** The broadcast on screen, once it is known. */
+  broadcast(): Broadcast | null;
+  clip(): Clip | null;
+  /** The id of the broadcast on screen. */
+  loadedBroadcast(): string | null;
+  setBroadcast(broadcast: Broadcast): void;
+  /** Whether the server has told about this page's subject, if only that there is none. */
+  heard(): boolean;
+  /** Asks the API again now. */
+  askNow(): void;
+}
+
+export function start(context: Context): { draw(): void } {
+  const { player, rewind, place } = context;
+  let storyboard: Storyboard | null = null;
+
+  /** Pictures of what is on screen. */
+  const tile = (time: number) => {
+    const broadcast = context.broadcast();
+    if (broadcast === null || broadcast.storyboard === null || broadcast.id !== context.loadedBroadcast()) return null;
+    if (storyboard?.path !== broadcast.storyboard) storyboard = new Storyboard(broadcast.storyboard, context.ticket(), broadcast.state !== 'ended');
+    return storyboard.tile(time + (context.clip()?.from ?? 0));
+  };
+
+  const scrubber = new Scrubber({
+    times: () => rewind.times,
+    atEdge: () => player.atEdge,
+    seek: (time) => rewind.seek(time),
+    tile,
+  });
+  player.video.addEventListener('timeupdate', () => scrubber.draw());
+  player.video.addEventListener('seeking', () => scrubber.draw());
+
+  const past = new Past({
+    stream: place.stream,
+    ticket: context.ticket,
+    shown: () => place.broadcast ?? (context.stream()?.state === 'offline' ? null : (context.stream()?.broadcast ?? null)),
+    onHeard: (broadcasts) => {
+      // The stream's page knows its live broadcast by id only.
+      const shown = broadcasts.find(({ id }) => place.broadcast === null && id === context.loadedBroadcast());
+      if (shown !== undefined) context.setBroadcast(shown);
+    },
+  });
+  const actions = new Actions({ ...context, onChanged: (broadcast) => past.update(broadcast) });
+
+  let known = '';
+  const draw = (): void => {
+    scrubber.draw();
+    actions.draw();
+    const stream = context.stream();
+    const now = JSON.stringify([stream?.state === 'offline', context.loadedBroadcast(), stream?.broadcast, context.ticket()]);
+    if (now !== known && context.heard()) {
+      known = now;
+      past.refresh();
+    }
+    past.draw();
+  };
+  draw();
+  return { draw };
+}
