@@ -11,6 +11,7 @@
  *                                                            no play without a ticket; any but those below is good
  *   curl -X POST 'http://127.0.0.1:8099/mock?ticket=x&refuse=ticket_expired'
  *                                                            x is no longer good; without `refuse` it is again
+ *   curl -X POST 'http://127.0.0.1:8099/mock?past=23'        so many past broadcasts (the owner's key: owner-secret)
  */
 import { execFile } from 'node:child_process';
 import { createReadStream, existsSync } from 'node:fs';
@@ -20,6 +21,7 @@ import { tmpdir } from 'node:os';
 import { extname, join, normalize } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
+import { recordings, storyboard, vod } from './mock-recordings.mjs';
 
 /** The policy the pages must work under; src/http sends the same. */
 export const CSP =
@@ -46,6 +48,7 @@ const TYPES = {
   '.svg': 'image/svg+xml',
   '.mp4': 'video/mp4',
   '.m4s': 'video/mp4',
+  '.jpg': 'image/jpeg',
 };
 
 /** Makes the chunks once, as files of one part, and keeps them in the temporary folder: three renditions on one grid. */
@@ -71,8 +74,35 @@ async function makeChunks() {
   return folder;
 }
 
+/** Makes a poster and a storyboard's sheet once. */
+async function makePictures() {
+  const folder = join(tmpdir(), 'weir-mock-pictures');
+  if (existsSync(folder)) return folder;
+  const making = `${folder}.${process.pid}`;
+  await mkdir(making, { recursive: true });
+  const source = ['-hide_banner', '-loglevel', 'error', '-y', '-f', 'lavfi', '-i', 'testsrc2=size=320x180:rate=1:duration=200'];
+  await promisify(execFile)('ffmpeg', [...source, '-ss', '30', '-frames:v', '1', join(making, 'poster.jpg')]);
+  await promisify(execFile)('ffmpeg', [...source, '-vf', 'fps=1/8,scale=160:90,tile=5x5', '-frames:v', '1', join(making, 'sheet.jpg')]);
+  await rename(making, folder).catch(() => rm(making, { recursive: true }));
+  return folder;
+}
+
+const json = (request) =>
+  new Promise((resolve) => {
+    let text = '';
+    request.on('data', (data) => (text += data));
+    request.on('end', () => {
+      try {
+        resolve(JSON.parse(text));
+      } catch {
+        resolve({});
+      }
+    });
+  });
+
 export async function startMock({ port = 0 } = {}) {
   const media = await makeChunks();
+  const pictures = await makePictures();
   let state = 'live';
   let broadcast = null;
   let shows = 0;
@@ -82,6 +112,15 @@ export async function startMock({ port = 0 } = {}) {
   let playback = 'public';
   /** Code by ticket. */
   const refused = new Map();
+
+  const known = recordings({
+    renditions: RENDITIONS,
+    live: () => {
+      if (broadcast === null || state === 'missing') return null;
+      const { id, startMs, end, title, note } = broadcast;
+      return { id, state: state === 'away' ? 'away' : 'live', startMs, chunks: end, title, note, poster: known.poster, storyboard: known.poster, change: (fields) => Object.assign(broadcast, fields) };
+    },
+  });
 
   const count = () => Math.min(CHUNKS, Math.floor((Date.now() - broadcast.startMs) / CHUNK_MS));
   const partCount = () => Math.min(CHUNKS * PARTS, Math.floor((Date.now() - broadcast.startMs) / PART_MS));
@@ -111,30 +150,34 @@ export async function startMock({ port = 0 } = {}) {
     id: 'demo',
     state: state === 'away' || state === 'live' ? state : 'offline',
     broadcast: state === 'offline' ? null : broadcast.id,
-    started: state === 'offline' ? null : new Date(broadcast.startMs).toISOString(),
+    started: state === 'offline' ? null : new Date(broadcast.startMs - known.skewMs).toISOString(),
     mode: soundOnly ? 'audio-only' : 'follow',
     playback,
     renditions: state === 'offline' || soundOnly ? [] : RENDITIONS,
     warnings,
     shed: [],
+    poster: known.poster && state !== 'offline' ? `/hls/demo/${broadcast.id}/poster.jpg` : null,
   });
-  const multivariant = () =>
+  /** `folder` is where the renditions are, `query` what their playlists are asked with, `start` seconds where play begins. */
+  const multivariant = (folder, query, start = null) =>
     soundOnly
-      ? ['#EXTM3U', '#EXT-X-VERSION:7', '#EXT-X-STREAM-INF:BANDWIDTH=110000,CODECS="mp4a.40.2"', `${broadcast.id}/audio/index.m3u8`, ''].join('\n')
-      : ['#EXTM3U', '#EXT-X-VERSION:7', '#EXT-X-INDEPENDENT-SEGMENTS',
-      `#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="a",NAME="audio",DEFAULT=YES,AUTOSELECT=YES,URI="${broadcast.id}/audio/index.m3u8"`,
+      ? ['#EXTM3U', '#EXT-X-VERSION:7', '#EXT-X-STREAM-INF:BANDWIDTH=110000,CODECS="mp4a.40.2"', `${folder}audio/index.m3u8${query}`, ''].join('\n')
+      : ['#EXTM3U', '#EXT-X-VERSION:7', '#EXT-X-INDEPENDENT-SEGMENTS', ...(start === null ? [] : [`#EXT-X-START:TIME-OFFSET=${start.toFixed(3)},PRECISE=YES`]),
+      `#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="a",NAME="audio",DEFAULT=YES,AUTOSELECT=YES,URI="${folder}audio/index.m3u8${query}"`,
       ...RENDITIONS.flatMap((r) => [
         `#EXT-X-STREAM-INF:BANDWIDTH=${r.kbps * 1200},AVERAGE-BANDWIDTH=${r.kbps * 1000},CODECS="${r.codec},mp4a.40.2",RESOLUTION=${r.width}x${r.height},FRAME-RATE=30,AUDIO="a"`,
-        `${broadcast.id}/${r.name}/index.m3u8`,
+        `${folder}${r.name}/index.m3u8${query}`,
       ]), ''].join('\n');
   const partLines = (k, n) =>
     Array.from({ length: n }, (_, i) => `#EXT-X-PART:DURATION=${(PART_MS / 1000).toFixed(5)},URI="${k}.${i}.m4s"${i === 0 ? ',INDEPENDENT=YES' : ''}`);
-  const mediaPlaylist = () => {
+  /** `whole`: from the start on, also while it goes on. */
+  const mediaPlaylist = (whole) => {
     const last = broadcast.end ?? count();
-    const first = broadcast.end === null ? Math.max(0, last - WINDOW) : 0;
+    const first = broadcast.end === null && !whole ? Math.max(0, last - WINDOW) : 0;
     const gapAt = (k) => broadcast.gaps.some((gap) => k >= gap.from && k < gap.to);
     const breakAt = (k) => broadcast.gaps.some((gap) => k === gap.to);
     const lines = ['#EXTM3U', '#EXT-X-VERSION:8', '#EXT-X-TARGETDURATION:2', '#EXT-X-INDEPENDENT-SEGMENTS', `#EXT-X-MEDIA-SEQUENCE:${first}`,
+      ...(broadcast.end !== null ? ['#EXT-X-PLAYLIST-TYPE:VOD'] : whole ? ['#EXT-X-PLAYLIST-TYPE:EVENT'] : []),
       ...(broadcast.parts ? [`#EXT-X-PART-INF:PART-TARGET=${PART_TARGET}`, `#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,PART-HOLD-BACK=${3 * PART_TARGET}`] : []),
       `#EXT-X-DISCONTINUITY-SEQUENCE:${broadcast.gaps.filter((gap) => gap.to < first).length}`, '#EXT-X-MAP:URI="init.mp4"'];
     for (let k = first; k < last; k += 1) {
@@ -167,7 +210,8 @@ export async function startMock({ port = 0 } = {}) {
     response.writeHead(status, { 'content-type': type, 'cache-control': 'no-store', ...headers });
     response.end(body);
   };
-  const json = (response, body) => text(response, 200, 'application/json', JSON.stringify(body));
+  const answer = (response, { status = 200, body }) =>
+    text(response, status, status < 400 ? 'application/json' : 'application/problem+json', body === null ? '' : JSON.stringify(body));
   const problem = (response) =>
     text(response, 404, 'application/problem+json', JSON.stringify({ type: 'about:blank', title: 'Unknown stream', status: 404, detail: 'no such stream' }));
   const refuse = (response, code) => {
@@ -175,7 +219,30 @@ export async function startMock({ port = 0 } = {}) {
     text(response, status, 'application/problem+json', JSON.stringify({ title: 'Refused', status, detail: `refused: ${code}`, code }));
   };
 
-  const server = createServer((request, response) => {
+  /** Playlists, pictures and downloads of what is not live; false when it is none of that. */
+  const recorded = (request, response, path, query) => {
+    const [, show, rendition, name] = /^\/hls\/demo\/(\w+)\/(?:(\w+)\/)?([\w.]+)$/.exec(path) ?? [];
+    const one = known.find(show);
+    if (show === undefined || known.deleted.has(show)) return false;
+    if (one !== undefined && /^(poster|sheet)\.jpg$/.test(name)) return file(response, join(pictures, name));
+    if (one !== undefined && name === 'storyboard.vtt') return text(response, 200, 'text/vtt', storyboard((one.chunks ?? count()) * 2));
+    if (one !== undefined && /^(index|clip)\.mp4$/.test(name)) return text(response, 200, 'video/mp4', 'not a film', { 'content-disposition': `attachment; filename="${show}.mp4"` });
+    if (one === undefined) return false;
+    const playlist = (body) => text(response, 200, 'application/vnd.apple.mpegurl', body);
+    const bounds = ['from', 'to'].map((side) => Number(query.get(side) ?? Number.NaN));
+    const cut = bounds.every(Number.isFinite) ? bounds : null;
+    if (name === 'clip.m3u8' && cut !== null) return playlist(multivariant('', `?from=${cut[0]}&to=${cut[1]}`, cut[0] % 2));
+    if (name === 'index.m3u8' && cut !== null) return playlist(vod(Math.floor(cut[0] / 2), Math.ceil(cut[1] / 2), one.startMs));
+    // The live one has all else in its own way.
+    if (show === broadcast?.id) return false;
+    if (name === 'index.m3u8' && rendition === undefined) return playlist(multivariant('', ''));
+    if (name === 'index.m3u8') return playlist(vod(0, one.chunks, one.startMs));
+    if (name === 'init.mp4') return file(response, join(media, rendition, name));
+    const [, k] = /^(\d+)\.m4s$/.exec(name) ?? [];
+    return k === undefined ? false : chunk(response, join(media, rendition), Number(k));
+  };
+
+  const server = createServer(async (request, response) => {
     const url = new URL(request.url, 'http://mock');
     const path = normalize(url.pathname);
     if (path === '/mock') {
@@ -184,6 +251,9 @@ export async function startMock({ port = 0 } = {}) {
       if (url.searchParams.has('sound')) soundOnly = url.searchParams.get('sound') === 'only';
       if (url.searchParams.has('playback')) playback = url.searchParams.get('playback');
       if (url.searchParams.has('ticket')) admit(url.searchParams.get('ticket'), url.searchParams.get('refuse'));
+      if (url.searchParams.has('past')) {
+        known.fill(Number(url.searchParams.get('past')), (i) => ({ title: i % 3 === 1 ? '' : `Evening session ${i + 1}`, poster: i % 2 === 0, storyboard: true }));
+      }
       if (url.searchParams.has('warn')) {
         warnings = [{ code: 'long_keyframe_interval', text: 'Keyframes come every 8.3 s, so the picture is encoded once more to cut it every 2 s.', fix: 'In OBS: Settings, Output, set Keyframe Interval to 2 s.' }];
       }
@@ -193,23 +263,33 @@ export async function startMock({ port = 0 } = {}) {
     if (path === '/') return file(response, join(DIST, 'index.html'), { 'content-security-policy': CSP });
     if (path.startsWith('/watch/')) return file(response, join(DIST, 'watch.html'), { 'content-security-policy': CSP });
     if (path.startsWith('/assets/')) return file(response, join(DIST, path));
-    if (path === '/api/v1/streams') return json(response, { streams: state === 'live' || state === 'away' ? [stream()] : [] });
-    if (path === '/api/v1/streams/demo' && state !== 'missing') return json(response, stream());
-    if (path.startsWith('/api/')) return problem(response);
-    const [, ticket = null] = /^\/t\/([^/]+)\/hls\//.exec(path) ?? [];
-    const code = ticket !== null ? refused.get(ticket) : playback === 'ticket' && path.startsWith('/hls/') ? 'ticket_missing' : undefined;
+    if (path === '/api/v1/streams') return answer(response, { body: { streams: state === 'live' || state === 'away' ? [stream()] : [] } });
+    if (path === '/api/v1/streams/demo' && state !== 'missing') return answer(response, { body: stream() });
+    const [, ticket = null, bare = path] = /^\/t\/([^/]+)(\/(?:hls|api)\/.*)$/.exec(path) ?? [];
+    const code = ticket !== null ? refused.get(ticket) : playback === 'ticket' && (path.startsWith('/hls/') || path.startsWith('/api/')) ? 'ticket_missing' : undefined;
     if (code !== undefined) return refuse(response, code);
-    const hls = /^(?:\/t\/[^/]+)?\/hls\/demo\/(?:(\w+)\/(\w+)\/)?(index\.m3u8|init\.mp4|(\d+)(?:\.(\d+))?\.m4s)$/.exec(path);
+    if (bare.startsWith('/api/')) {
+      const { method, headers } = request;
+      const body = method === 'GET' ? null : await json(request);
+      const told = state === 'missing' ? null : known.handle({ method, path: bare, query: url.searchParams, authorization: headers.authorization, body });
+      return told === null ? problem(response) : answer(response, told);
+    }
+    if (recorded(request, response, bare, url.searchParams) !== false) return;
+    const deleted = /^\/hls\/demo\/(\w+)\//.exec(bare)?.[1];
+    if (known.deleted.has(deleted)) return text(response, 410, 'application/problem+json', JSON.stringify({ status: 410, detail: 'it was deleted' }));
+    const hls = /^\/hls\/demo\/(?:(\w+)\/(?:(\w+)\/)?)?(index\.m3u8|init\.mp4|(\d+)(?:\.(\d+))?\.m4s)$/.exec(bare);
     if (hls === null || broadcast === null) return problem(response);
     const [, show, rendition, name, k, part] = hls;
     if (show !== undefined && show !== broadcast.id) return problem(response);
     const playlist = 'application/vnd.apple.mpegurl';
     if (name === 'index.m3u8') {
-      const answer = () => text(response, 200, playlist, rendition === undefined ? multivariant() : mediaPlaylist());
+      const whole = url.searchParams.get('from') === 'start';
+      const folder = show === undefined ? `${broadcast.id}/` : '';
+      const tell = () => text(response, 200, playlist, rendition === undefined ? multivariant(folder, whole ? '?from=start' : '') : mediaPlaylist(whole));
       const [msn, wantedPart] = ['_HLS_msn', '_HLS_part'].map((key) => url.searchParams.get(key));
       const until = msn === null ? 0 : Number(msn) * PARTS + (wantedPart === null ? PARTS : Number(wantedPart) + 1);
       // Timers may fire a little early.
-      return void setTimeout(answer, broadcast.startMs + until * PART_MS + 5 - Date.now());
+      return void setTimeout(tell, broadcast.startMs + until * PART_MS + 5 - Date.now());
     }
     if (name === 'init.mp4') return file(response, join(media, rendition, name));
     const gap = broadcast.gaps.some(({ from, to }) => Number(k) >= from && Number(k) < to);
@@ -218,7 +298,7 @@ export async function startMock({ port = 0 } = {}) {
     return part === undefined ? chunk(response, join(media, rendition), Number(k)) : file(response, join(media, rendition, `${index}.m4s`));
   });
   await new Promise((resolve) => server.listen(port, '127.0.0.1', resolve));
-  return { url: `http://127.0.0.1:${server.address().port}`, set, pass, admit, close: () => server.close() };
+  return { url: `http://127.0.0.1:${server.address().port}`, set, pass, admit, known, close: () => server.close() };
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

@@ -1,61 +1,8 @@
 /** The built pages in a real Chromium against the mock server: every state, and every way back. */
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
-import { chromium } from 'playwright-core';
-import { LAUNCH, open } from './browser.mjs';
-import { startMock } from './mock.mjs';
-
-let browser;
-let mock;
-
-before(async () => {
-  mock = await startMock();
-  browser = await chromium.launch(LAUNCH);
-});
-
-after(async () => {
-  await browser?.close();
-  mock?.close();
-});
-
-const stats = (page) => page.evaluate(() => window.weir.stats());
-const phase = (page, wanted, timeout = 30_000) => page.waitForFunction((p) => window.weir?.stats().phase === p, wanted, { timeout });
-const playing = (page, timeout = 30_000) =>
-  page.waitForFunction(() => window.weir?.stats().playing && window.weir.stats().totalFrames > 15, null, { timeout });
-/** The playhead moves on by this much without a halt. */
-async function moves(page, seconds) {
-  const from = await stats(page);
-  await page.waitForFunction((to) => window.weir.stats().position >= to, from.position + seconds, { timeout: seconds * 3_000 });
-  const to = await stats(page);
-  assert.equal(to.stalls, from.stalls, `halted: ${to.errors.join('; ')}`);
-}
-
-/** Makes the page need a gesture for sound: Playwright's own evaluation counts as one to Chromium, at an unknown moment. */
-function wantGesture() {
-  const { play } = HTMLMediaElement.prototype;
-  let touched = false;
-  addEventListener('pointerdown', () => (touched = true), true);
-  HTMLMediaElement.prototype.play = function () {
-    return this.muted || touched ? play.call(this) : Promise.reject(new DOMException('a gesture first', 'NotAllowedError'));
-  };
-}
-
-async function watch(t, name = 'demo', options = {}) {
-  const { ticket, ...context } = options;
-  const { page, seen } = await open(browser, context);
-  t.after(async () => {
-    await page.context().close();
-    assert.deepEqual(seen.cspViolations, []);
-  });
-  await page.addInitScript(wantGesture);
-  page.media = [];
-  page.on('request', (request) => {
-    const { pathname } = new URL(request.url());
-    if (/\/hls\//.test(pathname)) page.media.push(pathname);
-  });
-  await page.goto(`${mock.url}/watch/${name}${ticket === undefined ? '' : `#ticket=${ticket}`}`);
-  return page;
-}
+import { test } from 'node:test';
+import { open } from './browser.mjs';
+import { browser, heading, mock, moves, phase, playing, stats, watch } from './page.mjs';
 
 /** Until the test ends the stream is played with tickets only. */
 async function needTickets(t) {
@@ -69,8 +16,6 @@ function admit(t, ticket, code) {
   mock.admit(ticket, code);
   t.after(() => mock.admit(ticket, null));
 }
-
-const heading = (page, name) => page.getByRole('heading', { name }).waitFor();
 
 test('waits for a stream that is not live, starts by itself, and says so', async (t) => {
   mock.set('offline');

@@ -55,6 +55,41 @@ test('a refusal is told once nothing moves, unless there is nothing to be let in
   }
 });
 
+test('what is played before the edge is never taken for the edge, and its end is told', () => {
+  const table = [
+    // api, motion, tape, refused, phase
+    ['recorded', 'idle', undefined, false, 'opening'],
+    ['recorded', 'loading', 'over', false, 'opening'],
+    ['recorded', 'moving', 'over', false, 'recorded'],
+    ['recorded', 'still', 'over', false, 'recorded'],
+    ['recorded', 'ended', 'over', false, 'recorded'],
+    ['recorded', 'still', 'over', true, 'refused'],
+    ['recorded', 'moving', 'over', true, 'recorded'],
+    ['live', 'moving', 'on', false, 'live'],
+    ['live', 'still', 'on', false, 'live'],
+    ['away', 'still', 'on', false, 'live'],
+    ['away', 'still', undefined, false, 'away'],
+    ['offline', 'still', 'over', false, 'recorded'],
+    ['offline', 'ended', 'over', false, 'ended'],
+    ['unreachable', 'still', 'over', false, 'unreachable'],
+    ['unreachable', 'moving', 'over', false, 'recorded'],
+    ['unreachable', 'ended', 'over', false, 'recorded'],
+    ['gone', 'moving', 'over', false, 'recorded'],
+    ['gone', 'still', 'over', false, 'gone'],
+    ['gone', 'idle', undefined, false, 'gone'],
+    ['refused', 'idle', undefined, true, 'refused'],
+  ];
+  for (const [api, motion, tape, refused, expected] of table) {
+    assert.equal(phaseOf({ api, motion, seen: true, refused, tape }), expected, `${api} ${motion} ${tape} ${refused}`);
+  }
+});
+
+test('what is not there has words for what it was', () => {
+  const titles = ['gone', 'unknown'].flatMap((phase) => ['recording', 'clip'].map((what) => words(phase, 'alice', '', what).title));
+  assert.equal(new Set(titles).size, 4);
+  assert.equal(words('recorded', 'alice'), null);
+});
+
 test('a playlist is loaded when there is one to load and never over a moving picture', () => {
   const stream = (state, broadcast) => ({ state, broadcast });
   assert.equal(shouldLoad(stream('live', 'b1'), null, 'idle'), true);
@@ -94,6 +129,7 @@ test('the API is asked every second to every five, at once again while a stream 
     assert.ok(askAgainMs('starting', 0, false, random) <= 300);
     assert.ok(askAgainMs('live', 0, true, random) > 10_000);
     assert.ok(askAgainMs('starting', 0, true, random) > 10_000);
+    for (const api of ['recorded', 'gone', 'refused']) assert.ok(askAgainMs(api, 0, false, random) > 20_000);
     assert.ok(askAgainMs('unreachable', 50, false, random) <= 10_000);
   }
   assert.ok(askAgainMs('unreachable', 3, false, 0.5) > askAgainMs('unreachable', 1, false, 0.5));
