@@ -68,8 +68,16 @@ fn render(c: &mut Criterion) {
         list.append(entry).expect("numbers follow");
     }
     let window = list.window();
-    c.bench_function("playlist of 15 entries", |b| {
-        b.iter(|| black_box(playlist::media(black_box(&window), &[], false)))
+    c.bench_function("playlist of 15 entries", |b| b.iter(|| black_box(playlist::media(black_box(&window), &[]))));
+    let mut history = History::default();
+    for k in 0..43_200 {
+        let wall = UnixMs(1_767_225_600_000 + k as i64 * 2000);
+        history.push(&Entry { k, wall, ..window.entries()[0].clone() }, k as i64 * 180_000, 1_000_000);
+    }
+    let window = Window::from_entries(2, 0, [Entry { k: 43_200, ..window.entries()[0].clone() }], false).expect("one");
+    let past = [history.all()];
+    c.bench_function("playlist of a day, from the start", |b| {
+        b.iter(|| black_box(playlist::from_start(black_box(&past), &window, &[])))
     });
 }
 

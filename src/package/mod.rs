@@ -8,8 +8,10 @@
 pub mod chunker;
 pub mod cmaf;
 mod codecs;
+pub mod extent;
 #[cfg(test)]
 mod ffmpeg_tests;
+pub mod history;
 pub mod parts;
 pub mod playlist;
 pub mod reload;
@@ -19,6 +21,8 @@ pub mod window;
 
 pub use chunker::{Chunk, Chunker, Part};
 pub use cmaf::Init;
+pub use extent::{BadClip, Clip, Extent};
+pub use history::{History, Item, Slice};
 pub use parts::Parts;
 pub use playlist::{AudioVariant, Report, Variant};
 pub use reload::{BadReload, Reload};

@@ -10,7 +10,7 @@ use std::{
 
 use m3u8_rs::{AlternativeMedia, AlternativeMediaType, MasterPlaylist, QuotedOrUnquoted, Resolution, VariantStream};
 
-use super::{Entry, Window};
+use super::{Extent, Item, List, Slice, Window};
 use crate::{id::Rendition, store::RenditionRow};
 
 /// EXT-X-MAP outside of I-frame playlists needs 6, EXT-X-SKIP 9 (rfc8216bis 8).
@@ -24,6 +24,10 @@ const SKIP_TARGETS: u64 = 6;
 const HOLD_BACK_PARTS: u32 = 3;
 /// What one entry takes, with room: the text is built without growing.
 const ENTRY_LEN: usize = 160;
+/// The same of an entry that left the window.
+const PAST_LEN: usize = 36;
+/// How far the wall time may be from what follows from the entries before, microseconds: a tenth of a part.
+const CLOCK_US: i64 = 30_000;
 /// The bit rate that the first variant comes nearest to: players start with it (HLS authoring specification 9.20).
 const FIRST_BPS: u64 = 2_000_000;
 const AUDIO_GROUP: &str = "audio";
@@ -37,24 +41,182 @@ pub struct Report {
     pub part: Option<u64>,
 }
 
-/// Renders a media playlist.
+/// Renders a live media playlist.
 ///
-/// `vod` makes it a recording: PLAYLIST-TYPE VOD and ENDLIST, no parts. Every entry carries PROGRAM-DATE-TIME, so that a
-/// player that comes in anywhere, and one that lost count, knows the wall time exactly. A window with parts gives
-/// low-latency HLS, which plays as plain HLS too; `reports` are for it.
-pub fn media(window: &Window, reports: &[Report], vod: bool) -> String {
-    Text { window, reports, vod, skip: 0 }.written()
+/// Every entry carries PROGRAM-DATE-TIME, so that a player that comes in anywhere, and one that lost count, knows the
+/// wall time exactly. A window with parts gives low-latency HLS, which plays as plain HLS too; `reports` are for it.
+pub fn media(window: &Window, reports: &[Report]) -> String {
+    Text { reports, ..Text::of(Kind::Live, &[], window) }.written()
 }
 
 /// Renders a delta update of a live playlist (`_HLS_skip`): old entries are left out. Nothing when none is old enough, or
 /// the playlist has ended: then the whole is the answer (rfc8216bis 6.2.5.1).
 pub fn delta(window: &Window, reports: &[Report]) -> Option<String> {
-    if window.part_target_ms().is_none() || window.ended() {
-        return None;
+    Text { reports, ..Text::of(Kind::Live, &[], window) }.delta()
+}
+
+/// Renders a broadcast that goes on from its start: PLAYLIST-TYPE EVENT, `past` before what the window still lists.
+///
+/// As in every playlist that can be long, PROGRAM-DATE-TIME stands only where the wall time does not follow from the
+/// entries before.
+pub fn from_start(past: &[Slice<'_>], window: &Window, reports: &[Report]) -> String {
+    Text { reports, ..Text::of(Kind::FromStart, past, window) }.written()
+}
+
+/// The delta update of [`from_start`]; as [`delta`].
+pub fn from_start_delta(past: &[Slice<'_>], window: &Window, reports: &[Report]) -> Option<String> {
+    Text { reports, ..Text::of(Kind::FromStart, past, window) }.delta()
+}
+
+/// Renders what is recorded so far of a broadcast that may go on elsewhere: neither a type nor an end.
+pub fn unfinished(past: &[Slice<'_>], target: u32) -> String {
+    Text::of(Kind::Live, past, &List::new(target, 1).window()).written()
+}
+
+/// Renders a recording, or a piece of one: PLAYLIST-TYPE VOD and ENDLIST, no parts. `target` is EXT-X-TARGETDURATION in
+/// seconds. A player begins `start_us` microseconds after the first entry's start (EXT-X-START).
+pub fn recording(past: &[Slice<'_>], target: u32, start_us: Option<u64>) -> String {
+    let nothing = List::new(target, 1).window();
+    Text { start_us, ..Text::of(Kind::Recording, past, &nothing) }.written()
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Live,
+    FromStart,
+    Recording,
+}
+
+/// One media playlist as text.
+struct Text<'a> {
+    kind: Kind,
+    /// What the window does not list any more, in order.
+    past: &'a [Slice<'a>],
+    window: &'a Window,
+    reports: &'a [Report],
+    /// Entries left out at the front.
+    skip: usize,
+    start_us: Option<u64>,
+}
+
+impl<'a> Text<'a> {
+    fn of(kind: Kind, past: &'a [Slice<'a>], window: &'a Window) -> Self {
+        Self { kind, past, window, reports: &[], skip: 0, start_us: None }
     }
-    let boundary = SKIP_TARGETS * u64::from(window.target()) * 1_000_000;
-    let skip = until_end(window).iter().filter(|&&us| us >= boundary).count();
-    (skip > 0).then(|| Text { window, reports, vod: false, skip }.written())
+
+    fn delta(self) -> Option<String> {
+        if self.window.part_target_ms().is_none() || self.window.ended() {
+            return None;
+        }
+        let boundary = SKIP_TARGETS * u64::from(self.window.target()) * 1_000_000;
+        // What is younger than the boundary, from the end.
+        let entries = self.window.entries();
+        let mut us = self.window.open().map_or(0, |open| open.duration_us);
+        let lasts = entries.iter().rev().map(|entry| entry.duration_us);
+        let lasted = self.past.iter().rev().flat_map(|past| past.items().rev()).map(|item| item.duration_us);
+        let young = lasts.chain(lasted).take_while(|lasts| {
+            us += lasts;
+            us - lasts < boundary
+        });
+        let skip = (entries.len() + self.past_len()) - young.count();
+        (skip > 0).then(|| Self { skip, ..self }.written())
+    }
+
+    fn past_len(&self) -> usize {
+        self.past.iter().map(Slice::len).sum()
+    }
+
+    fn written(&self) -> String {
+        let left = self.past_len().saturating_sub(self.skip);
+        let mut out = String::with_capacity(512 + left * PAST_LEN + self.window.entries().len() * 2 * ENTRY_LEN);
+        self.write(&mut out).expect("writing to a String does not fail");
+        out
+    }
+
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        let window = self.window;
+        let part_target = window.part_target_ms();
+        self.head(out)?;
+        let (mut map, mut clock) = ("", Clock { always: self.kind == Kind::Live, next_us: None });
+        // What is skipped is looked at for the clock alone: what is said of an entry is the same in every version.
+        let mut skip = self.skip;
+        for item in self.past.iter().flat_map(Slice::items) {
+            let tell = clock.tells(&item);
+            if skip > 0 {
+                skip -= 1;
+                continue;
+            }
+            begin(out, &item, &mut map, tell)?;
+            media_line(out, &item);
+        }
+        let with_parts = PARTS_TARGETS * u64::from(window.target()) * 1_000_000;
+        for (entry, until_end) in window.entries().iter().zip(until_end(window)) {
+            let item = Item::from(entry);
+            let tell = clock.tells(&item);
+            if skip > 0 {
+                skip -= 1;
+                continue;
+            }
+            begin(out, &item, &mut map, tell)?;
+            if part_target.is_some() && until_end < with_parts {
+                parts(out, &item)?;
+            }
+            media_line(out, &item);
+        }
+        if self.kind == Kind::Recording || window.ended() {
+            out.push_str("#EXT-X-ENDLIST\n");
+        }
+        let Some(_) = part_target.filter(|_| !window.ended()) else { return Ok(()) };
+        if let Some(open) = window.open() {
+            if !open.parts.is_empty() {
+                begin(out, &open.into(), &mut map, clock.tells(&open.into()))?;
+                parts(out, &open.into())?;
+            }
+            let next = open.parts.len();
+            writeln!(out, "#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"{}.{}.{next}.m4s\"", open.k, open.epoch)?;
+        } else if self.reports.is_empty() {
+            // hls.js 1.7 takes the last chunk for the one that is being made unless some line follows it.
+            out.push_str("# Nothing is being made now.\n");
+        }
+        let query = if self.kind == Kind::FromStart { Extent::FromStart } else { Extent::Window };
+        for Report { rendition, k, part } in self.reports {
+            write!(out, "#EXT-X-RENDITION-REPORT:URI=\"../{rendition}/index.m3u8{query}\",LAST-MSN={k}")?;
+            part.map_or(Ok(()), |part| write!(out, ",LAST-PART={part}"))?;
+            out.push('\n');
+        }
+        Ok(())
+    }
+
+    fn head(&self, out: &mut String) -> std::fmt::Result {
+        let window = self.window;
+        let version = if self.skip > 0 { VERSION_SKIP } else { VERSION };
+        writeln!(out, "#EXTM3U\n#EXT-X-VERSION:{version}\n#EXT-X-TARGETDURATION:{}", window.target())?;
+        if let Some(ms) = window.part_target_ms() {
+            let (hold, skip) = (ms * HOLD_BACK_PARTS, SKIP_TARGETS * u64::from(window.target()));
+            writeln!(
+                out,
+                "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,CAN-SKIP-UNTIL={skip}.0,PART-HOLD-BACK={}\n#EXT-X-PART-INF:PART-TARGET={}",
+                Seconds(hold.into(), 3),
+                Seconds(ms.into(), 3)
+            )?;
+        }
+        let first = self.past.iter().find(|past| !past.is_empty());
+        let (sequence, discontinuities) = match first {
+            Some(past) => (past.first_k(), past.discontinuities_before()),
+            None => (window.media_sequence(), window.discontinuity_sequence()),
+        };
+        writeln!(out, "#EXT-X-MEDIA-SEQUENCE:{sequence}\n#EXT-X-DISCONTINUITY-SEQUENCE:{discontinuities}")?;
+        match self.kind {
+            Kind::Live => {}
+            Kind::FromStart => out.push_str("#EXT-X-PLAYLIST-TYPE:EVENT\n"),
+            Kind::Recording => out.push_str("#EXT-X-PLAYLIST-TYPE:VOD\n"),
+        }
+        if let Some(us) = self.start_us {
+            writeln!(out, "#EXT-X-START:TIME-OFFSET={},PRECISE=YES", Seconds(us, 6))?;
+        }
+        out.push_str("#EXT-X-INDEPENDENT-SEGMENTS\n");
+        if self.skip > 0 { writeln!(out, "#EXT-X-SKIP:SKIPPED-SEGMENTS={}", self.skip) } else { Ok(()) }
+    }
 }
 
 /// From the end of each entry to the end of the playlist, microseconds.
@@ -73,101 +235,60 @@ fn until_end(window: &Window) -> Vec<u64> {
     all
 }
 
-/// One media playlist as text.
-struct Text<'a> {
-    window: &'a Window,
-    reports: &'a [Report],
-    vod: bool,
-    /// Entries left out at the front.
-    skip: usize,
+/// Knows where the wall time has to be told: in a long playlist, where it does not follow from the entries before.
+struct Clock {
+    always: bool,
+    /// What follows for the next entry, microseconds.
+    next_us: Option<i64>,
 }
 
-impl Text<'_> {
-    fn written(&self) -> String {
-        let mut out = String::with_capacity(512 + self.window.entries().len() * 2 * ENTRY_LEN);
-        self.write(&mut out).expect("writing to a String does not fail");
-        out
-    }
-
-    fn write(&self, out: &mut String) -> std::fmt::Result {
-        let window = self.window;
-        let part_target = window.part_target_ms().filter(|_| !self.vod);
-        let version = if self.skip > 0 { VERSION_SKIP } else { VERSION };
-        writeln!(out, "#EXTM3U\n#EXT-X-VERSION:{version}\n#EXT-X-TARGETDURATION:{}", window.target())?;
-        if let Some(ms) = part_target {
-            let (hold, skip) = (ms * HOLD_BACK_PARTS, SKIP_TARGETS * u64::from(window.target()));
-            writeln!(
-                out,
-                "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,CAN-SKIP-UNTIL={skip}.0,PART-HOLD-BACK={}\n#EXT-X-PART-INF:PART-TARGET={}",
-                Seconds(hold.into(), 3),
-                Seconds(ms.into(), 3)
-            )?;
-        }
-        writeln!(out, "#EXT-X-MEDIA-SEQUENCE:{}", window.media_sequence())?;
-        writeln!(out, "#EXT-X-DISCONTINUITY-SEQUENCE:{}", window.discontinuity_sequence())?;
-        if self.vod {
-            out.push_str("#EXT-X-PLAYLIST-TYPE:VOD\n");
-        }
-        out.push_str("#EXT-X-INDEPENDENT-SEGMENTS\n");
-        if self.skip > 0 {
-            writeln!(out, "#EXT-X-SKIP:SKIPPED-SEGMENTS={}", self.skip)?;
-        }
-        let with_parts = PARTS_TARGETS * u64::from(window.target()) * 1_000_000;
-        let mut map = "";
-        for (entry, until_end) in window.entries().iter().zip(until_end(window)).skip(self.skip) {
-            begin(out, entry, &mut map)?;
-            if part_target.is_some() && until_end < with_parts {
-                parts(out, entry)?;
-            }
-            writeln!(out, "#EXTINF:{},\n{}.{}.m4s", Seconds(entry.duration_us, 6), entry.k, entry.epoch)?;
-        }
-        if self.vod || window.ended() {
-            out.push_str("#EXT-X-ENDLIST\n");
-        }
-        if let (Some(_), Some(open)) = (part_target, window.open()) {
-            if !open.parts.is_empty() {
-                begin(out, open, &mut map)?;
-                parts(out, open)?;
-            }
-            let next = open.parts.len();
-            writeln!(out, "#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"{}.{}.{next}.m4s\"", open.k, open.epoch)?;
-        }
-        if part_target.is_some() && window.open().is_none() && self.reports.is_empty() && !window.ended() {
-            // hls.js 1.7 takes the last chunk for the one that is being made unless some line follows it.
-            out.push_str("# Nothing is being made now.\n");
-        }
-        if part_target.is_some() && !window.ended() {
-            for Report { rendition, k, part } in self.reports {
-                write!(out, "#EXT-X-RENDITION-REPORT:URI=\"../{rendition}/index.m3u8\",LAST-MSN={k}")?;
-                part.map_or(Ok(()), |part| write!(out, ",LAST-PART={part}"))?;
-                out.push('\n');
-            }
-        }
-        Ok(())
+impl Clock {
+    fn tells(&mut self, item: &Item<'_>) -> bool {
+        let wall_us = item.wall.0 * 1000;
+        let follows = self.next_us.filter(|next| (next - wall_us).abs() <= CLOCK_US && !item.discontinuity);
+        self.next_us = Some(follows.unwrap_or(wall_us) + item.duration_us as i64);
+        self.always || follows.is_none()
     }
 }
 
-/// The tags that stand before a chunk and its parts.
-fn begin<'a>(out: &mut String, entry: &'a Entry, map: &mut &'a str) -> std::fmt::Result {
-    if entry.discontinuity {
+/// The tags that stand before a chunk and its parts. The wall time is told where it does not follow from what was written.
+fn begin<'a>(out: &mut String, item: &Item<'a>, map: &mut &'a str, tell_wall: bool) -> std::fmt::Result {
+    if item.discontinuity {
         out.push_str("#EXT-X-DISCONTINUITY\n");
     }
-    if !entry.init.is_empty() && (entry.discontinuity || *entry.init != **map) {
-        *map = &entry.init;
+    if !item.init.is_empty() && (item.discontinuity || item.init != *map) {
+        *map = item.init;
         writeln!(out, "#EXT-X-MAP:URI=\"init-{map}.mp4\"")?;
     }
-    writeln!(out, "#EXT-X-PROGRAM-DATE-TIME:{}", entry.wall)?;
-    if entry.gap {
+    if tell_wall {
+        writeln!(out, "#EXT-X-PROGRAM-DATE-TIME:{}", item.wall)?;
+    }
+    if item.gap {
         out.push_str("#EXT-X-GAP\n");
     }
     Ok(())
 }
 
-fn parts(out: &mut String, entry: &Entry) -> std::fmt::Result {
-    for (i, part) in entry.parts.iter().enumerate() {
+/// EXTINF and URI: most of a long playlist, so without the machinery of `fmt`.
+fn media_line(out: &mut String, item: &Item<'_>) {
+    let mut digits = itoa::Buffer::new();
+    out.push_str("#EXTINF:");
+    out.push_str(digits.format(item.duration_us / 1_000_000));
+    out.push('.');
+    // Six digits, with zeros in front.
+    out.push_str(&digits.format(1_000_000 + item.duration_us % 1_000_000)[1..]);
+    out.push_str(",\n");
+    out.push_str(digits.format(item.k));
+    out.push('.');
+    out.push_str(digits.format(item.epoch));
+    out.push_str(".m4s\n");
+}
+
+fn parts(out: &mut String, item: &Item<'_>) -> std::fmt::Result {
+    for (i, part) in item.parts.iter().enumerate() {
         let independent = if part.independent { ",INDEPENDENT=YES" } else { "" };
         let duration = Seconds(part.duration_us, 6);
-        writeln!(out, "#EXT-X-PART:DURATION={duration},URI=\"{}.{}.{i}.m4s\"{independent}", entry.k, entry.epoch)?;
+        writeln!(out, "#EXT-X-PART:DURATION={duration},URI=\"{}.{}.{i}.m4s\"{independent}", item.k, item.epoch)?;
     }
     Ok(())
 }
@@ -235,11 +356,8 @@ impl From<&RenditionRow> for AudioVariant {
 }
 
 /// Renders the multivariant playlist: the variant nearest to 2 Mb/s first, then from the highest bit rate down. Audio
-/// is a group of its own, except without variants, when it is the one variant.
-///
-/// `prefix` leads from the playlist to the renditions' folders: empty, or ending in a slash.
-pub fn multivariant(variants: &[Variant], audio: Option<&AudioVariant>, prefix: &str) -> String {
-    let uri = |name: &Rendition| format!("{prefix}{name}/index.m3u8");
+/// is a group of its own, except without variants, when it is the one variant. `uri` leads to a rendition's playlist.
+pub fn multivariant(variants: &[Variant], audio: Option<&AudioVariant>, uri: impl Fn(&Rendition) -> String) -> String {
     let (audio_peak, audio_mean) = audio.map_or((0, 0), |audio| (audio.peak_bps, audio.mean_bps));
     let mut streams: Vec<_> = variants
         .iter()

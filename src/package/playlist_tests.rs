@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::{
-    package::{Entry, List, PartEntry, window::LEN_MAX},
+    package::{Clip, Entry, History, List, PartEntry, window::LEN_MAX},
     time::UnixMs,
 };
 
@@ -36,9 +36,17 @@ fn golden(name: &str, text: &str) {
     assert_eq!(text, want, "{name}");
 }
 
+/// The same entries as a recording has them.
+fn history(window: &Window) -> History {
+    let mut history = History::new(window.discontinuity_sequence());
+    window.entries().iter().for_each(|entry| history.push(entry, entry.k as i64 * 180_000, 1000));
+    history
+}
+
 /// Reads a media playlist with both checking parsers and compares it with the window.
 fn check(window: &Window, vod: bool) {
-    let text = media(window, &[], vod);
+    let history = history(window);
+    let text = if vod { recording(&[history.all()], window.target(), None) } else { media(window, &[]) };
     let parsed = m3u8_rs::parse_media_playlist_res(text.as_bytes()).unwrap();
     assert_eq!(parsed.version, Some(6));
     assert_eq!(parsed.target_duration, u64::from(window.target()));
@@ -51,7 +59,11 @@ fn check(window: &Window, vod: bool) {
     for (segment, entry) in parsed.segments.iter().zip(window.entries()) {
         assert_eq!(segment.uri, format!("{}.{}.m4s", entry.k, entry.epoch));
         assert_eq!(segment.discontinuity, entry.discontinuity);
-        assert_eq!(segment.program_date_time.unwrap().timestamp_millis(), entry.wall.0);
+        if let Some(told) = segment.program_date_time {
+            assert_eq!(told.timestamp_millis(), entry.wall.0);
+        } else {
+            assert!(vod && !entry.discontinuity && entry.k > window.media_sequence());
+        }
         assert!((f64::from(segment.duration) - entry.duration_us as f64 / 1e6).abs() < 1e-5);
     }
 
@@ -95,17 +107,17 @@ fn list(len: u64) -> List {
 
 #[test]
 fn media_playlists_are_what_they_were() {
-    golden("empty.m3u8", &media(&List::new(2, LEN_MAX).window(), &[], false));
-    golden("live.m3u8", &media(&list(12).window(), &[], false));
-    golden("slid.m3u8", &media(&list(22).window(), &[], false));
+    golden("empty.m3u8", &media(&List::new(2, LEN_MAX).window(), &[]));
+    golden("live.m3u8", &media(&list(12).window(), &[]));
+    golden("slid.m3u8", &media(&list(22).window(), &[]));
     let mut ended = list(3);
     ended.end();
-    golden("ended.m3u8", &media(&ended.window(), &[], false));
-    golden("vod.m3u8", &media(&ended.window(), &[], true));
+    golden("ended.m3u8", &media(&ended.window(), &[]));
+    golden("vod.m3u8", &recording(&[history(&ended.window()).all()], 2, None));
     // A rendition that came late: its first numbers are gaps without an init segment.
     let late = (4..8)
         .map(|k| if k < 6 { Entry { gap: true, init: "".into(), ..entry(k, 2_000_000) } } else { entry(k, 2_000_000) });
-    golden("late.m3u8", &media(&Window::from_entries(2, 1, late, false).unwrap(), &[], false));
+    golden("late.m3u8", &media(&Window::from_entries(2, 1, late, false).unwrap(), &[]));
 }
 
 /// A window of 22 chunks of six parts, with a gap and a discontinuity near its end, and `open` parts after it.
@@ -137,13 +149,13 @@ fn reports() -> [Report; 2] {
 
 #[test]
 fn low_latency_playlists_are_what_they_were() {
-    golden("parts.m3u8", &media(&low_latency(2).window(), &reports(), false));
-    golden("parts-none-open.m3u8", &media(&low_latency(0).window(), &reports(), false));
+    golden("parts.m3u8", &media(&low_latency(2).window(), &reports()));
+    golden("parts-none-open.m3u8", &media(&low_latency(0).window(), &reports()));
     golden("delta.m3u8", &delta(&low_latency(2).window(), &reports()).unwrap());
     let mut ended = low_latency(2);
     ended.end();
-    golden("parts-ended.m3u8", &media(&ended.window(), &reports(), false));
-    golden("parts-vod.m3u8", &media(&ended.window(), &[], true));
+    golden("parts-ended.m3u8", &media(&ended.window(), &reports()));
+    golden("parts-vod.m3u8", &recording(&[history(&ended.window()).all()], 2, None));
     // Nothing is old enough, everything has ended, or it is no low-latency playlist.
     let mut short = List::new(2, LEN_MAX).with_parts(Some(343));
     (0..6).for_each(|k| short.append(entry(k, 2_000_000)).unwrap());
@@ -157,7 +169,7 @@ fn low_latency_playlists_are_what_they_were() {
 fn a_delta_update_is_the_end_of_the_whole() {
     for open in 0..6 {
         let window = low_latency(open).window();
-        let (whole, delta) = (media(&window, &reports(), false), delta(&window, &reports()).unwrap());
+        let (whole, delta) = (media(&window, &reports()), delta(&window, &reports()).unwrap());
         let (_, rest) = delta.split_once("#EXT-X-SKIP:SKIPPED-SEGMENTS=").unwrap();
         let (skipped, rest) = rest.split_once('\n').unwrap();
         let skipped: usize = skipped.parse().unwrap();
@@ -203,12 +215,121 @@ fn lines_of_an_entry_stay_the_same() {
     }
     let mut seen = std::collections::BTreeMap::new();
     for len in 1..40 {
-        for (k, lines, map) in entries(&media(&list(len).window(), &[], false)) {
+        for (k, lines, map) in entries(&media(&list(len).window(), &[])) {
             let first = seen.entry(k).or_insert_with(|| (lines.clone(), map.clone()));
             assert_eq!(*first, (lines, map), "entry {k} of {len}");
         }
     }
     assert_eq!(seen.len(), 39);
+}
+
+/// A day of 2 s chunks, with a gap, a discontinuity, a new init segment and a clock that drifts.
+fn day() -> History {
+    let mut history = History::default();
+    for k in 0..43_200u64 {
+        let entry = Entry {
+            wall: UnixMs(1_767_225_600_000 + k as i64 * 2000 + (k / 1000) as i64),
+            gap: k == 600,
+            discontinuity: k == 700,
+            init: if k < 700 { "0123456789abcdef" } else { "fedcba9876543210" }.into(),
+            ..entry(k, 2_000_000)
+        };
+        history.push(&entry, k as i64 * 180_000, 1000);
+    }
+    history
+}
+
+/// The last chunks of [`day`] as the window of a live playlist.
+fn end_of_day(history: &History, len: u64) -> Window {
+    let items = history.slice(43_200 - len, 43_200);
+    let entries =
+        items.items().map(|item| Entry { init: item.init.into(), wall: item.wall, ..entry(item.k, 2_000_000) });
+    let list = List::resume(&Window::from_entries(2, 1, entries, false).unwrap(), len as usize);
+    let mut list = list.with_parts(Some(343));
+    list.set_open(Some(Entry { parts: low_latency(2).open().unwrap().parts.clone(), ..entry(43_200, 666_666) }));
+    list.window()
+}
+
+#[test]
+fn a_day_from_its_start_is_one_playlist_and_its_updates_are_small() {
+    let history = day();
+    let window = end_of_day(&history, 15);
+    let past = [history.slice(0, window.media_sequence())];
+    let whole = from_start(&past, &window, &reports());
+    let parsed = m3u8_rs::parse_media_playlist_res(whole.as_bytes()).unwrap();
+    assert_eq!((parsed.media_sequence, parsed.segments.len()), (0, 43_200));
+    assert_eq!(parsed.playlist_type, Some(m3u8_rs::MediaPlaylistType::Event));
+    // Where the clock must be told: at the start, the discontinuity, and whenever it has drifted by 30 ms.
+    let told: Vec<_> = parsed.segments.iter().filter(|segment| segment.program_date_time.is_some()).collect();
+    assert_eq!(told.len(), 3);
+    assert_eq!(parsed.segments.iter().filter(|segment| segment.map.is_some()).count(), 2);
+    let (segments, walls): (Vec<_>, Vec<_>) =
+        history.all().items().map(|item| (format!("{}.{}.m4s", item.k, item.epoch), item.wall.0)).unzip();
+    let mut clock = 0;
+    for (n, segment) in parsed.segments.iter().enumerate() {
+        clock = segment.program_date_time.map_or(clock, |told| told.timestamp_millis());
+        assert_eq!(segment.uri, segments[n]);
+        assert!((clock - walls[n]).abs() <= 30, "{n}");
+        clock += 2000;
+    }
+    let delta = from_start_delta(&past, &window, &reports()).unwrap();
+    assert!(delta.len() <= 4096, "{} bytes", delta.len());
+    let (_, rest) = delta.split_once("#EXT-X-SKIP:SKIPPED-SEGMENTS=43194\n").unwrap();
+    let (map, rest) = rest.split_once('\n').unwrap();
+    assert!(map.starts_with("#EXT-X-MAP") && whole.ends_with(rest));
+    assert!(whole.contains("URI=\"../720p/index.m3u8?from=start\",LAST-MSN=22,LAST-PART=1\n"));
+    assert!(whole.len() < 1_500_000);
+}
+
+#[test]
+fn lines_of_an_entry_from_the_start_stay_the_same_when_it_leaves_the_window() {
+    let history = day();
+    let text = |len: u64| {
+        let window = end_of_day(&history, len);
+        from_start(&[history.slice(0, 43_200 - len)], &window, &[])
+    };
+    let without_parts = |text: &str| -> String {
+        text.lines().filter(|line| !line.starts_with("#EXT-X-PART:")).flat_map(|line| [line, "\n"]).collect()
+    };
+    assert_eq!(without_parts(&text(15)), without_parts(&text(1500)));
+}
+
+#[test]
+fn a_clip_begins_where_it_is_asked_to() {
+    let history = day();
+    let clip = Clip { from_ms: 1399_500, to_ms: 1402_000 };
+    let cut = history.between(clip.from_ms as i64 * 90, clip.to_ms as i64 * 90);
+    golden("clip.m3u8", &recording(&[cut], 2, Some(1_500_000)));
+    let bounds = |from: i64, to: i64| {
+        let cut = history.between(from, to);
+        (cut.items().next().map(|item| item.k), cut.len())
+    };
+    assert_eq!(bounds(0, 1), (Some(0), 1));
+    assert_eq!(bounds(180_000, 180_001), (Some(1), 1));
+    assert_eq!(bounds(179_999, 180_000), (Some(0), 1));
+    assert_eq!(bounds(179_999, 180_001), (Some(0), 2));
+    assert_eq!(bounds(512 * 180_000 - 1, 514 * 180_000), (Some(511), 3));
+    assert_eq!(bounds(43_200 * 180_000 - 1, i64::MAX), (Some(43_199), 1));
+    assert_eq!(bounds(43_200 * 180_000, i64::MAX), (None, 0));
+    assert_eq!(bounds(-500, 0), (None, 0));
+    assert_eq!(History::default().between(0, 1).len(), 0);
+}
+
+#[test]
+fn a_snapshot_of_a_history_stays_as_it_is() {
+    let mut history = History::new(3);
+    let mut snapshots = Vec::new();
+    for k in 7..2000u64 {
+        history.push(&entry(k, 2_000_000), k as i64, k as u32);
+        snapshots.push(history.clone());
+    }
+    for (n, snapshot) in snapshots.iter().enumerate() {
+        assert_eq!((snapshot.len(), snapshot.next_k()), (n + 1, n as u64 + 8));
+        let places = snapshot.all();
+        assert!(places.places().map(|place| place.k).eq(7..n as u64 + 8));
+        assert_eq!(places.discontinuities_before(), 3);
+    }
+    assert!(history.weight() / history.len() <= 100);
 }
 
 fn variant(name: &str, size: (u32, u32), fps_milli: u32, peak_bps: u64) -> Variant {
@@ -242,16 +363,20 @@ fn ladder() -> Vec<Variant> {
     ]
 }
 
+fn inside(name: &Rendition) -> String {
+    format!("{name}/index.m3u8")
+}
+
 #[test]
 fn multivariant_playlists_are_what_they_were() {
-    golden("ladder.m3u8", &multivariant(&ladder(), Some(&audio()), "01hx/"));
-    golden("video-only.m3u8", &multivariant(&ladder()[..1], None, ""));
-    golden("audio-only.m3u8", &multivariant(&[], Some(&audio()), ""));
+    golden("ladder.m3u8", &multivariant(&ladder(), Some(&audio()), |name| format!("01hx/{name}/index.m3u8")));
+    golden("video-only.m3u8", &multivariant(&ladder()[..1], None, inside));
+    golden("audio-only.m3u8", &multivariant(&[], Some(&audio()), inside));
 }
 
 #[test]
 fn multivariant_playlists_read_back() {
-    let text = multivariant(&ladder(), Some(&audio()), "");
+    let text = multivariant(&ladder(), Some(&audio()), inside);
     let parsed = m3u8_rs::parse_master_playlist_res(text.as_bytes()).unwrap();
     assert!(parsed.independent_segments);
     let names: Vec<_> = parsed.variants.iter().map(|v| v.uri.as_str()).collect();
