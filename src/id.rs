@@ -103,12 +103,30 @@ name!(
     |t| starts_and_holds(t, 32, b"-_")
 );
 
+name!(
+    /// A clip: a named part of a broadcast. Text order is time order.
+    ClipId, "clip id", "1 to 26 of a-z, 0-9",
+    |t| starts_and_holds(t, 26, b"")
+);
+
 impl BroadcastId {
-    /// Makes the id of a broadcast that starts now: a ULID in lower case.
+    /// Makes the id of a broadcast that starts now.
     pub fn generate(now: crate::time::UnixMs) -> Self {
-        let ulid = ulid::Ulid::from_parts(now.0.max(0) as u64, rand::random());
-        Self(ulid.to_string().to_lowercase().into())
+        Self(ulid(now))
     }
+}
+
+impl ClipId {
+    /// Makes the id of a clip that is made now.
+    pub fn generate(now: crate::time::UnixMs) -> Self {
+        Self(ulid(now))
+    }
+}
+
+/// A ULID in lower case.
+fn ulid(now: crate::time::UnixMs) -> Arc<str> {
+    let ulid = ulid::Ulid::from_parts(now.0.max(0) as u64, rand::random());
+    ulid.to_string().to_lowercase().into()
 }
 
 impl Rendition {

@@ -44,6 +44,9 @@ macro_rules! meta_conforms {
             chunks_page_both_ways_over_buckets,
             a_chunk_written_again_is_one_row,
             an_old_owner_is_not_read,
+            a_broadcast_is_found_by_its_id_and_keeps_its_title,
+            clips_are_listed_newest_first_by_stream_and_by_broadcast,
+            deleted_chunks_are_gone_and_no_others,
             many_write_and_read_at_once,
         );
     };
@@ -51,7 +54,13 @@ macro_rules! meta_conforms {
 
 macro_rules! blobs_conform {
     ($module:ident, $open:expr) => {
-        conforms!($module, $open, blobs_are_what_was_put, blobs_are_whole_at_any_time);
+        conforms!(
+            $module,
+            $open,
+            blobs_are_what_was_put,
+            blobs_are_whole_at_any_time,
+            blobs_are_read_in_ranges_and_deleted,
+        );
     };
 }
 

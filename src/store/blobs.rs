@@ -1,13 +1,13 @@
 //! Chunk bytes as files of a folder.
 //!
 //! Enter names and whole objects, leave bytes. A file is written in a staging folder and then renamed, so readers see
-//! all of it or nothing; what a crash leaves there is swept at the next open. It removes nothing else. Files
+//! all of it or nothing; what a crash leaves there is swept at the next open. Files
 //! survive the end of the process, not at once that of the machine: to sync each would cost more than all else a chunk
 //! costs, and a reader knows a chunk's length from its row.
 
 use std::{
     fs::{self, File},
-    io::{self, IoSlice, Write},
+    io::{self, IoSlice, Read, Seek, Write},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -19,8 +19,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-use super::{Blobs, Error, Result, plain};
-use crate::media::Pieces;
+use super::{Blobs, Child, Error, Result, plain};
+use crate::{media::Pieces, time::UnixMs};
 
 /// Where files are written. No stream's name starts with a dot.
 const STAGING: &str = ".staging";
@@ -85,6 +85,35 @@ impl Blobs for Folder {
         });
         read.await?.map(Bytes::from).ok_or(Error::NotFound)
     }
+
+    async fn get_range(&self, name: &str, range: std::ops::Range<u64>) -> Result<Bytes> {
+        let path = self.dir.join(legal(name)?);
+        let read = self.work(name, move || match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            file => {
+                let mut file = file?;
+                file.seek(io::SeekFrom::Start(range.start))?;
+                let len = range.end.saturating_sub(range.start);
+                let left = file.metadata()?.len().saturating_sub(range.start);
+                let mut bytes = Vec::with_capacity(len.min(left) as usize);
+                file.take(len).read_to_end(&mut bytes)?;
+                Ok(Some(bytes))
+            }
+        });
+        read.await?.map(Bytes::from).ok_or(Error::NotFound)
+    }
+
+    async fn delete(&self, name: &str) -> Result<()> {
+        let path = self.dir.join(legal(name)?);
+        let root = self.dir.clone();
+        self.work(name, move || remove(&root, &path)).await
+    }
+
+    async fn list(&self, folder: &str) -> Result<Vec<Child>> {
+        let prefix = if folder.is_empty() { String::new() } else { format!("{}/", legal(folder)?) };
+        let path = self.dir.join(folder);
+        self.work(folder, move || list(&path, &prefix)).await
+    }
 }
 
 impl Folder {
@@ -132,6 +161,47 @@ fn place(staged: &Path, path: &Path) -> io::Result<()> {
         }
         renamed => renamed,
     }
+}
+
+/// Removes a file, and the folders that it leaves empty.
+fn remove(root: &Path, path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // A folder that something was put into meanwhile is not empty, and one that is gone was emptied by someone else.
+    let folders = path.ancestors().skip(1).take_while(|folder| *folder != root);
+    for folder in folders {
+        if fs::remove_dir(folder).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// What lies in a folder. What goes away meanwhile is left out, as is what bears no name of ours.
+fn list(path: &Path, prefix: &str) -> io::Result<Vec<Child>> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut children = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let Some(name) = entry.file_name().to_str().map(|name| format!("{prefix}{name}")) else { continue };
+        let Ok(about) = entry.metadata() else { continue };
+        if legal(&name).is_err() {
+            continue;
+        }
+        children.push(match about.is_dir() {
+            true => Child::Folder(name),
+            false => {
+                let modified = about.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+                Child::Blob { name, bytes: about.len(), modified: UnixMs(modified.as_millis() as i64) }
+            }
+        });
+    }
+    Ok(children)
 }
 
 /// Takes a name whose parts are what ids and numbers can make: no part is empty, starts with a dot or holds what a file

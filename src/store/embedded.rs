@@ -2,7 +2,7 @@
 //!
 //! Enter rows, leave rows, as JSON under the keys of `keys`. Writes go through the one thread of `writer`; reads run on
 //! tokio's blocking threads, few at a time, for a cold disk must not hold up the live streams. It reads the
-//! clock only to time its syncs, and deletes only a stream's row.
+//! clock only to time its syncs.
 //!
 //! Durability: streams, epochs and broadcasts are on the disk when a write returns. Chunk rows then survive the end of
 //! the process, and within a second the end of the machine.
@@ -17,8 +17,10 @@ use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::{AccessRow, BroadcastRow, ChunkRow, EpochRow, Error, Meta, Result, StreamRow};
-use crate::id::{BroadcastId, StreamId};
+use super::{
+    About, AccessRow, BroadcastRow, ChunkRow, ClipRow, ClipsOf, EpochRow, Error, JobRow, Meta, Result, StreamRow,
+};
+use crate::id::{BroadcastId, ClipId, StreamId};
 use engine::{Db, Put};
 use keys::Space;
 use writer::{Check, Job, Write};
@@ -60,7 +62,9 @@ impl Embedded {
     /// what is there cannot be read.
     pub fn open(dir: &Path) -> Result<Self> {
         let dir = engine::make_folder(dir)?;
-        let shared = Arc::new(Shared { access: Mutex::default(), db: RwLock::new(Some(Db::open(&dir)?)) });
+        let db = Db::open(&dir)?;
+        index_broadcasts(&db)?;
+        let shared = Arc::new(Shared { access: Mutex::default(), db: RwLock::new(Some(db)) });
         let failed = |error: std::io::Error| Error::Unavailable(format!("cannot start the writer: {error}"));
         let clock = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
         // Full: callers wait.
@@ -140,6 +144,17 @@ impl Embedded {
         })
         .await
     }
+}
+
+/// Folders of versions that did not look broadcasts up by their id alone get that table now.
+fn index_broadcasts(db: &Db) -> Result<()> {
+    let failed = |error| engine::read_error("the broadcasts", error);
+    if db.table(Space::Ids).first_key_value().is_some() {
+        return Ok(());
+    }
+    let rows: Vec<BroadcastRow> = page(Space::Broadcasts, db.table(Space::Broadcasts).iter(), usize::MAX)?;
+    let rows = rows.iter().map(|row| put(Space::Ids, row.id.as_str().into(), &row.stream));
+    db.commit(rows.collect(), true).map_err(failed)
 }
 
 fn decode<T: DeserializeOwned>(space: Space, key: &[u8], value: &[u8]) -> Result<T> {
@@ -257,7 +272,20 @@ impl Meta for Embedded {
         let key = keys::broadcast(&row.stream, &row.id);
         let mut open = put(Space::Open, key.clone(), &row);
         open.value = open.value.filter(|_| row.ended.is_none());
-        self.write(Check::Nothing, vec![put(Space::Broadcasts, key, &row), open], true).await
+        let id = put(Space::Ids, row.id.as_str().into(), &row.stream);
+        self.write(Check::Nothing, vec![put(Space::Broadcasts, key, &row), open, id], true).await
+    }
+
+    async fn stream_of(&self, id: &BroadcastId) -> Result<Option<StreamId>> {
+        self.get(Space::Ids, id.as_str().into()).await
+    }
+
+    async fn put_about(&self, stream: &StreamId, id: &BroadcastId, about: About) -> Result<()> {
+        self.write(Check::Nothing, vec![put(Space::About, keys::broadcast(stream, id), &about)], true).await
+    }
+
+    async fn about(&self, stream: &StreamId, id: &BroadcastId) -> Result<About> {
+        Ok(self.get(Space::About, keys::broadcast(stream, id)).await?.unwrap_or_default())
     }
 
     async fn broadcast(&self, stream: &StreamId, id: &BroadcastId) -> Result<Option<BroadcastRow>> {
@@ -271,6 +299,20 @@ impl Meta for Embedded {
         limit: usize,
     ) -> Result<Vec<BroadcastRow>> {
         self.page(Space::Broadcasts, keys::broadcasts(stream, before), true, limit).await
+    }
+
+    async fn all_broadcasts(&self, after: Option<&BroadcastId>, limit: usize) -> Result<Vec<(BroadcastId, StreamId)>> {
+        let from = after.map_or(Vec::new(), |after| [after.as_str().as_bytes(), &[0]].concat());
+        self.read(move |db| {
+            let rows = db.table(Space::Ids).range(from..).take(limit).map(|row| {
+                let (key, value) = row.into_inner().map_err(|error| engine::read_error("the broadcasts", error))?;
+                let id = std::str::from_utf8(&key).ok().and_then(|text| text.parse().ok());
+                let id = id.ok_or_else(|| Error::Damaged(keys::show(Space::Ids, &key)))?;
+                Ok((id, decode(Space::Ids, &key, &value)?))
+            });
+            rows.collect()
+        })
+        .await
     }
 
     async fn open_broadcasts(&self) -> Result<Vec<BroadcastRow>> {
@@ -301,6 +343,49 @@ impl Meta for Embedded {
     ) -> Result<Vec<ChunkRow>> {
         self.page(Space::Chunks, keys::chunks(stream, broadcast, 0, before), true, limit).await
     }
+
+    async fn delete_chunks(&self, stream: &StreamId, broadcast: &BroadcastId, rows: &[(u64, u64)]) -> Result<()> {
+        let key = |&(k, epoch)| keys::chunk(stream, broadcast, k, epoch);
+        let rows = rows.iter().map(|row| Put { space: Space::Chunks, key: key(row), value: None });
+        self.write(Check::Nothing, rows.collect(), false).await
+    }
+
+    async fn put_clip(&self, row: ClipRow) -> Result<()> {
+        let rows = clip_keys(&row).map(|key| put(Space::Clips, key, &row));
+        self.write(Check::Nothing, rows.into(), true).await
+    }
+
+    async fn clip(&self, id: &ClipId) -> Result<Option<ClipRow>> {
+        self.get(Space::Clips, keys::clip(id)).await
+    }
+
+    async fn clips(&self, of: &ClipsOf, before: Option<&ClipId>, limit: usize) -> Result<Vec<ClipRow>> {
+        self.page(Space::Clips, keys::clips_of(of, before), true, limit).await
+    }
+
+    async fn delete_clip(&self, id: &ClipId) -> Result<()> {
+        let row = self.clip(id).await?.ok_or(Error::NotFound)?;
+        let rows = clip_keys(&row).map(|key| Put { space: Space::Clips, key, value: None });
+        self.write(Check::Present, rows.into(), true).await
+    }
+
+    async fn put_job(&self, row: JobRow) -> Result<()> {
+        self.write(Check::Nothing, vec![put(Space::Jobs, row.id.clone().into(), &row)], true).await
+    }
+
+    async fn jobs(&self) -> Result<Vec<JobRow>> {
+        self.page(Space::Jobs, Vec::new()..vec![u8::MAX], false, usize::MAX).await
+    }
+
+    async fn delete_job(&self, id: &str) -> Result<()> {
+        self.write(Check::Nothing, vec![Put { space: Space::Jobs, key: id.into(), value: None }], false).await
+    }
+}
+
+/// A clip's row is there by its id, its stream and its broadcast.
+fn clip_keys(row: &ClipRow) -> [Vec<u8>; 3] {
+    let (stream, broadcast) = (ClipsOf::Stream(row.stream.clone()), ClipsOf::Broadcast(row.broadcast.clone()));
+    [keys::clip(&row.id), keys::clip_of(&stream, &row.id), keys::clip_of(&broadcast, &row.id)]
 }
 
 #[cfg(test)]

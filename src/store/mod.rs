@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{BroadcastId, Rendition, StreamId},
+    id::{BroadcastId, ClipId, Rendition, StreamId},
     media::Pieces,
     time::UnixMs,
 };
@@ -60,6 +60,80 @@ pub struct BroadcastRow {
     #[serde(default)]
     pub part_target_ms: u32,
     pub renditions: Vec<RenditionRow>,
+    /// What it amounted to, from its end on.
+    #[serde(default)]
+    pub summary: Option<Summary>,
+    /// It was deleted: nothing of it is answered any more, and its bytes and rows go.
+    #[serde(default)]
+    pub deleted: Option<UnixMs>,
+}
+
+/// What a broadcast amounts to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Start of its first chunk on its timeline, 90 kHz.
+    pub zero: i64,
+    pub duration_ms: u64,
+    /// Of all renditions.
+    pub bytes: u64,
+    /// Chunk numbers that the rendition with the most chunks lacks, and how long they last.
+    pub gaps: u64,
+    pub gaps_ms: u64,
+}
+
+/// What people wrote of a broadcast.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    pub title: String,
+    pub note: String,
+}
+
+/// A part of a broadcast that was given a name. It is kept when the rest of its broadcast is not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClipRow {
+    pub id: ClipId,
+    pub stream: StreamId,
+    pub broadcast: BroadcastId,
+    pub title: String,
+    pub created: UnixMs,
+    /// From the start of the broadcast.
+    pub from_ms: u64,
+    pub to_ms: u64,
+    /// The numbers of its first and last chunk.
+    pub chunks: (u64, u64),
+}
+
+/// Work that goes on in the background, as long as it is of interest to someone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRow {
+    /// Sorts by time.
+    pub id: String,
+    pub task: JobTask,
+    /// The node that does it.
+    pub node: String,
+    pub created: UnixMs,
+    pub finished: Option<UnixMs>,
+    /// Why it could not be done.
+    pub failure: Option<String>,
+    /// What it did, in words.
+    pub result: Option<String>,
+}
+
+/// What a job does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobTask {
+    /// Deletes the bytes and rows of a broadcast whose row says that it is deleted.
+    Delete { stream: StreamId, broadcast: BroadcastId },
+    /// Looks for bytes without rows and rows without bytes.
+    Sweep,
+}
+
+/// Whose clips are listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClipsOf {
+    Stream(StreamId),
+    Broadcast(BroadcastId),
 }
 
 /// What the multivariant playlist says of one rendition.
@@ -122,6 +196,8 @@ pub enum AccessRow {
     RevokedStream { stream: StreamId, before: UnixMs },
     /// Whether a stream is played with a ticket, where that is not as the nodes' configuration says.
     Playback { stream: StreamId, ticket: bool },
+    /// A broadcast that was deleted: caches let go of it. The row has no use after `until`.
+    Deleted { stream: StreamId, broadcast: BroadcastId, until: UnixMs },
 }
 
 impl AccessRow {
@@ -132,6 +208,7 @@ impl AccessRow {
             AccessRow::RevokedTicket { id, .. } => format!("ticket/{id}"),
             AccessRow::RevokedStream { stream, .. } => format!("stream/{stream}"),
             AccessRow::Playback { stream, .. } => format!("playback/{stream}"),
+            AccessRow::Deleted { broadcast, .. } => format!("deleted/{broadcast}"),
         }
     }
 }
@@ -207,6 +284,14 @@ pub trait Meta: Send + Sync + 'static {
         before: Option<&BroadcastId>,
         limit: usize,
     ) -> Result<Vec<BroadcastRow>>;
+    /// The stream of a broadcast.
+    async fn stream_of(&self, id: &BroadcastId) -> Result<Option<StreamId>>;
+    /// Writes what people say of a broadcast, in the place of what they said before.
+    async fn put_about(&self, stream: &StreamId, id: &BroadcastId, about: About) -> Result<()>;
+    /// What people say of a broadcast: nothing where they said nothing.
+    async fn about(&self, stream: &StreamId, id: &BroadcastId) -> Result<About>;
+    /// All streams' broadcasts after `after`, oldest first, at most `limit`.
+    async fn all_broadcasts(&self, after: Option<&BroadcastId>, limit: usize) -> Result<Vec<(BroadcastId, StreamId)>>;
     /// All streams' broadcasts that have not ended, in no order: what a node takes up when it starts.
     async fn open_broadcasts(&self) -> Result<Vec<BroadcastRow>>;
 
@@ -232,6 +317,23 @@ pub trait Meta: Send + Sync + 'static {
         before: Option<u64>,
         limit: usize,
     ) -> Result<Vec<ChunkRow>>;
+    /// Deletes chunk rows, each named by its number and epoch; those that are not there do not matter.
+    async fn delete_chunks(&self, stream: &StreamId, broadcast: &BroadcastId, rows: &[(u64, u64)]) -> Result<()>;
+
+    /// Writes a clip (idempotent).
+    async fn put_clip(&self, row: ClipRow) -> Result<()>;
+    async fn clip(&self, id: &ClipId) -> Result<Option<ClipRow>>;
+    /// Clips older than `before`, newest first, at most `limit`.
+    async fn clips(&self, of: &ClipsOf, before: Option<&ClipId>, limit: usize) -> Result<Vec<ClipRow>>;
+    /// Deletes a clip; [`Error::NotFound`] when there is none.
+    async fn delete_clip(&self, id: &ClipId) -> Result<()>;
+
+    /// Writes a job in the place of what was written of it before.
+    async fn put_job(&self, row: JobRow) -> Result<()>;
+    /// All jobs, oldest first. There are few.
+    async fn jobs(&self) -> Result<Vec<JobRow>>;
+    /// Deletes a job's row; that there is none does not matter.
+    async fn delete_job(&self, id: &str) -> Result<()>;
 }
 
 /// Chunk bytes under names made of ids and numbers ([`blob_name`]).
@@ -241,6 +343,19 @@ pub trait Blobs: Send + Sync + 'static {
     async fn put(&self, name: &str, bytes: Pieces) -> Result<()>;
     /// Reads an object; [`Error::NotFound`] when there is none.
     async fn get(&self, name: &str) -> Result<Bytes>;
+    /// Reads so many bytes of an object, fewer where it ends before; [`Error::NotFound`] when there is none.
+    async fn get_range(&self, name: &str, range: std::ops::Range<u64>) -> Result<Bytes>;
+    /// Deletes an object; that there is none does not matter.
+    async fn delete(&self, name: &str) -> Result<()>;
+    /// What lies directly in a folder of names (`alice/01b`; empty for all), in no order: nothing where there is none such.
+    async fn list(&self, folder: &str) -> Result<Vec<Child>>;
+}
+
+/// What lies in a folder of blob names, with its whole name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Child {
+    Folder(String),
+    Blob { name: String, bytes: u64, modified: UnixMs },
 }
 
 /// Chooses for each `k` the row of the newest epoch whose `k_start <= k` (DESIGN section 7): whatever an older owner

@@ -9,10 +9,10 @@ use std::sync::{
 
 use bytes::Bytes;
 use weir::{
-    id::{BroadcastId, Rendition, StreamId},
+    id::{BroadcastId, ClipId, Rendition, StreamId},
     store::{
-        AccessRow, Blobs, BroadcastRow, ChunkRow, EpochRow, Error, Meta, RenditionChunk, RenditionRow, Signature,
-        StreamRow, blob_name, init_name, valid_chunks,
+        About, AccessRow, Blobs, BroadcastRow, ChunkRow, ClipRow, ClipsOf, EpochRow, Error, Meta, RenditionChunk,
+        RenditionRow, Signature, StreamRow, blob_name, init_name, valid_chunks,
     },
     time::UnixMs,
 };
@@ -22,6 +22,12 @@ pub fn fresh(prefix: &str) -> StreamId {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     stream(&format!("{prefix}-{}-{number}", std::process::id()))
+}
+
+/// The same for a broadcast.
+pub fn fresh_show() -> BroadcastId {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    show(&format!("x{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
 }
 
 pub fn stream(name: &str) -> StreamId {
@@ -74,6 +80,8 @@ pub fn broadcast_row(stream: &StreamId, id: &BroadcastId) -> BroadcastRow {
         part_ticks: 30_000,
         part_target_ms: 343,
         renditions: vec![rendition],
+        summary: None,
+        deleted: None,
     }
 }
 
@@ -492,4 +500,112 @@ pub async fn blobs_are_whole_at_any_time(store: Arc<dyn Blobs>) {
     for task in tasks {
         task.await.unwrap();
     }
+}
+
+pub async fn a_broadcast_is_found_by_its_id_and_keeps_its_title(meta: Arc<impl Meta>) {
+    let (alice, bob) = (fresh("alice"), fresh("bob"));
+    let (first, second) = (fresh_show(), fresh_show());
+    meta.put_broadcast(broadcast_row(&alice, &first)).await.unwrap();
+    meta.put_broadcast(broadcast_row(&bob, &second)).await.unwrap();
+    assert_eq!(meta.stream_of(&first).await.unwrap(), Some(alice.clone()));
+    assert_eq!(meta.stream_of(&second).await.unwrap(), Some(bob.clone()));
+    assert_eq!(meta.stream_of(&fresh_show()).await.unwrap(), None);
+
+    assert_eq!(meta.about(&alice, &first).await.unwrap(), About::default());
+    let about = About { title: "Caf\u{e9} \u{1f600}".into(), note: "two\nlines".into() };
+    meta.put_about(&alice, &first, about.clone()).await.unwrap();
+    // The line writes its row again and again meanwhile.
+    let ended = BroadcastRow { ended: Some(UnixMs(1_700_000_009_999)), ..broadcast_row(&alice, &first) };
+    meta.put_broadcast(ended.clone()).await.unwrap();
+    assert_eq!(meta.about(&alice, &first).await.unwrap(), about);
+    assert_eq!(meta.broadcast(&alice, &first).await.unwrap(), Some(ended));
+    assert_eq!(meta.about(&bob, &second).await.unwrap(), About::default());
+}
+
+pub async fn clips_are_listed_newest_first_by_stream_and_by_broadcast(meta: Arc<impl Meta>) {
+    let (alice, bob, shows) = (fresh("alice"), fresh("alice2"), [fresh_show(), fresh_show(), fresh_show()]);
+    let prefix = fresh_show();
+    let clip = |n: u64, owner: &StreamId, broadcast: usize| ClipRow {
+        id: ClipId::new(&format!("{prefix}c{n:03}")).unwrap(),
+        stream: owner.clone(),
+        broadcast: shows[broadcast].clone(),
+        title: format!("clip {n}"),
+        created: UnixMs(1_700_000_000_000 + n as i64),
+        from_ms: n * 1000,
+        to_ms: n * 1000 + 500,
+        chunks: (n, n + 1),
+    };
+    let broadcast = |n| usize::from(n % 3 != 0);
+    for n in 0..50 {
+        meta.put_clip(clip(n, &alice, broadcast(n))).await.unwrap();
+        meta.put_clip(clip(n, &alice, broadcast(n))).await.unwrap();
+    }
+    meta.put_clip(clip(100, &bob, 2)).await.unwrap();
+    let all = |of: ClipsOf| {
+        let meta = meta.clone();
+        async move {
+            let (mut found, mut before) = (Vec::new(), None);
+            loop {
+                let page = meta.clips(&of, before.as_ref(), 7).await.unwrap();
+                let Some(last) = page.last() else { return found };
+                before = Some(last.id.clone());
+                found.extend(page);
+            }
+        }
+    };
+    let want = |filter: fn(&u64) -> bool| -> Vec<ClipRow> {
+        (0..50).rev().filter(filter).map(|n| clip(n, &alice, broadcast(n))).collect()
+    };
+    assert_eq!(all(ClipsOf::Stream(alice.clone())).await, want(|_| true));
+    assert_eq!(all(ClipsOf::Broadcast(shows[0].clone())).await, want(|n| n % 3 == 0));
+    assert!(all(ClipsOf::Broadcast(fresh_show())).await.is_empty());
+    let gone = clip(9, &alice, 0);
+    assert_eq!(meta.clip(&gone.id).await.unwrap(), Some(gone.clone()));
+    meta.delete_clip(&gone.id).await.unwrap();
+    assert!(matches!(meta.delete_clip(&gone.id).await, Err(Error::NotFound)));
+    assert_eq!(meta.clip(&gone.id).await.unwrap(), None);
+    assert_eq!(all(ClipsOf::Stream(alice.clone())).await, want(|n| *n != 9));
+    assert_eq!(all(ClipsOf::Broadcast(shows[0].clone())).await, want(|n| n % 3 == 0 && *n != 9));
+}
+
+pub async fn deleted_chunks_are_gone_and_no_others(meta: Arc<impl Meta>) {
+    let (id, broadcast, other) = (fresh("alice"), show("01b"), show("01c"));
+    for k in 1790..1810 {
+        meta.put_chunk(&id, &broadcast, chunk_row(k, 1)).await.unwrap();
+        meta.put_chunk(&id, &broadcast, chunk_row(k, 2)).await.unwrap();
+        meta.put_chunk(&id, &other, chunk_row(k, 1)).await.unwrap();
+    }
+    let rows: Vec<_> = (1795..1805).map(|k| (k, 1)).chain([(1795, 2), (9, 9)]).collect();
+    meta.delete_chunks(&id, &broadcast, &rows).await.unwrap();
+    meta.delete_chunks(&id, &broadcast, &rows).await.unwrap();
+    let left = meta.chunks(&id, &broadcast, 0, 1000).await.unwrap();
+    let left: Vec<_> = left.iter().map(|row| (row.k, row.epoch)).collect();
+    let all = (1790..1810).flat_map(|k| [(k, 1), (k, 2)]);
+    assert_eq!(left, all.filter(|row| !rows.contains(row)).collect::<Vec<_>>());
+    assert_eq!(meta.chunks(&id, &other, 0, 1000).await.unwrap().len(), 20);
+}
+
+pub async fn blobs_are_read_in_ranges_and_deleted(blobs: Arc<impl Blobs>) {
+    let bytes: Vec<u8> = (0..100_000u32).map(|n| (n % 251) as u8).collect();
+    let (id, broadcast, source) = (fresh("alice"), show("01b"), Rendition::source());
+    let [name, other] = [1, 2].map(|k| blob_name(&id, &broadcast, &source, k, 1));
+    let (name, other) = (name.as_str(), other.as_str());
+    blobs.put(name, Bytes::from(bytes.clone()).into()).await.unwrap();
+    for (from, to) in
+        [(0, 10), (0, 100_000), (99_990, 100_000), (99_990, 200_000), (5, 5), (100_000, 100_001), (1 << 40, 1 << 41)]
+    {
+        let want = &bytes[(from as usize).min(bytes.len())..(to as usize).min(bytes.len())];
+        assert_eq!(blobs.get_range(name, from..to).await.unwrap(), want, "{from}..{to}");
+    }
+    assert!(matches!(blobs.get_range(other, 0..1).await, Err(Error::NotFound)));
+    blobs.put(other, Bytes::from_static(b"x").into()).await.unwrap();
+    blobs.delete(name).await.unwrap();
+    blobs.delete(name).await.unwrap();
+    assert!(matches!(blobs.get(name).await, Err(Error::NotFound)));
+    assert_eq!(blobs.get(other).await.unwrap(), "x");
+    blobs.delete(other).await.unwrap();
+    blobs.put(name, Bytes::from_static(b"again").into()).await.unwrap();
+    assert_eq!(blobs.get(name).await.unwrap(), "again");
+    assert!(matches!(blobs.delete("../x").await, Err(Error::BadName(_))));
+    assert!(matches!(blobs.get_range(".lock", 0..1).await, Err(Error::BadName(_))));
 }

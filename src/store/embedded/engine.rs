@@ -35,8 +35,12 @@ pub(super) struct Db {
     open: Keyspace,
     chunks: Keyspace,
     access: Keyspace,
+    ids: Keyspace,
+    about: Keyspace,
+    clips: Keyspace,
+    jobs: Keyspace,
     /// Bytes written to each table since it was last told to write itself out.
-    unrotated: [AtomicUsize; 6],
+    unrotated: [AtomicUsize; 10],
 }
 
 /// One row to write; no value deletes.
@@ -66,6 +70,10 @@ impl Db {
             open: table("open")?,
             chunks: table("chunks")?,
             access: table("access")?,
+            ids: table("ids")?,
+            about: table("about")?,
+            clips: table("clips")?,
+            jobs: table("jobs")?,
             unrotated: Default::default(),
             database,
         })
@@ -79,6 +87,10 @@ impl Db {
             Space::Open => &self.open,
             Space::Chunks => &self.chunks,
             Space::Access => &self.access,
+            Space::Ids => &self.ids,
+            Space::About => &self.about,
+            Space::Clips => &self.clips,
+            Space::Jobs => &self.jobs,
         }
     }
 
@@ -116,7 +128,7 @@ impl Db {
     /// one more message for the worker, which after 1,000 of them blocks on the queue that it alone empties, and
     /// from then on nothing is written out and memory grows (fjall 3.1.13, `inner_rotate_memtable`).
     fn rotate(&self) -> std::result::Result<(), fjall::Error> {
-        for space in [Space::Streams, Space::Epochs, Space::Broadcasts, Space::Chunks, Space::Access] {
+        for space in Space::ALL {
             let bytes = &self.unrotated[space as usize];
             if bytes.load(Ordering::Relaxed) >= MEMTABLE_BYTES {
                 bytes.store(0, Ordering::Relaxed);

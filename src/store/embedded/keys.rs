@@ -5,7 +5,10 @@
 
 use std::ops::Range;
 
-use crate::id::{BroadcastId, StreamId};
+use crate::{
+    id::{BroadcastId, ClipId, StreamId},
+    store::ClipsOf,
+};
 
 /// Chunk numbers per bucket: an hour of 2 s chunks.
 const BUCKET: u64 = 1800;
@@ -20,7 +23,32 @@ pub(super) enum Space {
     Open,
     Chunks,
     Access,
+    /// The stream of each broadcast.
+    Ids,
+    About,
+    Clips,
+    Jobs,
 }
+
+impl Space {
+    pub(super) const ALL: [Space; 10] = [
+        Space::Streams,
+        Space::Epochs,
+        Space::Broadcasts,
+        Space::Open,
+        Space::Chunks,
+        Space::Access,
+        Space::Ids,
+        Space::About,
+        Space::Clips,
+        Space::Jobs,
+    ];
+}
+
+/// Marks what follows in [`Space::Clips`]: the clip's id, or whose clips these are and then the id.
+const BY_ID: u8 = 1;
+const BY_STREAM: u8 = 2;
+const OF_BROADCAST: u8 = 3;
 
 /// Marks what follows a stream's name in [`Space::Epochs`]: the log itself, and the same rows again by broadcast, so
 /// that a recording needs no walk over the whole life of its stream.
@@ -93,6 +121,29 @@ pub(super) fn chunk_number(key: &[u8]) -> Option<u64> {
     key.last_chunk::<16>().and_then(|tail| tail.first_chunk()).map(|bytes| u64::from_be_bytes(*bytes))
 }
 
+/// A clip by its own id.
+pub(super) fn clip(id: &ClipId) -> Vec<u8> {
+    [&[BY_ID], id.as_str().as_bytes()].concat()
+}
+
+/// The same as one of the clips of someone.
+pub(super) fn clip_of(of: &ClipsOf, id: &ClipId) -> Vec<u8> {
+    [clips_head(of, 0), id.as_str().into()].concat()
+}
+
+/// Someone's clips before `before`, or all of them.
+pub(super) fn clips_of(of: &ClipsOf, before: Option<&ClipId>) -> Range<Vec<u8>> {
+    clips_head(of, 0)..before.map_or_else(|| clips_head(of, 1), |before| clip_of(of, before))
+}
+
+fn clips_head(of: &ClipsOf, end: u8) -> Vec<u8> {
+    let (mark, name) = match of {
+        ClipsOf::Stream(stream) => (BY_STREAM, stream.as_str()),
+        ClipsOf::Broadcast(broadcast) => (OF_BROADCAST, broadcast.as_str()),
+    };
+    [&[mark], name.as_bytes(), &[end]].concat()
+}
+
 /// Writes a key for people.
 pub(super) fn show(space: Space, key: &[u8]) -> String {
     let number = |from_end: usize| {
@@ -106,6 +157,10 @@ pub(super) fn show(space: Space, key: &[u8]) -> String {
     match space {
         Space::Streams => format!("stream {}", head(0)),
         Space::Access => format!("access row {}", head(0)),
+        Space::Ids => format!("stream of {}", head(0)),
+        Space::About => format!("title of {}", head(0)),
+        Space::Clips => format!("clip {}", head(0)),
+        Space::Jobs => format!("job {}", head(0)),
         Space::Broadcasts | Space::Open => format!("broadcast {}", head(0)),
         Space::Epochs => format!("epoch {} of {}", number(8), head(8)),
         Space::Chunks => format!("chunk {} of epoch {} of {}", number(16), number(8), head(24)),
@@ -141,6 +196,18 @@ mod tests {
             let inside = chunks(&sa, &ba, b.0, None).contains(&key_b);
             prop_assert_eq!(inside, (&sa, &ba) == (&sb, &bb));
             prop_assert_eq!(chunk_number(&key_a), Some(a.0));
+        }
+
+        #[test]
+        fn clip_ranges_hold_their_own_rows_alone((sa, ba) in names(), (sb, bb) in names(), id in "[a-b0]{1,3}") {
+            let clip_id = ClipId::new(&id).expect("legal");
+            let of = [ClipsOf::Stream(sa.clone()), ClipsOf::Broadcast(ba.clone())];
+            let others = [ClipsOf::Stream(sb), ClipsOf::Broadcast(bb)];
+            for (a, b) in of.iter().flat_map(|a| others.iter().map(move |b| (a, b))) {
+                prop_assert_eq!(clips_of(a, None).contains(&clip_of(b, &clip_id)), a == b);
+                prop_assert!(!clips_of(a, None).contains(&clip(&clip_id)));
+                prop_assert!(!clips_of(a, Some(&clip_id)).contains(&clip_of(a, &clip_id)));
+            }
         }
 
         #[test]
