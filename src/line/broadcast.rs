@@ -13,13 +13,13 @@ use tokio::sync::watch;
 
 use super::{
     grid::{Grid, Slot},
-    live::{Live, LiveRendition, Progress, Shown, State, Texts, multivariant},
+    live::{Live, LiveRendition, Multivariants, Progress, Shown, State, Texts},
 };
 use crate::{
     id::{BroadcastId, Rendition, StreamId},
     media::{Epoch, Mode, VIDEO_TIMESCALE, timeline::Warning},
     package::{
-        Chunk, Chunker, Part, Parts, Report,
+        Chunk, Chunker, History, Part, Parts, Report,
         window::{Entry, List, PartEntry, Window},
     },
     store::{BroadcastRow, ChunkRow, RenditionRow},
@@ -53,6 +53,7 @@ pub struct Finished {
 struct Track {
     row: RenditionRow,
     list: Option<List>,
+    history: History,
     /// Chunk number to be listed next.
     next: u64,
     /// Complete, but a number before it is still open.
@@ -103,9 +104,9 @@ impl Broadcast {
             state: State::Live,
             mode: None,
             epoch: 0,
+            restored: None,
             k: None,
-            multivariant: None,
-            multivariant_inside: None,
+            multivariants: None,
             offered: Vec::new(),
             renditions: BTreeMap::new(),
             warnings: Vec::new(),
@@ -163,12 +164,14 @@ impl Broadcast {
         this.live.k = slots.last().map(|slot| slot.k);
         this.grid = Grid::restore(slots.clone(), discontinuities);
         let Some(first) = slots.first() else { return this };
+        this.live.restored = Some(first.k);
         for rendition in &row.renditions {
             let of = inits.iter().filter(|(name, ..)| *name == rendition.name);
             let mut track = this.track(rendition.clone(), first.k);
             track.inits = of.map(|(_, hash, bytes)| (hash.clone(), bytes.clone())).collect();
             let before = this.grid.discontinuities_before(first.k);
             let mut list = new_list(this.target, parts, this.settings.window, before);
+            track.history = History::new(before);
             for slot in &slots {
                 let stored = chunks.iter().find(|c| c.k == slot.k && !slot.gap);
                 let made = stored.and_then(|c| c.renditions.iter().find(|r| r.rendition == rendition.name));
@@ -183,6 +186,7 @@ impl Broadcast {
                     init: made.map_or("", |p| p.init.as_str()).into(),
                     parts: Arc::default(),
                 };
+                track.history.push(&entry, slot.at, made.map_or(0, |made| made.bytes));
                 list.append(entry).expect("slots are consecutive");
             }
             track.next = slots.last().expect("there is a first").k + 1;
@@ -433,6 +437,7 @@ impl Broadcast {
         let (shown, _) = watch::channel(Arc::new(LiveRendition {
             row: row.clone(),
             window: List::new(1, 1).window(),
+            history: History::default(),
             reports: Vec::new(),
             chunks: Arc::default(),
             open: None,
@@ -442,6 +447,7 @@ impl Broadcast {
         Track {
             row,
             list: None,
+            history: History::default(),
             next,
             ready: BTreeMap::new(),
             done: BTreeSet::new(),
@@ -491,6 +497,7 @@ impl Broadcast {
                 }
                 let list = track.list.get_or_insert_with(|| {
                     let before = self.grid.discontinuities_before(slot.k);
+                    track.history = History::new(before);
                     new_list(self.target, self.parts, self.settings.window, before)
                 });
                 let us = finished.as_ref().map_or(slot_us(slot), |f| f.chunk.duration_us());
@@ -507,6 +514,8 @@ impl Broadcast {
                         _ => Arc::default(),
                     },
                 };
+                let bytes = finished.as_ref().map_or(0, |f| f.chunk.bytes.len() as u32);
+                track.history.push(&entry, slot.at, bytes);
                 list.append(entry).expect("numbers are listed one after the other, before the end");
                 if let Some(finished) = finished {
                     let bits = finished.chunk.bytes.len() as u64 * 8;
@@ -621,6 +630,7 @@ impl Broadcast {
             track.shown.send_replace(Arc::new(LiveRendition {
                 row: track.measured(),
                 window: shown,
+                history: track.history.clone(),
                 reports: reports.iter().filter(|report| report.rendition != *name).cloned().collect(),
                 chunks: track.chunks.clone(),
                 open: track.open.clone(),
@@ -637,9 +647,7 @@ impl Broadcast {
         let rows: Vec<_> = self.live.offered.iter().filter_map(|name| self.live.renditions.get(name)).collect();
         let rows: Vec<_> = rows.into_iter().map(|shown| shown.now().row.clone()).collect();
         if !rows.is_empty() && rows != self.rendered {
-            let prefix = format!("{}/", self.live.broadcast);
-            self.live.multivariant = Some(Arc::new(multivariant(&rows, &prefix)));
-            self.live.multivariant_inside = Some(Arc::new(multivariant(&rows, "")));
+            self.live.multivariants = Some(Arc::new(Multivariants::new(&rows, &self.live.broadcast)));
             self.rendered = rows;
         }
     }

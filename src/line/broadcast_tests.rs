@@ -62,9 +62,9 @@ fn the_multivariant_playlist_waits_for_the_slower_renditions_but_not_for_ever() 
     let mut b = running(&["source", "480p"]);
     (0..3).for_each(|k| b.mark(k, k as i64 * D));
     b.finished(chunk("source", 0, 1, 0));
-    assert!(b.snapshot(at(1000)).multivariant.is_none());
+    assert!(b.snapshot(at(1000)).multivariants.is_none());
     assert_eq!(b.deadline(), Some(at(1000) + FIRST_WAIT));
-    assert!(b.snapshot(at(2000)).multivariant.is_none());
+    assert!(b.snapshot(at(2000)).multivariants.is_none());
     let live = b.snapshot(at(1000) + FIRST_WAIT);
     assert_eq!(live.offered, [Rendition::source()]);
     assert_eq!(b.deadline(), None, "a rendition that never comes must not keep the line awake");

@@ -53,12 +53,13 @@ pub enum Job {
     Broadcast(Box<BroadcastRow>),
 }
 
-/// A chunk's bytes and row are in the store.
+/// What is safe in the store.
 #[derive(Debug)]
-pub struct Stored {
-    pub rendition: Rendition,
-    pub k: u64,
-    pub epoch: u64,
+pub enum Stored {
+    /// A chunk's bytes and row.
+    Chunk { rendition: Rendition, k: u64, epoch: u64 },
+    /// The end of a broadcast, after all of its chunks.
+    End,
 }
 
 /// The line's end of the queue. Dropping it lets the writer finish and end.
@@ -150,8 +151,14 @@ impl Writer {
                 self.put(&name, bytes.into(), queue).await;
             }
             Job::Broadcast(row) => {
-                let meta = self.stores.meta.clone();
-                self.persist(queue, || meta.put_broadcast((*row).clone())).await;
+                let (meta, ends) = (self.stores.meta.clone(), row.ended.is_some());
+                if ends {
+                    // Whoever reads that it has ended finds all of it.
+                    self.flush(u64::MAX, queue).await;
+                }
+                if self.persist(queue, || meta.put_broadcast((*row).clone())).await && ends {
+                    let _ = self.stored.try_send(Stored::End);
+                }
             }
             Job::Chunk(job) => self.chunk(*job, queue).await,
         }
@@ -217,7 +224,7 @@ impl Writer {
         }
         for made in row.renditions {
             // A line that does not listen any more has no memory to free.
-            let _ = self.stored.try_send(Stored { rendition: made.rendition, k, epoch });
+            let _ = self.stored.try_send(Stored::Chunk { rendition: made.rendition, k, epoch });
         }
     }
 

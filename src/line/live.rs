@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::{
     id::{BroadcastId, Rendition, StreamId},
     media::{Mode, Pieces, timeline::Warning},
-    package::{AudioVariant, Chunk, Part, Report, Variant, Window, playlist},
+    package::{AudioVariant, Chunk, Extent, History, Part, Report, Variant, Window, playlist},
     store::RenditionRow,
     time::UnixMs,
 };
@@ -49,11 +49,13 @@ impl Text {
 }
 
 /// Renders the multivariant playlist of these renditions. `prefix` leads to their folders.
-pub(super) fn multivariant(rows: &[RenditionRow], prefix: &str) -> Text {
+pub fn multivariant(rows: &[RenditionRow], prefix: &str, extent: &Extent) -> Text {
     let (audio, video): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.name == Rendition::audio());
     let variants: Vec<_> = video.into_iter().map(Variant::from).collect();
     let audio = audio.first().map(|row| AudioVariant::from(*row));
-    Text::new(playlist::multivariant(&variants, audio.as_ref(), prefix))
+    let file = if matches!(extent, Extent::Clip(_)) { "clip.m3u8" } else { "index.m3u8" };
+    let uri = |name: &Rendition| format!("{prefix}{name}/{file}{extent}");
+    Text::new(playlist::multivariant(&variants, audio.as_ref(), uri))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,12 +77,12 @@ pub struct Live {
     pub state: State,
     pub mode: Option<Mode>,
     pub epoch: u64,
+    /// The first chunk number in memory, where the broadcast was taken up from the store: those before are there alone.
+    pub restored: Option<u64>,
     /// The newest chunk number listed.
     pub k: Option<u64>,
-    /// Absent until every rendition that is coming has its first chunk. Its URIs are relative to the stream's folder.
-    pub multivariant: Option<Arc<Text>>,
-    /// The same, relative to the broadcast's folder.
-    pub multivariant_inside: Option<Arc<Text>>,
+    /// Absent until every rendition that is coming has its first chunk.
+    pub multivariants: Option<Arc<Multivariants>>,
     /// Names of the renditions that the multivariant playlist offers.
     pub offered: Vec<Rendition>,
     pub renditions: BTreeMap<Rendition, Shown>,
@@ -88,6 +90,29 @@ pub struct Live {
     pub warnings: Vec<Warning>,
     /// Rungs that this node cannot afford now.
     pub shed: Vec<Rendition>,
+}
+
+/// The multivariant playlist of one moment: with URIs relative to the stream's folder and to the broadcast's, of the window
+/// and from the start.
+#[derive(Debug)]
+pub struct Multivariants([Text; 4]);
+
+impl Multivariants {
+    pub(super) fn new(rows: &[RenditionRow], broadcast: &BroadcastId) -> Self {
+        let outside = format!("{broadcast}/");
+        let text = |prefix: &str, extent| multivariant(rows, prefix, &extent);
+        Self([
+            text(&outside, Extent::Window),
+            text(&outside, Extent::FromStart),
+            text("", Extent::Window),
+            text("", Extent::FromStart),
+        ])
+    }
+
+    /// The one that lies in the broadcast's folder (`inside`) or in the stream's.
+    pub fn get(&self, inside: bool, extent: &Extent) -> &Text {
+        &self.0[usize::from(inside) * 2 + usize::from(*extent == Extent::FromStart)]
+    }
 }
 
 /// One rendition of a running broadcast, as it changes.
@@ -115,6 +140,8 @@ impl Shown {
 pub struct LiveRendition {
     pub row: RenditionRow,
     pub window: Window,
+    /// All that was listed here, the window's entries too.
+    pub history: History,
     /// How far the others are.
     pub(super) reports: Vec<Report>,
     /// Chunks that are in memory.
@@ -131,6 +158,8 @@ pub struct LiveRendition {
 pub struct Texts {
     whole: OnceLock<Text>,
     delta: OnceLock<Option<Text>>,
+    from_start: OnceLock<Text>,
+    from_start_delta: OnceLock<Option<Text>>,
 }
 
 /// The parts of a chunk that is being made.
@@ -146,9 +175,22 @@ impl LiveRendition {
     /// The media playlist; nothing before the first chunk. With `skip`, the delta update where there can be one.
     pub fn playlist(&self, skip: bool) -> Option<&Text> {
         self.window.next_k()?;
-        let delta = || self.texts.delta.get_or_init(|| playlist::delta(&self.window, &self.reports).map(Text::new));
-        let whole = || self.texts.whole.get_or_init(|| Text::new(playlist::media(&self.window, &self.reports, false)));
-        if skip { delta().as_ref() } else { None }.or_else(|| Some(whole()))
+        let (window, reports) = (&self.window, &self.reports);
+        let delta = || self.texts.delta.get_or_init(|| playlist::delta(window, reports).map(Text::new)).as_ref();
+        let whole = || self.texts.whole.get_or_init(|| Text::new(playlist::media(window, reports)));
+        if skip { delta() } else { None }.or_else(|| Some(whole()))
+    }
+
+    /// The same from the broadcast's start. `before` is what was listed before this node had it.
+    pub fn from_start(&self, skip: bool, before: &[History]) -> Option<&Text> {
+        self.window.next_k()?;
+        let (window, reports, texts) = (&self.window, &self.reports, &self.texts);
+        let until = window.media_sequence();
+        let past: Vec<_> = before.iter().chain([&self.history]).map(|history| history.slice(0, until)).collect();
+        let delta = || playlist::from_start_delta(&past, window, reports).map(Text::new);
+        let delta = || texts.from_start_delta.get_or_init(delta).as_ref();
+        let whole = || texts.from_start.get_or_init(|| Text::new(playlist::from_start(&past, window, reports)));
+        if skip { delta() } else { None }.or_else(|| Some(whole()))
     }
 
     /// The bytes of chunk `k` as `epoch` wrote it, or as the valid epoch did when that one is not here.

@@ -2,8 +2,7 @@
 //!
 //! [`Lines`] is the registry: `ingest` attaches sessions and sends their feed, `http` reads the [`Live`] snapshots. Each
 //! line is one task (`task`) that owns the stream's [`broadcast`] (pure), its replay ring, its chunkers and its
-//! transcoder; [`keeper`] writes what it made to the store; [`archive`] reads it back. A line never waits for the store
-//! or for a viewer.
+//! transcoder; [`keeper`] writes what it made to the store. A line never waits for the store or for a viewer.
 
 use std::{
     collections::HashMap,
@@ -19,14 +18,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
 pub mod announce;
-pub mod archive;
 pub mod broadcast;
 mod grid;
+pub mod keep;
 pub mod keeper;
 pub mod live;
 mod recover;
 mod task;
 
+pub use keep::Keep;
 pub use keeper::Stores;
 pub use live::{Live, LiveRendition, Shown, State, Text};
 pub use task::{Begin, Begun};
@@ -94,6 +94,9 @@ pub struct StreamSettings {
     /// Edges fetch each chunk when it is listed, before anyone asks them.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub push: bool,
+    /// How long its recordings are kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep: Option<Keep>,
 }
 
 /// The session was replaced by a newer one, or the node stops. Nothing it sends counts any more.

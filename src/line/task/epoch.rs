@@ -12,7 +12,7 @@ impl Task {
         let (today, stamp) = (unix_now(), now());
         if self.broadcast.as_ref().is_some_and(|b| b.state() == State::Ended) {
             self.broadcast = None;
-            self.gone_at = None;
+            self.ended = None;
         }
         let chunk = self.shared.config.chunk_ticks();
         let (broadcast, k, at, wall) = match self.broadcast.as_ref().map(|b| (b.id().clone(), b.edge())) {

@@ -243,8 +243,11 @@ impl Task {
     }
 
     pub(super) fn stored(&mut self, stored: Stored) {
-        if let Some(broadcast) = &mut self.broadcast {
-            broadcast.stored(&stored.rendition, stored.k, stored.epoch);
+        match (stored, &mut self.broadcast, &mut self.ended) {
+            (Stored::Chunk { rendition, k, epoch }, Some(broadcast), _) => broadcast.stored(&rendition, k, epoch),
+            (Stored::End, _, Some(ended)) => ended.is_stored = true,
+            // Of a broadcast that has made room already.
+            _ => {}
         }
     }
 }

@@ -36,9 +36,11 @@ use crate::{
 mod epoch;
 mod feed;
 
-/// How long an ended broadcast's window stays, with ENDLIST, before the stable URLs answer with the recording: every
-/// player that polls sees the end, and no playlist's media sequence goes back under a player that still loads it.
-const LINGER_TARGETS: u32 = 3;
+/// How long an ended broadcast's window stays, with ENDLIST, before its URLs answer with the recording: most players that
+/// poll see the end of the playlist they know.
+const LINGER: Duration = Duration::from_millis(1500);
+/// The same while the end is not stored: a store that does not answer has no recording to show.
+const LINGER_MAX: Duration = Duration::from_secs(60);
 
 /// How often a line without work asks whether anyone still holds it.
 const IDLE_LOOK: Duration = Duration::from_secs(1);
@@ -114,6 +116,19 @@ struct Run {
     last_dts: Option<i64>,
 }
 
+/// A broadcast that is over.
+struct Ended {
+    at: Timestamp,
+    is_stored: bool,
+}
+
+impl Ended {
+    /// When it makes room.
+    fn gone_at(&self) -> Timestamp {
+        self.at + if self.is_stored { LINGER } else { LINGER_MAX }
+    }
+}
+
 /// A transcoder and what packages its output; it may outlive its epoch while it drains.
 struct Encoding {
     transcoder: Transcoder,
@@ -134,8 +149,8 @@ pub struct Task {
     encodings: BTreeMap<u64, Encoding>,
     /// Since when no media comes, and how many gaps were listed for that.
     away: Option<(Timestamp, u64)>,
-    /// When an ended broadcast makes room.
-    gone_at: Option<Timestamp>,
+    /// The broadcast is over and makes room soon.
+    ended: Option<Ended>,
     last_epoch: u64,
     events: mpsc::Sender<(u64, Option<transcode::Event>)>,
     inits: BTreeSet<(Rendition, Arc<str>)>,
@@ -182,7 +197,7 @@ impl Task {
             run: None,
             encodings: BTreeMap::new(),
             away,
-            gone_at: None,
+            ended: None,
             last_epoch,
             events,
             inits: BTreeSet::new(),
@@ -301,6 +316,8 @@ impl Task {
             part_ticks: broadcast.parts().map_or(0, |parts| parts.ticks),
             part_target_ms: broadcast.parts().map_or(0, |parts| parts.target_ms),
             renditions: broadcast.rows(),
+            summary: None,
+            deleted: None,
         };
         self.keeper.submit(Job::Broadcast(Box::new(row)));
     }
@@ -310,10 +327,11 @@ impl Task {
     }
 
     fn deadline(&self) -> Option<Timestamp> {
-        let gap = self.next_gap().filter(|_| self.gone_at.is_none());
+        let gap = self.next_gap().filter(|_| self.ended.is_none());
         let window = self.window_end();
         let broadcast = self.broadcast.as_ref().and_then(Broadcast::deadline);
-        [gap, window, broadcast, self.gone_at].into_iter().flatten().min()
+        let gone = self.ended.as_ref().map(Ended::gone_at);
+        [gap, window, broadcast, gone].into_iter().flatten().min()
     }
 
     fn next_gap(&self) -> Option<Timestamp> {
@@ -322,26 +340,25 @@ impl Task {
     }
 
     fn window_end(&self) -> Option<Timestamp> {
-        let (since, _) = self.away.filter(|_| self.gone_at.is_none())?;
+        let (since, _) = self.away.filter(|_| self.ended.is_none())?;
         Some(since + self.shared.config.reconnect_window)
     }
 
     fn tick(&mut self) {
         let stamp = now();
-        if self.gone_at.is_some_and(|at| at <= stamp) {
+        if self.ended.as_ref().is_some_and(|ended| ended.gone_at() <= stamp) {
             self.broadcast = None;
-            self.gone_at = None;
+            self.ended = None;
             self.away = None;
             return;
         }
-        if self.gone_at.is_none() {
+        if self.ended.is_none() {
             if self.window_end().is_some_and(|at| at <= stamp) {
                 let broadcast = self.broadcast.as_mut().expect("away from a broadcast");
                 info!(stream = %self.stream, broadcast = %broadcast.id(), "broadcast ends");
                 broadcast.end();
-                let linger = Duration::from_secs(u64::from(broadcast.target() * LINGER_TARGETS));
                 self.store_broadcast(Some(unix_now()));
-                self.gone_at = Some(stamp + linger);
+                self.ended = Some(Ended { at: stamp, is_stored: false });
                 self.changed = true;
                 return;
             }
