@@ -19,6 +19,8 @@ pub mod package;
 
 pub mod line;
 
+pub mod recording;
+
 pub mod ingest;
 
 pub mod cache;

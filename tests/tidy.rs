@@ -18,6 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["transcode"],
     &["package"],
     &["line"],
+    &["recording"],
     &["ingest"],
     &["cache"],
     &["chat", "audience"],

@@ -228,6 +228,8 @@ impl Tickets {
                 AccessRow::Playback { stream, ticket } => {
                     access.ticketed.insert(stream, ticket);
                 }
+                // Nobody watches it, with whatever ticket.
+                AccessRow::Deleted { .. } => {}
             }
         }
         self.access.store(Arc::new(access));

@@ -25,7 +25,7 @@ use tokio_util::{
 use tracing::{info, warn};
 
 use super::{Cache, Object, What, upstream::Nodes};
-use crate::{id::StreamId, store::AccessRow};
+use crate::{id::StreamId, package::Extent, store::AccessRow};
 
 /// Where an upstream answers with its link.
 pub const PATH: &str = "/internal/v1/link";
@@ -233,7 +233,7 @@ impl Links {
             }
             Message::Stream { id, view } => {
                 // It may not have been there a moment ago.
-                self.cache.forget_failure(&Object { stream: id.clone(), what: What::Current });
+                self.cache.forget_failure(&Object { stream: id.clone(), what: What::Current(Extent::Window) });
                 heard().streams.insert(id, view);
             }
             Message::Gone { id } => _ = heard().streams.remove(&id),

@@ -16,27 +16,30 @@ pub struct Listed {
 }
 
 impl Listed {
-    /// Reads a media playlist of ours: each chunk has its EXT-X-PROGRAM-DATE-TIME.
+    /// Reads a media playlist of ours.
     pub fn read(text: &str) -> Self {
         let mut listed = Self::default();
-        // The clock at the start of the chunk that is being read, and milliseconds of its parts.
-        let (mut start, mut parts) = (None, 0.0);
+        // The clock at the start of the chunk that is being read, and milliseconds of its parts and of the whole.
+        let (mut start, mut parts, mut whole) = (None, 0.0, 0.0);
         for line in text.lines() {
             let (tag, value) = line.split_once(':').unwrap_or((line, ""));
-            let mut until = |ms: f64| listed.until = start.map(|UnixMs(start)| UnixMs(start + ms.round() as i64));
+            let after = |start: Option<UnixMs>, ms: f64| start.map(|UnixMs(start)| UnixMs(start + ms.round() as i64));
             match tag {
                 "#EXT-X-PROGRAM-DATE-TIME" => (start, parts) = (UnixMs::parse(value), 0.0),
                 "#EXT-X-PART" => {
                     let duration =
                         value.strip_prefix("DURATION=").and_then(|rest| rest.split(',').next()?.parse().ok());
                     parts += duration.unwrap_or(0.0) * 1000.0;
-                    until(parts);
+                    listed.until = after(start, parts);
                 }
                 "#EXT-X-TARGETDURATION" => listed.target = value.parse().ok(),
                 "#EXT-X-ENDLIST" => listed.ended = true,
-                "#EXTINF" => until(value.trim_end_matches(',').parse().unwrap_or(0.0) * 1000.0),
+                "#EXTINF" => whole = value.trim_end_matches(',').parse().unwrap_or(0.0) * 1000.0,
                 _ if !line.starts_with('#') && line.ends_with(".m4s") => {
                     listed.newest = line.split('.').next().and_then(|k| k.parse().ok());
+                    listed.until = after(start, whole);
+                    // The next one need not tell its time where it follows.
+                    (start, parts) = (listed.until, 0.0);
                 }
                 _ => {}
             }

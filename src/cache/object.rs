@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use crate::{
     id::{self, BroadcastId, Rendition, StreamId},
-    package::{BadReload, Reload},
+    package::{BadClip, BadReload, Clip, Extent, Reload, extent},
 };
 
 /// One thing under `/hls/`.
@@ -17,17 +17,19 @@ pub struct Object {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
     /// The multivariant playlist of the running broadcast.
-    Current,
+    Current(Extent),
     /// The multivariant playlist of one broadcast.
-    Multivariant(BroadcastId),
+    Multivariant(BroadcastId, Extent),
     /// What lies in a rendition's folder.
     File(BroadcastId, Rendition, File),
+    /// A broadcast or a clip as one MP4 file, of the best rendition where none is named. Never kept by a cache of ours.
+    Download(BroadcastId, Option<Rendition>, Extent),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum File {
-    /// `index.m3u8`.
-    Playlist(Reload),
+    /// `index.m3u8`, or `clip.m3u8`.
+    Playlist(Extent, Reload),
     /// `init-{hash}.mp4`.
     Init(Arc<str>),
     /// `{k}.{epoch}.m4s`.
@@ -45,7 +47,12 @@ pub enum NoObject {
     NoFile,
     #[error(transparent)]
     BadReload(#[from] BadReload),
+    #[error(transparent)]
+    BadClip(#[from] BadClip),
 }
+
+/// The playlist that shows a part of a broadcast.
+const CLIP: &str = "clip.m3u8";
 
 impl Object {
     /// Reads what comes after `/hls/` and the query. Parameters that are none of ours do not count.
@@ -54,8 +61,19 @@ impl Object {
         let stream = names.next().unwrap_or_default().parse()?;
         let rest: [Option<&str>; 4] = std::array::from_fn(|_| names.next());
         let what = match rest {
-            [Some("index.m3u8"), None, ..] => What::Current,
-            [Some(broadcast), Some("index.m3u8"), None, _] => What::Multivariant(broadcast.parse()?),
+            [Some("index.m3u8"), None, ..] => What::Current(Extent::parse(query)),
+            [Some(broadcast), Some("index.m3u8"), None, _] => {
+                What::Multivariant(broadcast.parse()?, Extent::parse(query))
+            }
+            [Some(broadcast), Some(CLIP), None, _] => {
+                What::Multivariant(broadcast.parse()?, Extent::Clip(Clip::parse(query)?))
+            }
+            [Some(broadcast), Some("index.mp4"), None, _] => {
+                What::Download(broadcast.parse()?, rendition(query)?, Extent::Window)
+            }
+            [Some(broadcast), Some("clip.mp4"), None, _] => {
+                What::Download(broadcast.parse()?, rendition(query)?, Extent::Clip(Clip::parse(query)?))
+            }
             [Some(broadcast), Some(rendition), Some(file), None] => {
                 let (broadcast, rendition) = (broadcast.parse()?, rendition.parse()?);
                 What::File(broadcast, rendition, File::parse(file, query)?)
@@ -68,8 +86,10 @@ impl Object {
     /// The broadcast it belongs to, where its name says so.
     pub fn broadcast(&self) -> Option<&BroadcastId> {
         match &self.what {
-            What::Current => None,
-            What::Multivariant(broadcast) | What::File(broadcast, ..) => Some(broadcast),
+            What::Current(_) => None,
+            What::Multivariant(broadcast, _) | What::File(broadcast, ..) | What::Download(broadcast, ..) => {
+                Some(broadcast)
+            }
         }
     }
 
@@ -79,7 +99,8 @@ impl Object {
     }
 
     pub fn is_playlist(&self) -> bool {
-        !matches!(&self.what, What::File(_, _, File::Init(_) | File::Chunk { .. } | File::Part { .. }))
+        let media = File::is_media;
+        !matches!(&self.what, What::Download(..)) && !matches!(&self.what, What::File(_, _, file) if media(file))
     }
 }
 
@@ -88,17 +109,32 @@ impl fmt::Display for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "/hls/{}/", self.stream)?;
         match &self.what {
-            What::Current => write!(f, "index.m3u8"),
-            What::Multivariant(broadcast) => write!(f, "{broadcast}/index.m3u8"),
+            What::Current(extent) => write!(f, "{}", playlist(extent, &Reload::default())),
+            What::Multivariant(broadcast, extent) => {
+                write!(f, "{broadcast}/{}", playlist(extent, &Reload::default()))
+            }
             What::File(broadcast, rendition, file) => write!(f, "{broadcast}/{rendition}/{file}"),
+            What::Download(broadcast, rendition, extent) => {
+                let name = if matches!(extent, Extent::Clip(_)) { "clip" } else { "index" };
+                write!(f, "{broadcast}/{name}.mp4{extent}")?;
+                let sign = if *extent == Extent::Window { '?' } else { '&' };
+                rendition.as_ref().map_or(Ok(()), |rendition| write!(f, "{sign}rendition={rendition}"))
+            }
         }
     }
 }
 
 impl File {
+    fn is_media(&self) -> bool {
+        matches!(self, File::Init(_) | File::Chunk { .. } | File::Part { .. })
+    }
+
     fn parse(name: &str, query: Option<&str>) -> Result<Self, NoObject> {
         if name == "index.m3u8" {
-            return Ok(File::Playlist(Reload::parse(query)?));
+            return Ok(File::Playlist(Extent::parse(query), Reload::parse(query)?));
+        }
+        if name == CLIP {
+            return Ok(File::Playlist(Extent::Clip(Clip::parse(query)?), Reload::default()));
         }
         if let Some(hash) = name.strip_prefix("init-").and_then(|rest| rest.strip_suffix(".mp4")) {
             let legal = (1..=64).contains(&hash.len()) && hash.bytes().all(|c| c.is_ascii_hexdigit());
@@ -121,12 +157,27 @@ impl File {
 impl fmt::Display for File {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            File::Playlist(reload) => write!(f, "index.m3u8{reload}"),
+            File::Playlist(extent, reload) => f.write_str(&playlist(extent, reload)),
             File::Init(hash) => write!(f, "init-{hash}.mp4"),
             File::Chunk { k, epoch } => write!(f, "{k}.{epoch}.m4s"),
             File::Part { k, epoch, part } => write!(f, "{k}.{epoch}.{part}.m4s"),
         }
     }
+}
+
+/// A playlist's name, with the query that counts.
+fn playlist(extent: &Extent, reload: &Reload) -> String {
+    let name = if matches!(extent, Extent::Clip(_)) { CLIP } else { "index.m3u8" };
+    let (extent, reload) = (extent.to_string(), reload.to_string());
+    match extent.is_empty() || reload.is_empty() {
+        true => format!("{name}{extent}{reload}"),
+        false => format!("{name}{extent}&{}", &reload[1..]),
+    }
+}
+
+/// The rendition that a query names.
+fn rendition(query: Option<&str>) -> Result<Option<Rendition>, id::Error> {
+    extent::value(query, "rendition").map(str::parse).transpose()
 }
 
 /// Plain decimal digits only: one name per chunk, no `+1` or `007`.
@@ -150,6 +201,21 @@ mod tests {
                 Some("r=0.77&_HLS_part=2&_HLS_skip=v2&_HLS_msn=5"),
                 "/hls/alice/01b/720p/index.m3u8?_HLS_msn=5&_HLS_part=2&_HLS_skip=YES",
             ),
+            (
+                "alice/01b/720p/index.m3u8",
+                Some("_HLS_msn=5&from=start"),
+                "/hls/alice/01b/720p/index.m3u8?from=start&_HLS_msn=5",
+            ),
+            ("alice/index.m3u8", Some("x&from=start"), "/hls/alice/index.m3u8?from=start"),
+            ("alice/01b/clip.m3u8", Some("to=2.50&from=1"), "/hls/alice/01b/clip.m3u8?from=1&to=2.5"),
+            ("alice/01b/index.mp4", Some("x=y"), "/hls/alice/01b/index.mp4"),
+            ("alice/01b/index.mp4", Some("rendition=720p"), "/hls/alice/01b/index.mp4?rendition=720p"),
+            (
+                "alice/01b/clip.mp4",
+                Some("rendition=audio&from=1&to=2"),
+                "/hls/alice/01b/clip.mp4?from=1&to=2&rendition=audio",
+            ),
+            ("alice/01b/720p/clip.m3u8", Some("from=1&to=2"), "/hls/alice/01b/720p/clip.m3u8?from=1&to=2"),
             ("alice/01b/720p/init-00ff.mp4", Some("x"), "/hls/alice/01b/720p/init-00ff.mp4"),
             ("alice/01b/720p/12.3.m4s", Some("_HLS_msn=x"), "/hls/alice/01b/720p/12.3.m4s"),
             ("alice/01b/720p/0.1.2.m4s", None, "/hls/alice/01b/720p/0.1.2.m4s"),
@@ -185,5 +251,7 @@ mod tests {
         assert!(matches!(Object::parse("..%2f/index.m3u8", None), Err(NoObject::BadName(_))));
         let reload = Object::parse("alice/01b/source/index.m3u8", Some("_HLS_part=1"));
         assert_eq!(reload, Err(NoObject::BadReload(BadReload::PartAlone)));
+        let clip = Object::parse("alice/01b/clip.m3u8", Some("from=2&to=1"));
+        assert_eq!(clip, Err(NoObject::BadClip(BadClip::Order)));
     }
 }

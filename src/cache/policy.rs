@@ -25,6 +25,8 @@ pub struct Failure {
 pub enum Why {
     /// No upstream has it.
     NotFound,
+    /// It was deleted: asking elsewhere does not help.
+    Gone,
     /// The request cannot be followed (400): asking elsewhere does not help.
     Refused,
     /// The upstream held the request and nothing came, or it has no room (503).
@@ -42,6 +44,7 @@ impl Why {
     pub fn code(self) -> &'static str {
         match self {
             Why::NotFound => "not_found",
+            Why::Gone => "gone",
             Why::Refused => "refused",
             Why::Unavailable => "unavailable",
             Why::Broken => "broken",
@@ -61,7 +64,7 @@ impl Failure {
     pub fn keep(&self, soon: bool, random: f64) -> Duration {
         match self.why {
             Why::NotFound if soon => Duration::from_millis(30 + (random.clamp(0.0, 1.0) * 40.0) as u64),
-            Why::NotFound => Duration::from_secs(1),
+            Why::NotFound | Why::Gone => Duration::from_secs(1),
             Why::Busy => Duration::ZERO,
             Why::Refused | Why::Unavailable | Why::Broken | Why::Late => {
                 Duration::from_millis(100 + (random.clamp(0.0, 1.0) * 400.0) as u64)
@@ -293,7 +296,7 @@ impl Plan {
             self.chosen = None;
             self.again(now);
         }
-        let final_word = matches!(failure.why, Why::Refused | Why::Busy);
+        let final_word = matches!(failure.why, Why::Gone | Why::Refused | Why::Busy);
         // "Not there" says less than any other failure: another upstream may have had it.
         if self.failure.as_ref().is_none_or(|before| before.why == Why::NotFound) {
             self.failure = Some(failure.clone());

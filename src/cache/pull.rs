@@ -1,6 +1,7 @@
 //! The cache itself: what is kept, what is on its way, and what is known of upstreams and broadcasts.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -252,6 +253,14 @@ impl Cache {
         self.shared.failed.remove(object.to_string().as_str());
     }
 
+    /// Lets go of all that is kept of these broadcasts: they were deleted.
+    pub fn forget(&self, gone: &HashSet<&BroadcastId>) {
+        let broadcast = |key: &str| key.strip_prefix("/hls/")?.split('/').nth(1)?.parse().ok();
+        let stays = |key: &Key, _: &Entry| broadcast(key).is_none_or(|id: BroadcastId| !gone.contains(&id));
+        self.shared.kept.retain(stays);
+        self.shared.failed.retain(stays);
+    }
+
     /// Whether any upstream is there.
     pub fn reaches_any(&self) -> bool {
         self.shared.upstreams.borrow().contains(&State::Alive)
@@ -351,7 +360,7 @@ impl Shared {
     /// A reload that asks for what has been listed for long is the plain playlist: the same bytes, one object.
     fn plain(&self, object: &Object) -> Object {
         let mut object = object.clone();
-        if let What::File(broadcast, _, File::Playlist(reload)) = &mut object.what
+        if let What::File(broadcast, _, File::Playlist(_, reload)) = &mut object.what
             && let Some(known) = self.known.get(broadcast)
             && reload.until.is_some_and(|(k, _)| known.ended || k + LISTED_LONG < known.newest)
         {
@@ -368,7 +377,7 @@ impl Shared {
         let is_ahead = |k: u64| known.is_none_or(|known| k > known.newest);
         match file {
             // As long as upstreams hold a reload, and a little more.
-            File::Playlist(reload) if reload.until.is_some_and(|(k, _)| is_ahead(k)) => {
+            File::Playlist(_, reload) if reload.until.is_some_and(|(k, _)| is_ahead(k)) => {
                 target * 3 + self.limits.chunk / 4
             }
             File::Part { k, .. } if is_ahead(*k) => target,
@@ -401,7 +410,7 @@ impl Shared {
     }
 
     pub(super) fn keep(&self, object: &Object, key: &Key, head: &Head, fill: &Arc<Fill>, text: Option<&Text>) {
-        if let (What::File(broadcast, _, File::Playlist(reload)), Some(text)) = (&object.what, text) {
+        if let (What::File(broadcast, _, File::Playlist(_, reload)), Some(text)) = (&object.what, text) {
             self.learn(broadcast, reload, text);
         }
         let until = head.fresh.map(|fresh| now() + fresh);

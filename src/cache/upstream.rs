@@ -143,7 +143,8 @@ fn fresh(cache_control: &str, age: u64) -> Option<Duration> {
 async fn refused(answer: Response<Incoming>) -> Failure {
     let status = answer.status();
     let why = match status.as_u16() {
-        404 | 410 => Why::NotFound,
+        404 => Why::NotFound,
+        410 => Why::Gone,
         503 => Why::Unavailable,
         // This node's own fault, or the operator's: no viewer should hear "unauthorized" for it.
         401 | 403 => Why::Broken,

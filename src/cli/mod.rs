@@ -16,12 +16,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::{
     config::{self, Config},
     id::StreamId,
+    line::Keep,
     transcode,
 };
 
 mod client;
 pub mod log;
 mod plan;
+mod recording;
 mod show;
 mod ticket;
 
@@ -48,6 +50,18 @@ enum Command {
     Ticket {
         #[command(subcommand)]
         action: ticket::Action,
+    },
+    /// List, show and delete recordings.
+    Recording {
+        #[command(subcommand)]
+        action: recording::Action,
+    },
+    /// Show what the running node does in the background, and how far it is.
+    Jobs(Remote),
+    /// Look whether the store is sound.
+    Store {
+        #[command(subcommand)]
+        action: recording::Store,
     },
     /// Tell how the running node is.
     Status(Remote),
@@ -108,8 +122,22 @@ enum Action {
         stream: Named,
         push: OnOff,
     },
+    /// Set how long a stream's recordings are kept: "forever", a time such as "30d", "0" for not at all, or "default".
+    Keep {
+        #[command(flatten)]
+        stream: Named,
+        #[arg(value_parser = keep)]
+        keep: MaybeKeep,
+    },
     /// Delete a stream.
     Delete(Named),
+}
+
+/// Nothing for `default`. An alias, because the parser of arguments takes an `Option` for one that may be absent.
+type MaybeKeep = Option<Keep>;
+
+fn keep(text: &str) -> Result<MaybeKeep, crate::line::keep::BadKeep> {
+    if text == "default" { Ok(None) } else { text.parse().map(Some) }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
@@ -140,6 +168,8 @@ enum Error {
     KeyFile { path: PathBuf, reason: String },
     #[error("{0}")]
     Serve(String),
+    #[error("{0}")]
+    Store(String),
     #[error("cannot print the answer: {0}")]
     Print(#[from] std::io::Error),
 }
@@ -159,6 +189,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(settings) => check(&settings),
         Command::Stream { action } => stream(action),
         Command::Ticket { action } => ticket::run(action),
+        Command::Recording { action } => recording::run(action),
+        Command::Jobs(remote) => recording::jobs(&remote),
+        Command::Store { action } => recording::store(action),
         Command::Status(remote) => status(&remote),
         Command::TranscodeWorker => transcode::worker::run().map_err(|why| Error::Serve(format!("{why:#}"))),
         Command::TranscodeProbe => transcode::probe::run().map_err(|why| Error::Serve(format!("{why:#}"))),
@@ -232,6 +265,11 @@ fn stream(action: Action) -> Result<(), Error> {
         Action::Push { stream: Named { name, remote }, push } => {
             let body = json!({ "push": push == OnOff::On });
             let answer = remote.connect()?.put(&format!("/api/v1/streams/{name}/push"), &body, &name)?;
+            remote.answer(&answer, show::fields)
+        }
+        Action::Keep { stream: Named { name, remote }, keep } => {
+            let answer =
+                remote.connect()?.put(&format!("/api/v1/streams/{name}/keep"), &json!({ "keep": keep }), &name)?;
             remote.answer(&answer, show::fields)
         }
         Action::Delete(Named { name, remote }) => {
@@ -311,6 +349,13 @@ mod tests {
             "weir ticket add-key shop --algorithm eddsa --key-file shop.pem",
             "weir ticket remove-key shop",
             "weir status --set data.dir=x",
+            "weir stream keep alice 30d",
+            "weir stream keep alice default",
+            "weir recording list alice --before 01b",
+            "weir recording delete 01b",
+            "weir jobs",
+            "weir store check --set data.dir=x",
+            "weir store sweep",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
@@ -327,6 +372,7 @@ mod tests {
             ("weir ticket create alice --expires 5", ErrorKind::ValueValidation),
             ("weir stream playback alice secret", ErrorKind::InvalidValue),
             ("weir stream show Alice", ErrorKind::ValueValidation),
+            ("weir stream keep alice 30", ErrorKind::ValueValidation),
         ] {
             let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
             assert_eq!((error.kind(), error.exit_code()), (kind, 2), "{line}");

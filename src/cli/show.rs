@@ -65,6 +65,33 @@ pub fn list(answer: &Value) -> String {
     }
 }
 
+/// Renders the recordings of a stream.
+pub fn recordings(answer: &Value) -> String {
+    let shown = ["id", "state", "started", "duration_s", "bytes", "title"];
+    let mut text = match chosen(&answer["broadcasts"], &shown) {
+        rows if rows.is_empty() => return "no recordings\n".into(),
+        rows => table(&rows),
+    };
+    if let Some(next) = answer["next"].as_str() {
+        _ = writeln!(text, "there are older ones: --before {next}");
+    }
+    text
+}
+
+/// Renders the jobs of a node.
+pub fn jobs(answer: &Value) -> String {
+    match chosen(&answer["jobs"], &["id", "kind", "state", "done", "total", "subject", "text"]) {
+        rows if rows.is_empty() => "no jobs\n".into(),
+        rows => table(&rows),
+    }
+}
+
+/// Some fields of each object of a list.
+fn chosen(list: &Value, fields: &[&str]) -> Vec<Value> {
+    let choose = |row: &Value| fields.iter().map(|field| ((*field).to_owned(), row[*field].clone())).collect();
+    list.as_array().map(|rows| rows.iter().map(choose).collect()).unwrap_or_default()
+}
+
 /// Renders one object, a field per line.
 pub fn fields(answer: &Value) -> String {
     let Some(object) = answer.as_object() else { return format!("{}\n", cell(answer)) };

@@ -36,6 +36,7 @@ pub struct Config {
     pub data: Data,
     pub auth: Auth,
     pub live: Live,
+    pub recording: Recording,
     pub node: Node,
     pub edge: Edge,
     pub transcode: Transcode,
@@ -53,6 +54,7 @@ impl Default for Config {
             data: Data::default(),
             auth: Auth::default(),
             live: Live::default(),
+            recording: Recording::default(),
             node: Node::default(),
             edge: Edge::default(),
             transcode: Transcode::default(),
@@ -171,6 +173,18 @@ impl Default for Data {
 pub struct Auth {
     pub publish: Publish,
     pub playback: Playback,
+    pub clips: Clips,
+}
+
+/// Who may make clips.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Clips {
+    /// Who has the stream's key or the admin token.
+    #[default]
+    Owner,
+    /// Whoever may watch.
+    Viewers,
 }
 
 /// Who may watch a stream that is not set otherwise.
@@ -193,6 +207,16 @@ pub enum Publish {
     Keys,
     /// Anyone, under any legal stream name: for a trusted network and for tests.
     Open,
+}
+
+/// How long recordings are kept.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Recording {
+    /// Of streams that are not set otherwise.
+    pub keep: crate::line::Keep,
+    /// All recordings of this node together, MB; 0: no bound. Over it the oldest are deleted.
+    pub disk_mb: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -17,7 +17,7 @@ use crate::{
     id::{BroadcastId, StreamId},
     line::{Live, State as LiveState, StreamSettings},
     media::Mode,
-    store::{self, StreamRow},
+    store::{self, RenditionRow, StreamRow},
     time::{now, unix_now},
 };
 
@@ -58,7 +58,7 @@ struct Stream {
 }
 
 #[derive(Debug, Serialize)]
-struct Rendition {
+pub(super) struct Rendition {
     name: String,
     codec: String,
     width: u32,
@@ -74,6 +74,19 @@ struct Warning {
     code: &'static str,
     text: String,
     fix: String,
+}
+
+impl From<&RenditionRow> for Rendition {
+    fn from(row: &RenditionRow) -> Self {
+        Self {
+            name: row.name.to_string(),
+            codec: row.codec.clone(),
+            width: row.width,
+            height: row.height,
+            fps: f64::from(row.fps_milli) / 1000.0,
+            kbps: row.mean_bps / 1000,
+        }
+    }
 }
 
 impl Stream {
@@ -97,22 +110,15 @@ impl Stream {
     fn of(live: &Live, tickets: &Tickets) -> Self {
         let state = match live.state {
             // Nothing to play yet: players would get a 404.
-            LiveState::Live if live.multivariant.is_none() => "starting",
-            _ if live.multivariant.is_none() => "offline",
+            LiveState::Live if live.multivariants.is_none() => "starting",
+            _ if live.multivariants.is_none() => "offline",
             LiveState::Live => "live",
             LiveState::Away => "away",
             LiveState::Ended => "offline",
         };
         let rows =
             live.offered.iter().filter_map(|name| live.renditions.get(name)).map(|shown| shown.now().row.clone());
-        let renditions = rows.map(|row| Rendition {
-            name: row.name.to_string(),
-            codec: row.codec.clone(),
-            width: row.width,
-            height: row.height,
-            fps: f64::from(row.fps_milli) / 1000.0,
-            kbps: row.mean_bps / 1000,
-        });
+        let renditions = rows.map(|row| Rendition::from(&row));
         let warnings = live.warnings.iter().map(|w| Warning { code: w.code(), text: w.text(), fix: w.fix() });
         Self {
             id: live.stream.clone(),
@@ -260,10 +266,7 @@ async fn set_push(
 ) -> Result<Response, Problem> {
     let id = parse(&id)?;
     let Json(SetPush { push }) = body.map_err(|why| Problem::new(StatusCode::BAD_REQUEST, why.body_text()))?;
-    let row = app.meta.stream(&id).await?.ok_or_else(|| unknown(&id))?;
-    let settings: StreamSettings = serde_json::from_value(row.settings.clone()).unwrap_or_default();
-    let settings = serde_json::to_value(StreamSettings { push, ..settings }).expect("settings are plain data");
-    app.meta.update_stream(StreamRow { settings, ..row }).await?;
+    app.change_settings(&id, |settings| settings.push = push).await?;
     Ok(Json(serde_json::json!({ "id": id, "push": push })).into_response())
 }
 
@@ -306,6 +309,19 @@ impl App {
         self.lines.all().iter().map(|live| (live.stream.clone(), view(live))).collect()
     }
 
+    /// Changes the settings of a stream.
+    pub(super) async fn change_settings(
+        &self,
+        id: &StreamId,
+        change: impl FnOnce(&mut StreamSettings),
+    ) -> Result<(), Problem> {
+        let row = self.meta.stream(id).await?.ok_or_else(|| unknown(id))?;
+        let mut settings: StreamSettings = serde_json::from_value(row.settings.clone()).unwrap_or_default();
+        change(&mut settings);
+        let settings = serde_json::to_value(settings).expect("settings are plain data");
+        Ok(self.meta.update_stream(StreamRow { settings, ..row }).await?)
+    }
+
     /// The broadcast that a stream shows now, here or elsewhere.
     pub(super) fn current(&self, stream: &StreamId) -> Option<BroadcastId> {
         if let Some(live) = self.lines.live(stream) {
@@ -335,7 +351,7 @@ pub(super) fn unknown(id: &StreamId) -> Problem {
 }
 
 /// Public answers: any page may read them, caches may keep them for a second.
-fn public(value: &impl Serialize) -> Response {
+pub(super) fn public(value: &impl Serialize) -> Response {
     let headers = [(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"), (header::CACHE_CONTROL, "public, max-age=1")];
     (headers, Json(value)).into_response()
 }

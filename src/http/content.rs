@@ -3,12 +3,13 @@
 use std::{
     ops::Range,
     pin::Pin,
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
     task::{Context, Poll},
 };
 
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use bytes::Bytes;
+use futures::{Stream, StreamExt};
 use http_body::{Frame, SizeHint};
 
 use super::{front::Running, problem::Problem};
@@ -16,6 +17,8 @@ use crate::{
     cache::{Head, Kept, Object, Reading},
     line::Text,
     media::Pieces,
+    recording::Export,
+    store,
     time::now,
 };
 
@@ -97,6 +100,33 @@ fn describe(response: &mut Response<Content>, content_type: HeaderValue, cache_c
     }
 }
 
+/// Answers with a recording as one file, which the browser is told to save.
+pub fn download<S>(
+    export: Arc<Export>,
+    name: &str,
+    request: &HeaderMap,
+    read: impl FnOnce(Arc<Export>, Range<u64>) -> S,
+) -> Response<Content>
+where
+    S: Stream<Item = store::Result<Bytes>> + Send + 'static,
+{
+    let tag = HeaderValue::try_from(format!("\"{}\"", export.tag)).expect("hex digits");
+    let saved = format!("attachment; filename=\"{name}\"");
+    // Who resumes what has changed meanwhile gets all of it again (RFC 9110 13.1.5).
+    let resumed = request.get(header::IF_RANGE).is_none_or(|wanted| wanted == tag);
+    let asked = if resumed { request.clone() } else { HeaderMap::new() };
+    let mut response = ranged(export.len() as usize, &asked, |range| {
+        let len = range.len();
+        Content::of(Body::Read(Box::pin(read(export, range.start as u64..range.end as u64)), len))
+    });
+    let cache = HeaderValue::from_static("private, max-age=60");
+    describe(&mut response, HeaderValue::from_static("video/mp4"), cache);
+    let headers = response.headers_mut();
+    headers.insert(header::ETAG, tag);
+    headers.insert(header::CONTENT_DISPOSITION, HeaderValue::try_from(saved).expect("names are plain letters"));
+    response
+}
+
 /// The same answer to HEAD: HTTP/1.1 would leave the body out by itself, HTTP/2 does not.
 pub fn without_body(response: Response<Content>) -> Response<Content> {
     let (mut parts, body) = response.into_parts();
@@ -164,22 +194,24 @@ fn ranged(total: usize, request: &HeaderMap, body: impl FnOnce(Range<usize>) -> 
 }
 
 /// The body of an answer.
-#[derive(Debug)]
 pub struct Content {
     body: Body,
     /// Its place among the requests that are being answered; given back with the last byte.
     running: Option<Running>,
 }
 
-#[derive(Debug)]
 enum Body {
     Whole(Bytes),
     /// Sent piece by piece; what is left of its bytes, and the next piece.
     Pieces(Pieces, usize, usize),
     /// Boxed, because the others are small.
     Arriving(Box<Arriving>),
+    /// Read piece by piece, and what is left of its bytes.
+    Read(Reader, usize),
     Routed(axum::body::Body),
 }
+
+type Reader = Pin<Box<dyn Stream<Item = store::Result<Bytes>> + Send>>;
 
 /// What is sent as it arrives from another node; its length is known.
 struct Arriving {
@@ -237,7 +269,7 @@ impl http_body::Body for Content {
     fn is_end_stream(&self) -> bool {
         match &self.body {
             Body::Whole(bytes) => bytes.is_empty(),
-            Body::Pieces(_, left, _) => *left == 0,
+            Body::Pieces(_, left, _) | Body::Read(_, left) => *left == 0,
             Body::Arriving(arriving) => arriving.at == arriving.end,
             Body::Routed(body) => body.is_end_stream(),
         }
@@ -246,7 +278,7 @@ impl http_body::Body for Content {
     fn size_hint(&self) -> SizeHint {
         match &self.body {
             Body::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Body::Pieces(_, left, _) => SizeHint::with_exact(*left as u64),
+            Body::Pieces(_, left, _) | Body::Read(_, left) => SizeHint::with_exact(*left as u64),
             Body::Arriving(arriving) => SizeHint::with_exact((arriving.end - arriving.at) as u64),
             Body::Routed(body) => body.size_hint(),
         }
@@ -286,6 +318,14 @@ impl Content {
                     None => early("it ended early"),
                 })
             }
+            Body::Read(pieces, left) => pieces.poll_next_unpin(cx).map(|piece| match piece {
+                Some(Ok(bytes)) => {
+                    *left = left.saturating_sub(bytes.len());
+                    Some(Ok(Frame::data(bytes)))
+                }
+                Some(Err(why)) => early(&why.to_string()),
+                None => None,
+            }),
             Body::Routed(body) => http_body::Body::poll_frame(Pin::new(body), cx).map_err(Into::into),
         }
     }

@@ -21,16 +21,16 @@ use crate::{
     id::{BroadcastId, Rendition, StreamId},
     line::{self, Live, LiveRendition, Shown},
     media::Pieces,
-    package::Reload,
+    package::{Extent, Reload},
+    recording::{Recording, Refused, Wanted},
     store,
+    time::UnixMs,
 };
 
 const VIDEO: &str = "video/mp4";
 const AUDIO: &str = "audio/mp4";
 /// A recording's playlists do not change, but its broadcast may be deleted.
 const RECORDING_CACHE: HeaderValue = HeaderValue::from_static("public, max-age=60");
-/// How a playlist ends to which nothing is added any more.
-const END: &[u8] = b"#EXT-X-ENDLIST\n";
 /// How long an answered blocking reload may be cached, target durations.
 const BLOCKED_TARGETS: u32 = 6;
 
@@ -44,6 +44,9 @@ pub async fn object(
     let live = app.lines.live(&object.stream);
     let broadcast = object.broadcast().cloned().or_else(|| app.current(&object.stream));
     viewer.admit(app, &object.stream, broadcast.as_ref(), !object.is_playlist())?;
+    if let What::Download(broadcast, rendition, extent) = &object.what {
+        return app.download(&object.stream, broadcast, rendition.as_ref(), extent, headers).await;
+    }
     let live = live.filter(|live| object.broadcast().is_none_or(|broadcast| *broadcast == live.broadcast));
     if let Some(live) = live {
         return app.live(&live, object, headers).await;
@@ -83,20 +86,39 @@ impl App {
     /// Answers from the memory of the line, and from the store for what left it.
     async fn live(&self, live: &Live, object: &Object, headers: &HeaderMap) -> Result<Response<Content>, Problem> {
         let (broadcast, rendition, file) = match &object.what {
-            What::Current | What::Multivariant(_) => {
-                let inside = matches!(object.what, What::Multivariant(_));
-                let text = if inside { &live.multivariant_inside } else { &live.multivariant };
-                let text = text.as_ref().ok_or_else(|| offline(&object.stream))?;
-                return Ok(content::playlist(text, headers, self.live_cache()));
+            What::Multivariant(_, extent @ Extent::Clip(_)) => {
+                let text = self.recording(live).await?.multivariant(extent).ok_or_else(unrecorded)?;
+                return Ok(content::playlist(&text, headers, self.live_cache()));
+            }
+            What::Current(extent) | What::Multivariant(_, extent) => {
+                let inside = matches!(object.what, What::Multivariant(..));
+                let texts = live.multivariants.as_ref().ok_or_else(|| offline(&object.stream))?;
+                return Ok(content::playlist(texts.get(inside, extent), headers, self.live_cache()));
+            }
+            What::File(_, rendition, File::Playlist(extent @ Extent::Clip(_), _)) => {
+                let text = self.recording(live).await?.playlist(rendition, extent).ok_or_else(unrecorded)?;
+                return Ok(content::playlist(&text, headers, self.live_cache()));
             }
             What::File(broadcast, rendition, file) => (broadcast, rendition, file),
+            What::Download(..) => return Err(nothing()),
         };
         let changing = live.renditions.get(rendition);
         let shown = changing.map(Shown::now);
         let bytes = match file {
-            File::Playlist(reload) => {
+            File::Playlist(extent, reload) => {
                 let shown = reloaded(changing.ok_or_else(nothing)?, reload).await?;
-                let text = shown.playlist(reload.skip).ok_or_else(nothing)?;
+                let before = match (extent, live.restored) {
+                    (Extent::FromStart, Some(k)) => self.archive.before(&live.stream, &live.broadcast, k).await?,
+                    _ => None,
+                };
+                let text = match extent {
+                    Extent::FromStart => {
+                        let before = before.as_ref().map_or(&[][..], |before| before.histories(rendition));
+                        shown.from_start(reload.skip, before)
+                    }
+                    _ => shown.playlist(reload.skip),
+                };
+                let text = text.ok_or_else(nothing)?;
                 let cache = match reload.until {
                     // What was asked for is in it, now and later: caches serve everyone who asks for the same.
                     Some(_) if live.state != line::State::Ended => {
@@ -125,22 +147,55 @@ impl App {
 
     /// Answers from the store.
     async fn recorded(&self, object: &Object, headers: &HeaderMap) -> Result<Response<Content>, Problem> {
+        if let Some(broadcast) = object.broadcast()
+            && !self.archive.standing(&object.stream, broadcast).await?.allows(&wanted(&object.what))
+        {
+            return Err(Refused::Deleted.into());
+        }
         match &object.what {
-            What::Current => Err(offline(&object.stream)),
-            What::Multivariant(broadcast) => {
-                let text = self.archive.multivariant(&object.stream, broadcast).await?;
+            What::Current(_) => Err(offline(&object.stream)),
+            What::Multivariant(broadcast, extent) => {
+                let recording = self.archive.recording(&object.stream, broadcast).await.map_err(missing)?;
+                let text = recording.multivariant(extent).ok_or_else(unrecorded)?;
                 Ok(content::playlist(&text, headers, RECORDING_CACHE))
             }
-            What::File(broadcast, rendition, File::Playlist(_)) => {
-                let text = self.archive.playlist(&object.stream, broadcast, rendition).await.map_err(missing)?;
+            What::File(broadcast, rendition, File::Playlist(extent, _)) => {
+                let recording = self.archive.recording(&object.stream, broadcast).await.map_err(missing)?;
+                let text = recording.playlist(rendition, extent).ok_or_else(unrecorded)?;
                 // One that has not ended is about to go on: its line is not there yet, or its node is not.
-                let cache = if text.body.ends_with(END) { RECORDING_CACHE } else { self.live_cache() };
+                let cache = if recording.ended.is_some() { RECORDING_CACHE } else { self.live_cache() };
                 Ok(content::playlist(&text, headers, cache))
             }
             What::File(broadcast, rendition, file) => {
                 self.stored(&object.stream, broadcast, rendition, file, headers).await
             }
+            What::Download(..) => Err(nothing()),
         }
+    }
+
+    /// Answers with a recording as one file.
+    async fn download(
+        &self,
+        stream: &StreamId,
+        broadcast: &BroadcastId,
+        rendition: Option<&Rendition>,
+        extent: &Extent,
+        headers: &HeaderMap,
+    ) -> Result<Response<Content>, Problem> {
+        let wanted = if let Extent::Clip(clip) = extent { Wanted::Clip(*clip) } else { Wanted::Whole };
+        if !self.archive.standing(stream, broadcast).await?.allows(&wanted) {
+            return Err(Refused::Deleted.into());
+        }
+        let recording = self.library.recording(stream, broadcast).await?;
+        let rendition = rendition.or_else(|| recording.best()).ok_or_else(unrecorded)?;
+        let export = self.jobs.export(&recording, rendition, extent).await?;
+        let name = format!("{stream}-{}-{rendition}.mp4", file_time(recording.started));
+        Ok(content::download(export, &name, headers, |export, range| self.jobs.read(export, range)))
+    }
+
+    /// What a running broadcast has recorded so far.
+    async fn recording(&self, live: &Live) -> Result<Recording, Problem> {
+        self.archive.of_live(live).await?.ok_or_else(unrecorded)
     }
 
     async fn stored(
@@ -156,7 +211,7 @@ impl App {
             File::Init(hash) => archive.init(stream, broadcast, rendition, hash).await,
             File::Chunk { k, epoch } => archive.chunk(stream, broadcast, rendition, *k, *epoch).await,
             // Parts live as long as the playlist that lists them.
-            File::Playlist(_) | File::Part { .. } => return Err(nothing()),
+            File::Playlist(..) | File::Part { .. } => return Err(nothing()),
         };
         Ok(content::immutable(bytes.map_err(missing)?.into(), media_type(rendition), headers))
     }
@@ -164,6 +219,20 @@ impl App {
     /// Cache-Control of a live playlist: half a chunk, so that a cache never adds more than that.
     fn live_cache(&self) -> HeaderValue {
         max_age((self.chunk.as_millis() as u64 / 2).div_ceil(1000).max(1))
+    }
+}
+
+/// What an object is of its broadcast.
+fn wanted(what: &What) -> Wanted {
+    match what {
+        What::Multivariant(_, Extent::Clip(clip)) => Wanted::Clip(*clip),
+        What::File(_, _, File::Playlist(Extent::Clip(clip), _)) => Wanted::Clip(*clip),
+        What::File(_, _, File::Chunk { k, .. } | File::Part { k, .. }) => Wanted::Chunk(*k),
+        What::File(_, _, File::Init(_)) => Wanted::Init,
+        What::Download(_, _, Extent::Clip(clip)) => Wanted::Clip(*clip),
+        What::Current(_) | What::Multivariant(..) | What::File(_, _, File::Playlist(..)) | What::Download(..) => {
+            Wanted::Whole
+        }
     }
 }
 
@@ -242,8 +311,19 @@ fn offline(stream: &StreamId) -> Problem {
     Problem::not_found(format!("stream {stream} is not live"))
 }
 
+/// A time as it may stand in a file's name: `2026-01-31T12-00-00Z`.
+fn file_time(time: UnixMs) -> String {
+    let text = time.to_string();
+    let seconds = text.split('.').next().unwrap_or(&text);
+    format!("{}Z", seconds.trim_end_matches('Z').replace(':', "-"))
+}
+
 fn nothing() -> Problem {
     Problem::not_found("there is no such playlist, chunk or init segment")
+}
+
+fn unrecorded() -> Problem {
+    Problem::not_found("nothing of that is recorded")
 }
 
 fn missing(error: store::Error) -> Problem {

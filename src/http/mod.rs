@@ -26,6 +26,7 @@ mod ops;
 mod pace;
 mod pages;
 mod problem;
+mod recordings;
 pub mod serve;
 mod tickets;
 pub mod tls;
@@ -37,7 +38,8 @@ use crate::{
         Cache,
         link::{Access, Links},
     },
-    line::{Lines, announce::Announcements, archive::Archive},
+    line::{Lines, announce::Announcements},
+    recording::{Archive, Jobs, Library},
     store::{AccessRow, Meta, health::Health},
     time::Timestamp,
 };
@@ -49,7 +51,9 @@ pub struct App {
     /// Name of this node.
     pub node: String,
     pub lines: Lines,
-    pub archive: Archive,
+    pub archive: Arc<Archive>,
+    pub library: Library,
+    pub jobs: Jobs,
     pub meta: Arc<dyn Meta>,
     pub health: Arc<Health>,
     pub readiness: Readiness,
@@ -57,6 +61,8 @@ pub struct App {
     pub tickets: auth::tickets::Tickets,
     /// Streams need a ticket unless they are set otherwise (`auth.playback = "ticket"`).
     pub ticketed: bool,
+    /// Whoever may watch may cut clips (`auth.clips = "viewers"`).
+    pub viewers_clip: bool,
     /// What nodes prove themselves with (`internal.secret`).
     pub internal_secret: Option<auth::Secret>,
     /// What other nodes have; `None` without upstreams.
@@ -103,6 +109,7 @@ pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .merge(hls)
         .merge(api::routes())
+        .merge(recordings::routes())
         .merge(tickets::routes())
         .merge(ops::routes())
         .merge(pages::routes())

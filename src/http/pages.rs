@@ -27,6 +27,7 @@ pub fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/", get(|| async { page("index.html") }))
         .route("/watch/{stream}", get(|| async { page("watch.html") }))
+        .route("/watch/{stream}/{broadcast}", get(|| async { page("watch.html") }))
         .route("/assets/{*path}", get(asset))
         .route("/favicon.svg", get(|| async { plain("favicon.svg") }))
 }

@@ -48,6 +48,7 @@ impl From<NoObject> for Problem {
     fn from(why: NoObject) -> Self {
         match why {
             NoObject::BadReload(why) => why.into(),
+            NoObject::BadClip(_) => Self::new(StatusCode::BAD_REQUEST, why.to_string()),
             NoObject::BadName(_) | NoObject::NoFile => Self::not_found(why.to_string()),
         }
     }
@@ -63,6 +64,7 @@ impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
         let status = match failure.why {
             Why::NotFound => StatusCode::NOT_FOUND,
+            Why::Gone => StatusCode::GONE,
             Why::Refused => StatusCode::BAD_REQUEST,
             Why::Unavailable | Why::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Why::Broken => StatusCode::BAD_GATEWAY,

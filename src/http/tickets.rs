@@ -58,7 +58,7 @@ impl App {
         let rows = self.meta.access().await?;
         let now = unix_now();
         for row in &rows {
-            if let AccessRow::RevokedTicket { until, .. } = row
+            if let AccessRow::RevokedTicket { until, .. } | AccessRow::Deleted { until, .. } = row
                 && *until < now
             {
                 // Another node may have been quicker.
@@ -83,12 +83,19 @@ impl App {
             None => own.clone(),
         };
         let told = if self.is_origin { own } else { all.clone() };
-        self.access.send_if_modified(|known| {
+        let is_news = self.access.send_if_modified(|known| {
             let is_news = *known != told;
             *known = told;
             is_news
         });
         let access = all;
+        if let Some(cache) = self.cache.as_ref().filter(|_| is_news) {
+            let deleted = access.rows.iter().filter_map(|row| match row {
+                AccessRow::Deleted { broadcast, .. } => Some(broadcast),
+                _ => None,
+            });
+            cache.forget(&deleted.collect());
+        }
         for why in self.tickets.load(access.ticket, access.rows) {
             tracing::error!(%why, "who may watch is told by a row that cannot be used");
         }

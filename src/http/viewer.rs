@@ -38,12 +38,12 @@ pub enum Peer {
 }
 
 /// Notes who sent a request, and turns `/t/{ticket}/hls/...` (and `/t/{ticket}/ticket/hls/...`, which asks whether the
-/// ticket is good) into the same without the ticket, and a note of it. Everything behind this sees one path for all viewers.
+/// ticket is good, and `/t/{ticket}/api/v1/...`, which tells of recordings) into the same without the ticket, and a note of it. Everything behind this sees one path for all viewers.
 pub fn prepare<B>(mut request: Request<B>, peer: Peer) -> Request<B> {
     request.extensions_mut().insert(peer);
     let Some(rest) = request.uri().path().strip_prefix("/t/") else { return request };
-    let media = |path: &str| path.strip_prefix("ticket/").unwrap_or(path).starts_with("hls/");
-    let Some((ticket, path)) = rest.split_once('/').filter(|(_, path)| media(path)) else { return request };
+    let ticketed = |path: &str| ["hls/", "ticket/hls/", "api/v1/"].iter().any(|begin| path.starts_with(begin));
+    let Some((ticket, path)) = rest.split_once('/').filter(|(_, path)| ticketed(path)) else { return request };
     let ticket = Ticket(ticket.into());
     let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
     let Ok(path) = PathAndQuery::try_from(format!("/{path}{query}")) else { return request };
@@ -142,7 +142,8 @@ mod tests {
         assert_eq!(prepared("/t/a/hls/x/b/s/index.m3u8?_HLS_msn=1"), with("/hls/x/b/s/index.m3u8?_HLS_msn=1", "a"));
         assert_eq!(prepared("/t/a/ticket/hls/x/index.m3u8"), with("/ticket/hls/x/index.m3u8", "a"));
         assert_eq!(prepared("/t//hls/x"), with("/hls/x", ""));
-        for other in ["/hls/x/index.m3u8", "/t/a/api/v1/status", "/t/a", "/t/", "/", "/t/a/watch/x", "/t/a/hlsx"] {
+        assert_eq!(prepared("/t/a/api/v1/broadcasts/b?x"), with("/api/v1/broadcasts/b?x", "a"));
+        for other in ["/hls/x/index.m3u8", "/t/a/api/v2/x", "/t/a", "/t/", "/", "/t/a/watch/x", "/t/a/hlsx"] {
             assert_eq!(prepared(other), (other.to_owned(), None));
         }
     }

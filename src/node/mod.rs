@@ -32,8 +32,8 @@ use crate::{
     line::{
         self, Lines, Stores,
         announce::{Announcements, BACKLOG},
-        archive::Archive,
     },
+    recording::{Archive, Jobs, Library, Policy},
     rtmp,
     store::{blobs::Folder, embedded::Embedded, health::Health},
     time::now,
@@ -149,15 +149,22 @@ impl Node {
         let (cache, links) = config.edge(&via).unzip();
         let (no_more_publishers, no_more_viewers) = (CancellationToken::new(), CancellationToken::new());
 
+        let archive = Arc::new(Archive::new(stores.clone()));
+        let library = Library::new(stores.clone(), lines.clone(), archive.clone());
+        let policy = Policy { keep: config.recording.keep, bytes_max: config.recording.disk_mb << 20 };
+        let jobs = Jobs::new(library.clone(), config.node.id.clone(), policy);
         let app = Arc::new(App {
             node: config.node.id.clone(),
             lines: lines.clone(),
-            archive: Archive::new(stores.clone()),
+            library,
+            jobs: jobs.clone(),
+            archive,
             meta: stores.meta.clone(),
             health: stores.health.clone(),
             readiness: Readiness::default(),
             admin,
             tickets: auth::tickets::Tickets::default(),
+            viewers_clip: config.auth.clips == config::Clips::Viewers,
             ticketed: config.auth.playback == config::Playback::Ticket,
             internal_secret: config.internal.secret.clone(),
             cache,
@@ -208,6 +215,7 @@ impl Node {
             servers.spawn(rtmp::server::Server::run(listener, ingest.clone(), settings, stop));
         }
         welcome::welcome(&stores.meta, &config, rtmp_addr, http_addr).await?;
+        servers.spawn(jobs.run(stop()));
         app.readiness.start();
         Ok(Self { app, lines, ingest, store, no_more_publishers, no_more_viewers, servers })
     }

@@ -1,0 +1,405 @@
+//! Work in the background: deletions, sweeps, and what expires. One task does one job at a time, oldest first; what a crash
+//! interrupts is done again at the next start. Files that are being made and sent are shown beside them.
+
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{Stream, TryStreamExt};
+use quick_cache::{Weighter, sync::Cache};
+use serde::Serialize;
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{
+    Export, Library, Recording, deletion,
+    library::Refused,
+    retention::{self, Candidate},
+    sweep,
+};
+use crate::{
+    id::{BroadcastId, Rendition, StreamId},
+    line::{Keep, StreamSettings},
+    package::Extent,
+    store::{self, BroadcastRow, JobRow, JobTask},
+    time::{UnixMs, unix_now},
+};
+
+/// How long a job that is done is still shown.
+const SHOWN: Duration = Duration::from_secs(86_400);
+/// Between two looks at what has expired.
+const EXPIRY: Duration = Duration::from_secs(60);
+/// Before a job is tried again that a store interrupted.
+const AGAIN: Duration = Duration::from_secs(30);
+/// Files that were made and are still there for who resumes, in memory; the index of one, not its bytes.
+const EXPORTS: usize = 100;
+const EXPORTS_BYTES: u64 = 64 << 20;
+/// Files that are made at the same time, and how long one waits for its turn.
+const EXPORTS_AT_ONCE: usize = 2;
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Broadcasts read at a time.
+const PAGE: usize = 1000;
+
+/// How long recordings are kept on this node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Policy {
+    pub keep: Keep,
+    /// All recordings together; zero: no bound.
+    pub bytes_max: u64,
+}
+
+/// A job as people see it.
+#[derive(Debug, Clone, Serialize)]
+pub struct JobView {
+    pub id: String,
+    /// `delete`, `sweep` or `export`.
+    pub kind: &'static str,
+    /// What it is about: a broadcast.
+    pub subject: String,
+    /// `waiting`, `running`, `done` or `failed`.
+    pub state: &'static str,
+    pub created: String,
+    pub finished: Option<String>,
+    /// How far it is, of how much; the unit is that of the kind (chunks, broadcasts, bytes).
+    pub done: u64,
+    pub total: u64,
+    pub text: String,
+}
+
+/// How far a job is.
+#[derive(Debug, Default)]
+pub struct Progress {
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Progress {
+    pub fn set(&self, done: u64, total: u64) {
+        self.done.store(done, Ordering::Relaxed);
+        self.total.store(total, Ordering::Relaxed);
+    }
+
+    pub fn add(&self, done: u64) {
+        self.done.fetch_add(done, Ordering::Relaxed);
+    }
+}
+
+/// The jobs of this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Jobs {
+    library: Library,
+    node: String,
+    policy: Policy,
+    news: Arc<Notify>,
+    running: Arc<Mutex<BTreeMap<String, Arc<Progress>>>>,
+    exporting: Arc<Mutex<BTreeMap<String, (JobView, Arc<Progress>)>>>,
+    exports: Arc<Cache<String, Arc<Export>, Weights>>,
+    turns: Arc<Semaphore>,
+}
+
+#[derive(Clone)]
+struct Weights;
+
+impl Weighter<String, Arc<Export>> for Weights {
+    fn weight(&self, _: &String, export: &Arc<Export>) -> u64 {
+        export.weight()
+    }
+}
+
+impl Jobs {
+    pub fn new(library: Library, node: String, policy: Policy) -> Self {
+        Self {
+            library,
+            node,
+            policy,
+            news: Arc::default(),
+            running: Arc::default(),
+            exporting: Arc::default(),
+            exports: Arc::new(Cache::with_weighter(EXPORTS, EXPORTS_BYTES, Weights)),
+            turns: Arc::new(Semaphore::new(EXPORTS_AT_ONCE)),
+        }
+    }
+
+    /// Deletes a broadcast, but for its clips: nothing else of it is answered any more when this returns, and its bytes go in
+    /// the background. Gives the job's id.
+    pub async fn delete(&self, row: BroadcastRow) -> Result<String, Refused> {
+        let (stream, broadcast) = (row.stream.clone(), row.id.clone());
+        self.library.mark_deleted(row).await?;
+        Ok(self.add(JobTask::Delete { stream, broadcast }).await?)
+    }
+
+    /// Takes away what of a deleted broadcast only a clip had kept.
+    pub async fn delete_again(&self, stream: &StreamId, broadcast: &BroadcastId) -> store::Result<()> {
+        self.library.tell_deleted(stream.clone(), broadcast.clone()).await?;
+        let task = JobTask::Delete { stream: stream.clone(), broadcast: broadcast.clone() };
+        self.add(task).await.map(|_| ())
+    }
+
+    /// Has bytes and rows compared; gives the job's id.
+    pub async fn sweep(&self) -> store::Result<String> {
+        self.add(JobTask::Sweep).await
+    }
+
+    async fn add(&self, task: JobTask) -> store::Result<String> {
+        let created = unix_now();
+        let id = BroadcastId::generate(created).to_string();
+        let (finished, failure, result) = (None, None, None);
+        let row = JobRow { id: id.clone(), task, node: self.node.clone(), created, finished, failure, result };
+        self.library.stores().meta.put_job(row).await?;
+        self.news.notify_one();
+        Ok(id)
+    }
+
+    /// All jobs, oldest first.
+    pub async fn all(&self) -> store::Result<Vec<JobView>> {
+        let rows = self.library.stores().meta.jobs().await?;
+        let running = self.running.lock().expect("no panic while held").clone();
+        let mut views: Vec<_> =
+            rows.iter().map(|row| view(row, running.get(&row.id).map(|progress| &**progress))).collect();
+        for (export, progress) in self.exporting.lock().expect("no panic while held").values() {
+            let (done, total) = (progress.done.load(Ordering::Relaxed), progress.total.load(Ordering::Relaxed));
+            views.push(JobView { done, total, ..export.clone() });
+        }
+        views.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(views)
+    }
+
+    /// Makes a recording, or a clip of it, into one file; what was made a moment ago is there still.
+    pub async fn export(
+        &self,
+        recording: &Recording,
+        rendition: &Rendition,
+        extent: &Extent,
+    ) -> Result<Arc<Export>, Refused> {
+        let Recording { stream, id, .. } = recording;
+        let key = format!("{stream}/{id}/{rendition}{extent}#{}", recording.len());
+        let make = async {
+            // Whoever waits longer than a player would is told to come again.
+            let turn = tokio::time::timeout(PATIENCE, self.turns.acquire()).await.map_err(|_| Refused::Busy)?;
+            let _turn = turn.expect("never closed");
+            let shown = self.show(format!("{stream}/{id}/{rendition}{extent}"), 0);
+            let made = Export::make(self.library.stores(), recording, rendition, extent, &shown.progress).await?;
+            Ok::<_, Refused>(Arc::new(made))
+        };
+        self.exports.get_or_insert_async(&key, make).await
+    }
+
+    /// The bytes of a file, shown as a job while they are read.
+    pub fn read(
+        &self,
+        export: Arc<Export>,
+        range: Range<u64>,
+    ) -> impl Stream<Item = store::Result<Bytes>> + Send + use<> {
+        let shown = self.show(export.name(), range.end - range.start);
+        let read = export.read(self.library.stores().blobs.clone(), range);
+        read.inspect_ok(move |bytes| shown.progress.add(bytes.len() as u64))
+    }
+
+    /// Shows an export while the returned guard lives.
+    fn show(&self, subject: String, total: u64) -> Showing {
+        let created = unix_now();
+        let id = BroadcastId::generate(created).to_string();
+        let progress = Arc::new(Progress::default());
+        progress.set(0, total);
+        let view = JobView {
+            id: id.clone(),
+            kind: "export",
+            subject,
+            state: "running",
+            created: created.to_string(),
+            finished: None,
+            done: 0,
+            total,
+            text: String::new(),
+        };
+        self.exporting.lock().expect("no panic while held").insert(id.clone(), (view, progress.clone()));
+        Showing { id, progress, exporting: self.exporting.clone() }
+    }
+
+    /// Does jobs and looks for what has expired, until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let work = async {
+            loop {
+                let tried = self.work().await;
+                if let Err(why) = &tried {
+                    warn!(%why, "background jobs wait for the store");
+                }
+                let pause = if tried.is_ok() { EXPIRY } else { AGAIN };
+                // Whichever comes first.
+                let _ = tokio::time::timeout(pause, self.news.notified()).await;
+            }
+        };
+        let _: Option<()> = stop.run_until_cancelled(work).await;
+    }
+
+    /// Does all that is there to do now.
+    async fn work(&self) -> store::Result<()> {
+        self.expire(unix_now()).await?;
+        let meta = self.library.stores().meta.clone();
+        for row in meta.jobs().await? {
+            match row.finished {
+                Some(finished) if unix_now().since(finished) > SHOWN => meta.delete_job(&row.id).await?,
+                None if row.node == self.node => self.job(row).await?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn job(&self, mut row: JobRow) -> store::Result<()> {
+        let progress = Arc::new(Progress::default());
+        self.running.lock().expect("no panic while held").insert(row.id.clone(), progress.clone());
+        let done = match &row.task {
+            JobTask::Delete { stream, broadcast } => self.take_away(stream, broadcast, &progress).await,
+            JobTask::Sweep => self.look(&progress).await,
+        };
+        self.running.lock().expect("no panic while held").remove(&row.id);
+        match done {
+            Ok(result) => {
+                info!(job = %row.id, "{result}");
+                row.result = Some(result);
+            }
+            // A store that does not answer now is tried again.
+            Err(why @ store::Error::Unavailable(_)) => return Err(why),
+            Err(why) => {
+                error!(job = %row.id, %why, "a background job failed");
+                row.failure = Some(why.to_string());
+            }
+        }
+        row.finished = Some(unix_now());
+        self.library.stores().meta.put_job(row).await
+    }
+
+    async fn take_away(
+        &self,
+        stream: &StreamId,
+        broadcast: &BroadcastId,
+        progress: &Progress,
+    ) -> store::Result<String> {
+        let stores = self.library.stores();
+        let newest = stores.meta.chunks_back(stream, broadcast, None, 1).await?;
+        let total = newest.first().map_or(0, |row| row.k + 1);
+        progress.set(0, total);
+        let taken = deletion::take_away(stores, stream, broadcast, |done| progress.set(done, total)).await?;
+        self.library.forget(stream, broadcast);
+        Ok(format!("deleted {} chunks ({} bytes) of {stream}/{broadcast}", taken.chunks, taken.bytes))
+    }
+
+    async fn look(&self, progress: &Progress) -> store::Result<String> {
+        let stores = self.library.stores();
+        let found = sweep::look(stores, unix_now(), |done, total| progress.set(done, total)).await?;
+        sweep::remove(stores, &found).await?;
+        for name in &found.missing {
+            warn!(name, "a row tells of bytes that are not there");
+        }
+        let sweep::Found { blobs, bytes, orphans, orphan_bytes, missing, .. } = &found;
+        Ok(format!(
+            "looked at {blobs} objects ({bytes} bytes): removed {} orphans ({orphan_bytes} bytes), {} rows without bytes",
+            orphans.len(),
+            missing.len()
+        ))
+    }
+
+    /// Deletes the recordings that have been kept long enough.
+    async fn expire(&self, today: UnixMs) -> store::Result<()> {
+        let candidates = self.candidates().await?;
+        for id in retention::over(&candidates, self.policy.bytes_max, today) {
+            match self.library.row(&id).await {
+                Ok(row) => {
+                    info!(stream = %row.stream, broadcast = %id, "recording has been kept long enough");
+                    if let Err(why) = self.delete(row).await {
+                        warn!(broadcast = %id, %why, "a recording that is over cannot be deleted");
+                    }
+                }
+                Err(why) => warn!(broadcast = %id, %why, "a recording that is over cannot be deleted"),
+            }
+        }
+        Ok(())
+    }
+
+    /// All recordings that have ended, oldest first.
+    async fn candidates(&self) -> store::Result<Vec<Candidate>> {
+        let meta = &self.library.stores().meta;
+        let (mut found, mut after) = (Vec::new(), None);
+        let mut keeps: BTreeMap<StreamId, Keep> = BTreeMap::new();
+        loop {
+            let page = meta.all_broadcasts(after.as_ref(), PAGE).await?;
+            after = page.last().map(|(id, _)| id.clone());
+            let full = page.len() >= PAGE;
+            for (id, stream) in page {
+                let keep = match keeps.get(&stream) {
+                    Some(keep) => *keep,
+                    None => {
+                        let settings = meta.stream(&stream).await?.map(|row| row.settings).unwrap_or_default();
+                        let settings: StreamSettings = serde_json::from_value(settings).unwrap_or_default();
+                        let keep = settings.keep.unwrap_or(self.policy.keep);
+                        keeps.insert(stream.clone(), keep);
+                        keep
+                    }
+                };
+                if keep == Keep::Forever && self.policy.bytes_max == 0 {
+                    continue;
+                }
+                let row = meta.broadcast(&stream, &id).await?;
+                let Some(row) = row.filter(|row| row.deleted.is_none()) else { continue };
+                let Some(ended) = row.ended else { continue };
+                let bytes = match (row.summary, self.policy.bytes_max) {
+                    (Some(summary), _) => summary.bytes,
+                    (None, 0) => 0,
+                    (None, _) => {
+                        self.library.broadcast(row).await.ok().and_then(|shown| shown.summary).map_or(0, |s| s.bytes)
+                    }
+                };
+                found.push(Candidate { id, ended, bytes, keep });
+            }
+            if !full {
+                return Ok(found);
+            }
+        }
+    }
+}
+
+/// An export that is shown among the jobs.
+struct Showing {
+    id: String,
+    progress: Arc<Progress>,
+    exporting: Arc<Mutex<BTreeMap<String, (JobView, Arc<Progress>)>>>,
+}
+
+impl Drop for Showing {
+    fn drop(&mut self) {
+        self.exporting.lock().expect("no panic while held").remove(&self.id);
+    }
+}
+
+fn view(row: &JobRow, progress: Option<&Progress>) -> JobView {
+    let (kind, subject) = match &row.task {
+        JobTask::Delete { stream, broadcast } => ("delete", format!("{stream}/{broadcast}")),
+        JobTask::Sweep => ("sweep", String::new()),
+    };
+    let state = match (row.finished, &row.failure, progress) {
+        (Some(_), Some(_), _) => "failed",
+        (Some(_), None, _) => "done",
+        (None, _, Some(_)) => "running",
+        (None, _, None) => "waiting",
+    };
+    JobView {
+        id: row.id.clone(),
+        kind,
+        subject,
+        state,
+        created: row.created.to_string(),
+        finished: row.finished.map(|finished| finished.to_string()),
+        done: progress.map_or(0, |progress| progress.done.load(Ordering::Relaxed)),
+        total: progress.map_or(0, |progress| progress.total.load(Ordering::Relaxed)),
+        text: row.failure.as_ref().or(row.result.as_ref()).cloned().unwrap_or_default(),
+    }
+}

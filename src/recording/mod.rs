@@ -1,0 +1,20 @@
+//! What was live, to be watched again: replay, rewind, clips, and how long it is kept.
+//!
+//! [`Recording`] is the index of one broadcast, from a line's memory while it runs and from the store's rows after;
+//! [`Archive`] reads and keeps those; [`Library`] is what people do with them; [`Jobs`] takes away in the background what was
+//! deleted or has been kept long enough. All of them are bounds of one index: nothing is copied to make a clip or a replay.
+
+mod archive;
+mod deletion;
+mod export;
+mod index;
+mod jobs;
+mod library;
+mod retention;
+pub mod sweep;
+
+pub use archive::{Archive, Standing, Wanted};
+pub use export::Export;
+pub use index::{Cut, Recording, Track};
+pub use jobs::{JobView, Jobs, Policy};
+pub use library::{Library, Moment, NewClip, Refused, Shown};
