@@ -24,6 +24,9 @@ pub fn split(uri: &Uri) -> (Option<&str>, &str) {
     ticketed.unwrap_or((None, all))
 }
 
+/// What a ticket is for: media, the question whether it is good for some, and what the API tells of recordings.
+const TICKETED: &[&str] = &["hls/", "ticket/hls/", "api/v1/streams/", "api/v1/broadcasts/", "api/v1/clips/"];
+
 /// What [`prepare`] takes out of the path.
 #[derive(Debug, Clone)]
 struct Ticket(Arc<str>);
@@ -42,7 +45,7 @@ pub enum Peer {
 pub fn prepare<B>(mut request: Request<B>, peer: Peer) -> Request<B> {
     request.extensions_mut().insert(peer);
     let Some(rest) = request.uri().path().strip_prefix("/t/") else { return request };
-    let ticketed = |path: &str| ["hls/", "ticket/hls/", "api/v1/"].iter().any(|begin| path.starts_with(begin));
+    let ticketed = |path: &str| TICKETED.iter().any(|begin| path.starts_with(begin));
     let Some((ticket, path)) = rest.split_once('/').filter(|(_, path)| ticketed(path)) else { return request };
     let ticket = Ticket(ticket.into());
     let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
@@ -143,7 +146,7 @@ mod tests {
         assert_eq!(prepared("/t/a/ticket/hls/x/index.m3u8"), with("/ticket/hls/x/index.m3u8", "a"));
         assert_eq!(prepared("/t//hls/x"), with("/hls/x", ""));
         assert_eq!(prepared("/t/a/api/v1/broadcasts/b?x"), with("/api/v1/broadcasts/b?x", "a"));
-        for other in ["/hls/x/index.m3u8", "/t/a/api/v2/x", "/t/a", "/t/", "/", "/t/a/watch/x", "/t/a/hlsx"] {
+        for other in ["/hls/x/index.m3u8", "/t/a/api/v1/status", "/t/a", "/t/", "/", "/t/a/watch/x", "/t/a/hlsx"] {
             assert_eq!(prepared(other), (other.to_owned(), None));
         }
     }
