@@ -2,8 +2,9 @@
 //!
 //! Marked packets of one rendition enter a [`Chunker`]; its [`Init`] and [`Chunk`]s leave, ready to be served and
 //! stored. What is listed of them is kept in a [`List`], whose immutable [`Window`] snapshots [`playlist`] renders. The
-//! line drives the chunkers and lists; `http` renders. Everything here is a pure function of its input: two nodes that
-//! are given the same packets make the same bytes. Nothing here does IO, reads a clock or looks into coded pictures.
+//! line drives the chunkers and lists; `http` renders. Of recorded chunks, [`progressive`] makes one file. Everything
+//! here is a pure function of its input: two nodes that are given the same packets make the same bytes. Nothing here does
+//! IO, reads a clock or looks into coded pictures.
 
 pub mod chunker;
 pub mod cmaf;
@@ -14,6 +15,7 @@ mod ffmpeg_tests;
 pub mod history;
 pub mod parts;
 pub mod playlist;
+pub mod progressive;
 pub mod reload;
 #[cfg(test)]
 mod testing;
