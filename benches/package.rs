@@ -6,7 +6,7 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use weir::{
     media::{Packet, Track, VideoConfig},
-    package::{Chunker, Entry, List, playlist, window::LEN_MAX},
+    package::{Chunker, Entry, History, List, Window, playlist, window::LEN_MAX},
     time::UnixMs,
 };
 

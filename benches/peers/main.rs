@@ -1,11 +1,12 @@
 //! Weir beside its peer: the same publishers, the same machine, in turns.
 //!
-//! `cargo bench --bench peers -- [ingest|idle|first|latency|herd|serve|crowd|soak]... [--rounds N] [--seconds N]`; all but soak when none is named.
+//! `cargo bench --bench peers -- [ingest|idle|first|latency|herd|serve|crowd|export|soak]... [--rounds N] [--seconds N]`; all but soak when none is named.
 //! `--seconds` is how long latency is watched, or soaked. Each prints its rows of the table in benches/README.md. Exit code 1 means that a measurement could not be made, never that a goal was missed.
 
 mod browser;
 mod clip;
 mod crowd;
+mod export;
 mod first;
 mod herd;
 mod idle;
@@ -71,14 +72,16 @@ fn run() -> Result<()> {
                 rounds = Some(count.max(1));
             }
             "--seconds" => seconds = arguments.next().context("--seconds takes a number")?.parse::<u32>()?.max(30),
-            "ingest" | "idle" | "first" | "latency" | "herd" | "serve" | "crowd" | "soak" => wanted.push(argument),
+            "ingest" | "idle" | "first" | "latency" | "herd" | "serve" | "crowd" | "export" | "soak" => {
+                wanted.push(argument)
+            }
             other => bail!(
-                "{other} is not known: ingest, idle, first, latency, herd, serve, crowd, soak, --rounds N, --seconds N"
+                "{other} is not known: ingest, idle, first, latency, herd, serve, crowd, export, soak, --rounds N, --seconds N"
             ),
         }
     }
     if wanted.is_empty() {
-        wanted.extend(["ingest", "idle", "first", "latency", "herd", "serve", "crowd"].map(String::from));
+        wanted.extend(["ingest", "idle", "first", "latency", "herd", "serve", "crowd", "export"].map(String::from));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     println!("| work | reach | Weir | nginx | ratio |\n|---|---|---|---|---|");
@@ -90,6 +93,7 @@ fn run() -> Result<()> {
                 "idle" => idle::measure().await,
                 "herd" => herd::measure(rounds.unwrap_or(5)).await,
                 "crowd" => crowd::measure().await,
+                "export" => export::measure().await,
                 "soak" => crowd::soak(seconds).await,
                 "serve" => serve::measure(rounds.unwrap_or(5)).await,
                 "first" => first::measure(rounds.unwrap_or(3)).await,

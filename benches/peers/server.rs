@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -35,7 +35,9 @@ pub struct Server {
     pub rtmp: u16,
     pub http: u16,
     child: Child,
-    dir: TempDir,
+    path: PathBuf,
+    /// Goes with the server.
+    _folder: Option<TempDir>,
 }
 
 impl Server {
@@ -47,15 +49,25 @@ impl Server {
 
     /// The same on one core, when it is named.
     pub async fn weir_on(core: Option<usize>, settings: &[&str]) -> Result<Self> {
-        let (dir, rtmp, http) = (fresh_folder()?, free_port()?, free_port()?);
-        let internal = free_port()?;
+        let dir = fresh_folder()?;
+        let (path, folder) = (dir.path().to_owned(), Some(dir));
+        Self::weir_with(&path, folder, core, settings).await
+    }
+
+    /// The same with what lies in a folder that is the caller's.
+    pub async fn weir_in(folder: &Path, core: Option<usize>, settings: &[&str]) -> Result<Self> {
+        Self::weir_with(folder, None, core, settings).await
+    }
+
+    async fn weir_with(path: &Path, folder: Option<TempDir>, core: Option<usize>, settings: &[&str]) -> Result<Self> {
+        let (rtmp, http, internal) = (free_port()?, free_port()?, free_port()?);
         let mut command = on_core(core, &weir());
         command.arg("serve");
         for set in [
             format!("rtmp.listen=127.0.0.1:{rtmp}"),
             format!("http.listen=127.0.0.1:{http}"),
             format!("internal.listen=127.0.0.1:{internal}"),
-            format!("data.dir={}", dir.path().join("data").display()),
+            format!("data.dir={}", path.join("data").display()),
             "auth.publish=open".to_owned(),
         ] {
             command.args(["--set", &set]);
@@ -63,8 +75,8 @@ impl Server {
         for set in settings {
             command.args(["--set", set]);
         }
-        let child = spawn(&mut command, dir.path())?;
-        let server = Self { kind: Kind::Weir, rtmp, http, child, dir };
+        let child = spawn(&mut command, path)?;
+        let server = Self { kind: Kind::Weir, rtmp, http, child, path: path.to_owned(), _folder: folder };
         server.ready("/readyz").await
     }
 
@@ -89,7 +101,8 @@ impl Server {
         let mut command = on_core(core, binary);
         command.arg("-p").arg(path).arg("-c").arg(&file).args(["-g", "daemon off;"]);
         let child = spawn(&mut command, path).context("nginx is the peer: scripts/install-deps bench")?;
-        let server = Self { kind: Kind::Nginx, rtmp, http, child, dir };
+        let path = dir.path().to_owned();
+        let server = Self { kind: Kind::Nginx, rtmp, http, child, path, _folder: Some(dir) };
         server.ready("/ready").await
     }
 
@@ -97,7 +110,7 @@ impl Server {
         let until = now() + Duration::from_secs(20);
         while get(self.url(path)).await.is_none() {
             if self.child.try_wait()?.is_some() || now() > until {
-                bail!("{:?} does not start: {}", self.kind, fs::read_to_string(self.dir.path().join("log"))?);
+                bail!("{:?} does not start: {}", self.kind, fs::read_to_string(self.path.join("log"))?);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -112,7 +125,7 @@ impl Server {
     pub fn ticketed_page(&self, stream: &str) -> Result<String> {
         let output = Command::new(weir())
             .args(["ticket", "create", stream, "--json", "--url", &self.url(""), "--token-file"])
-            .arg(self.dir.path().join("data/admin.token"))
+            .arg(self.path.join("data/admin.token"))
             .output()?;
         let told: serde_json::Value = serde_json::from_slice(&output.stdout)
             .with_context(|| format!("no ticket: {}", String::from_utf8_lossy(&output.stderr)))?;
@@ -129,7 +142,7 @@ impl Server {
 
     /// Where nginx reads the files that it serves.
     pub fn files(&self) -> std::path::PathBuf {
-        self.dir.path().join("www")
+        self.path.join("www")
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -142,7 +155,7 @@ impl Server {
 
     /// The files of media that it has written and not deleted.
     pub fn media_files(&self) -> Result<usize> {
-        let (mut folders, mut count) = (vec![self.dir.path().to_owned()], 0);
+        let (mut folders, mut count) = (vec![self.path.clone()], 0);
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(folder)?.flatten() {
                 let path = entry.path();
@@ -175,7 +188,7 @@ fn weir() -> String {
     std::env::var("BENCH_WEIR").unwrap_or_else(|_| env!("CARGO_BIN_EXE_weir").into())
 }
 
-fn on_core(core: Option<usize>, program: &str) -> Command {
+pub fn on_core(core: Option<usize>, program: &str) -> Command {
     let Some(core) = core else { return Command::new(program) };
     let mut command = Command::new("taskset");
     command.args(["-c", &core.to_string(), program]);
