@@ -11,6 +11,10 @@ export default defineConfig({
     modulePreload: { polyfill: false },
     // hls.js is one module of 600 kB.
     chunkSizeWarningLimit: 800,
-    rolldownOptions: { input: ['index.html', 'watch.html'] },
+    rolldownOptions: {
+      input: ['index.html', 'watch.html'],
+      // What the pages share is one file: many small ones would each cost the first picture a request.
+      output: { codeSplitting: { groups: [{ name: 'shared', test: /\/src\/shared\/|vite\/preload-helper/ }] } },
+    },
   },
 });

@@ -87,6 +87,8 @@ const lowLatency: Partial<HlsConfig> = {
 const whole: Partial<HlsConfig> = {
   ...regular,
   liveMaxLatencyDurationCount: Infinity,
+  // Whoever looks for something in a recording leaves most of what is fetched ahead.
+  maxMaxBufferLength: 60,
   backBufferLength: 60,
 };
 

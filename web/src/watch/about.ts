@@ -71,15 +71,19 @@ export function drawStream({ stream, broadcast, phase, nowMs }: About): void {
 }
 
 /** The page of a recording or a clip. */
-export function drawRecording({ broadcast, clip, phase }: About): void {
+export function drawRecording({ broadcast, clip, phase }: About, stream: string): void {
   setText(badge, phase === 'recorded' && clip !== null ? 'Clip' : BADGES[phase]);
-  if (broadcast === null) return;
+  if (broadcast === null) {
+    // Its title is not known, and perhaps never will be.
+    if (phase !== 'connecting') setText(name, stream);
+    return;
+  }
   const whole = titleOf(broadcast);
   setText(name, clip === null ? whole : clip.title === '' ? `Clip of ${whole}` : clip.title);
   owner.hidden = false;
   setText(owner, broadcast.stream);
   owner.href = `/watch/${encodeURIComponent(broadcast.stream)}`;
-  const facts = clip === null ? [] : [clock(clip.to - clip.from)];
+  const facts = clip === null ? [] : [clock(Math.round(clip.to - clip.from))];
   if (clip === null && broadcast.title !== '') facts.push(dateAndTime(broadcast.started));
   if (clip === null) facts.push(broadcast.state === 'ended' ? clock(broadcast.duration ?? 0) : 'still going on');
   setText(started, facts.join(' · '));

@@ -244,7 +244,7 @@ function draw(): void {
   qualityButton.setAttribute('aria-label', `Quality: ${chosen}`);
   const about = { stream, broadcast, clip, phase, nowMs: Date.now() + clockOffsetMs };
   if (what === 'stream') drawStream(about);
-  else drawRecording(about);
+  else drawRecording(about, id);
   // Not before there is a picture or something to say: the first picture would wait for them.
   if (phase !== 'connecting' && phase !== 'starting' && phase !== 'opening') buildRest();
 }

@@ -12,6 +12,9 @@ import type { Rewind } from './rewind';
 import { Scrubber } from './scrubber';
 import { Storyboard } from './storyboard';
 
+/** A broadcast that ended is a recording at the latest after this. */
+const SETTLED_MS = 5_000;
+
 export interface Context {
   player: Player;
   rewind: Rewind;
@@ -72,6 +75,8 @@ export function start(context: Context): { draw(): void } {
     if (now !== known && context.heard()) {
       known = now;
       past.refresh();
+      // What has just ended is finished a moment later.
+      setTimeout(() => past.refresh(), SETTLED_MS);
     }
     past.draw();
   };

@@ -58,7 +58,7 @@ export function openClip({ clip: made, ticket, key }: Parts): void {
       setText(shown, clock(value));
       shown.setAttribute('aria-label', spoken(value));
     }
-    setText(length, `${clock(to - from)} long`);
+    setText(length, `${clock(Math.round(to - from))} long`);
     link.value = new URL(clip.watch, location.href).href;
     watch.href = clip.watch;
     save.disabled = busy || !changed();
@@ -109,5 +109,6 @@ export function openClip({ clip: made, ticket, key }: Parts): void {
     status.element,
   );
   draw();
-  title.focus();
+  // On a phone the keyboard would cover the rest.
+  if (matchMedia('(hover: hover)').matches) title.focus();
 }

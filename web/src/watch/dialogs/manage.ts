@@ -80,7 +80,7 @@ function drawOffice(dialog: Dialog, parts: Parts): void {
   dialog.body.replaceChildren(show, clips, who);
   drawShow(dialog, parts, show);
   drawClips(dialog, parts, clips);
-  dialog.element.querySelector<HTMLElement>('.office-part input, .dialog-close')?.focus();
+  if (matchMedia('(hover: hover)').matches) dialog.body.querySelector('input')?.focus();
 }
 
 /** What is done with a failure: a key that is no longer good is asked for again. */
@@ -186,9 +186,9 @@ function drawClips(dialog: Dialog, parts: Parts, part: HTMLElement): void {
     link.href = clip.watch;
     const remove = button('Delete', 'button quiet danger-text');
     remove.setAttribute('aria-label', `Delete ${called}`);
-    const item = make('li', 'clip-item', make('div', 'clip-body', link, make('span', 'row-line', `${clock(clip.to - clip.from)} · ${dateAndTime(clip.created, 'medium')}`)), remove);
+    const item = make('li', 'clip-item', make('div', 'clip-body', link, make('span', 'row-line', `${clock(Math.round(clip.to - clip.from))} · ${dateAndTime(clip.created, 'medium')}`)), remove);
     remove.addEventListener('click', async () => {
-      const sure = await confirmed(`Delete “${called}”?`, `This removes the clip, ${clock(clip.to - clip.from)} long. The recording stays. Links to the clip will no longer work.`, 'Delete the clip');
+      const sure = await confirmed(`Delete “${called}”?`, `This removes the clip, ${clock(Math.round(clip.to - clip.from))} long. The recording stays. Links to the clip will no longer work.`, 'Delete the clip');
       const key = parts.key();
       if (!sure || key === null) return remove.focus();
       const answer = await deleteClip(clip.id, parts.ticket(), key);
