@@ -133,7 +133,7 @@ impl Builder {
         self.order = self.order.checked_add(1).ok_or(Refused::TooMany)?;
         let settled = self.tracks[track].as_mut().and_then(|line| line.settle(start));
         let line = self.tracks[track].get_or_insert_with(|| Line::new(init));
-        let place = Place { order: self.order, chunk, entry: line.tables.entry(init) };
+        let place = Place { order: self.order, chunk, init: init.clone() };
         line.last_start = start.time;
         line.count += samples.len() as u32;
         line.held = Some((place, samples));
@@ -181,9 +181,9 @@ impl Builder {
         match line.kind {
             Track::Video => {
                 let bounds = self.bounds.ticks(line.timescale);
-                self.shown = line.show(place, &samples, bounds, until, self.shown);
+                self.shown = line.show(&place, &samples, bounds, until, self.shown);
             }
-            Track::Audio => self.audio.frames.extend(samples.into_iter().map(|sample| (place, sample))),
+            Track::Audio => self.audio.frames.extend(samples.into_iter().map(|sample| (place.clone(), sample))),
         }
         let window = self.window();
         let [first, second] = &mut self.tracks;
@@ -274,7 +274,7 @@ impl Line {
     /// can be decoded, to the last that is needed. Gives what is shown by then.
     fn show(
         &mut self,
-        place: Place,
+        place: &Place,
         samples: &[Sample],
         (from, to): (i64, i64),
         until: i64,
@@ -345,7 +345,7 @@ impl Waiting {
         // While video is missing and audio is not, too many would wait; the edit hides what is too much.
         while self.frames.len() > WAITING_MAX || self.frames.front().is_some_and(|(_, frame)| frame.time < to) {
             let Some((place, frame)) = self.frames.pop_front() else { return };
-            tables.append(place, &frame);
+            tables.append(&place, &frame);
         }
     }
 }

@@ -237,6 +237,18 @@ fn equal_inits_share_an_entry() {
     assert_eq!(moov.trak[0].tkhd.width.integer(), 1280);
 }
 
+#[test]
+fn inits_of_chunks_that_are_not_needed_leave_no_entry() {
+    let large = info(&Init::video(&crate::media::VideoConfig { width: 1920, ..avc() }));
+    let mut builder = Builder::new(Bounds::Clip { from: 100, to: 150 });
+    for (k, init) in (0..).zip([&large, &inits()[0], &large]) {
+        builder.add(0, k as u64, init, frames(k * 100, 10, 10)).unwrap();
+    }
+    let moov = finished(builder);
+    assert_eq!((moov.trak[0].mdia.minf.stbl.stsd.codecs.len(), moov.trak[0].tkhd.width.integer()), (1, 1280));
+    assert_eq!(shown(&moov, 0), [0, 10, 20, 30, 40]);
+}
+
 proptest! {
     /// Chunks of any times, in any order, make a file whose times go up and whose bytes are all accounted for.
     #[test]

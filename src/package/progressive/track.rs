@@ -8,14 +8,14 @@ use super::{
 };
 
 /// Where a sample comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Place {
     /// Counts the chunks of all tracks as they were added, which is their order in the file.
     pub order: u32,
     /// The caller's number.
     pub chunk: u64,
-    /// Number of the sample entry, from 1.
-    pub entry: u32,
+    /// Describes it.
+    pub init: Arc<InitInfo>,
 }
 
 /// The samples of one chunk, back to back in the file: a chunk in the words of 8.7.
@@ -40,7 +40,7 @@ pub(super) struct Piece {
 /// Folded samples. Nothing is kept per sample but its size and, where they change, duration, offset and sync.
 #[derive(Debug)]
 pub(super) struct Tables {
-    /// Sample entries, by the number in [`Place`] less 1.
+    /// Inits whose sample entries differ, in the order in which they came.
     pub entries: Vec<Arc<InitInfo>>,
     pub count: u32,
     /// Decode time of the first sample: media time 0.
@@ -122,8 +122,8 @@ impl Tables {
         }
     }
 
-    /// Gives the number of the entry that describes the samples of an init segment.
-    pub fn entry(&mut self, init: &Arc<InitInfo>) -> u32 {
+    /// Gives the number, from 1, of the sample entry of an init segment.
+    fn entry(&mut self, init: &Arc<InitInfo>) -> u32 {
         let known = self.entries.iter().position(|entry| Arc::ptr_eq(entry, init) || entry.same_entry(init));
         let index = known.unwrap_or_else(|| {
             self.entries.push(init.clone());
@@ -133,7 +133,7 @@ impl Tables {
     }
 
     /// Takes the next sample in decode order; its time is after that of the one before it.
-    pub fn append(&mut self, place: Place, sample: &Sample) {
+    pub fn append(&mut self, place: &Place, sample: &Sample) {
         match self.count {
             0 => self.start = sample.time,
             // Leaps that do not fit were refused with their chunk.
@@ -156,9 +156,10 @@ impl Tables {
         self.place(place, sample);
     }
 
-    fn place(&mut self, place: Place, sample: &Sample) {
+    fn place(&mut self, place: &Place, sample: &Sample) {
         if self.media.last().is_none_or(|media| media.order != place.order) {
-            self.spans.begin(place.entry);
+            let entry = self.entry(&place.init);
+            self.spans.begin(entry);
             self.media.push(Media { order: place.order, chunk: place.chunk, len: 0, pieces: self.pieces.len() });
         }
         self.spans.open.0 += 1;
