@@ -138,12 +138,23 @@ fn a_broadcast_that_survives_crashes_is_one_recording() {
     let broadcast = listed(&node, "bob", 6)["broadcast"].as_str().unwrap().to_owned();
     let start = node.url(&format!("/hls/bob/{broadcast}/source/index.m3u8?from=start"));
     let before = media(&start);
-    node.crash_and_restart();
+    node.crash();
     drop(first);
+    // A power failure takes the bytes of what was written last, but not always its row.
+    let folder = node.dir.path().join(format!("data/blobs/bob/{broadcast}/source/0"));
+    let number = |path: &std::path::Path| path.file_name()?.to_str()?.split('.').next()?.parse::<u64>().ok();
+    let newest = walk(&folder).into_iter().max_by_key(|path| number(path)).unwrap();
+    let taken = number(&newest).unwrap();
+    std::fs::write(&newest, b"").unwrap();
+    node.start_again();
+    assert!(node.log().contains("bytes that are not there"), "{}", node.log());
     // What was stored answers before the encoder is back.
     let list = hls::playlist(&start).unwrap();
-    assert!(list.sequence == 0 && list.segments.len() >= 6, "{list:?}");
-    wait("a gap", secs(10), || hls::playlist(&start)?.segments.iter().any(|segment| segment.gap).then_some(()));
+    assert!(list.sequence == 0 && list.segments.len() as u64 >= taken, "{list:?}");
+    assert!(list.segments.iter().all(|segment| segment.gap || segment.k < taken), "{list:?}");
+    wait("a gap", secs(10), || {
+        hls::playlist(&start)?.segments.iter().any(|segment| segment.gap && segment.k > taken).then_some(())
+    });
     let mut second = publish(&node, "bob", 8);
     let back = wait("the encoder's return", secs(20), || {
         let list = hls::playlist(&start).unwrap();
@@ -164,7 +175,8 @@ fn a_broadcast_that_survives_crashes_is_one_recording() {
     let all = media(plain);
     // The chunk that was listed last may have died before it was stored.
     let lost: Vec<_> = before.iter().filter(|(url, bytes)| all.get(*url) != Some(bytes)).map(|(url, _)| url).collect();
-    assert!(lost.len() <= 1 && lost.iter().all(|url| url.contains("/6.1.m4s")), "{lost:?}");
+    let may_be = |url: &String| (taken..).take(3).any(|k| url.ends_with(&format!("/{k}.1.m4s")));
+    assert!(lost.iter().all(|url| may_be(url)), "{lost:?}");
     assert_eq!(recording.segments.iter().filter(|segment| segment.discontinuity).count(), 1);
     let one = json_of(&get(&node.url(&format!("/api/v1/broadcasts/{broadcast}"))));
     assert!(one["gaps"]["count"].as_u64().unwrap() > 0 && one["gaps"]["seconds"].as_f64().unwrap() > 0.0, "{one}");

@@ -7,14 +7,17 @@ use tracing::{info, warn};
 
 use super::{Config, Stores, broadcast::Broadcast};
 use crate::{
-    id::{Rendition, StreamId},
-    store::{self, BroadcastRow, init_name, valid_chunks},
+    id::{BroadcastId, Rendition, StreamId},
+    store::{self, BroadcastRow, ChunkRow, blob_name, init_name, valid_chunks},
     time::{UnixMs, unix_now},
 };
 
 /// A node that was down for longer than this (or than the reconnect window, if that is more) ends what it finds open:
 /// nobody waits any more.
 const DOWN_MAX: Duration = Duration::from_secs(300);
+
+/// The newest chunks whose bytes a power failure may have taken though their rows are there: bytes are safe after a second or two.
+const SUSPECT: usize = 6;
 
 /// Rebuilds the broadcasts that have not ended; those whose encoder is away for too long are ended.
 pub async fn open_broadcasts(config: &Config, stores: &Stores) -> store::Result<Vec<(StreamId, Broadcast)>> {
@@ -30,12 +33,43 @@ pub async fn open_broadcasts(config: &Config, stores: &Stores) -> store::Result<
     Ok(open)
 }
 
+/// Takes out of a chunk's row what a power failure has taken of its bytes.
+async fn make_sound(stores: &Stores, stream: &StreamId, id: &BroadcastId, chunk: &mut ChunkRow) -> store::Result<()> {
+    let mut whole = Vec::new();
+    for made in &chunk.renditions {
+        let name = blob_name(stream, id, &made.rendition, chunk.k, chunk.epoch);
+        // The last byte, and none after it.
+        let end = u64::from(made.bytes);
+        let last = match stores.blobs.get_range(&name, end.saturating_sub(1)..end + 1).await {
+            Err(store::Error::NotFound) => Bytes::new(),
+            last => last?,
+        };
+        if last.len() == 1 {
+            whole.push(made.clone());
+        } else {
+            warn!(name, "a row tells of bytes that are not there: the chunk is left out");
+        }
+    }
+    if whole.len() == chunk.renditions.len() {
+        return Ok(());
+    }
+    chunk.renditions = whole;
+    match chunk.renditions.is_empty() {
+        true => stores.meta.delete_chunks(stream, id, &[(chunk.k, chunk.epoch)]).await,
+        false => stores.meta.put_chunk(stream, id, chunk.clone()).await,
+    }
+}
+
 async fn rebuild(config: &Config, stores: &Stores, mut row: BroadcastRow) -> store::Result<Option<Broadcast>> {
     let (stream, id) = (row.stream.clone(), row.id.clone());
     let epochs = stores.meta.epochs(&stream, &id).await?;
     // Several epochs may have written the same numbers: read some more than the window.
     let rows = stores.meta.chunks_back(&stream, &id, None, config.window * 3 + 16).await?;
-    let chunks = valid_chunks(rows, &epochs);
+    let mut chunks = valid_chunks(rows, &epochs);
+    for place in chunks.len().saturating_sub(SUSPECT)..chunks.len() {
+        make_sound(stores, &stream, &id, &mut chunks[place]).await?;
+    }
+    chunks.retain(|chunk| !chunk.renditions.is_empty());
     let newest: Vec<_> = chunks.iter().rev().take(config.window + 1).rev().cloned().collect();
     let Some(last) = newest.last() else {
         // It never stored a chunk: nothing can be continued.

@@ -1,18 +1,20 @@
 //! Chunk bytes as files of a folder.
 //!
 //! Enter names and whole objects, leave bytes. A file is written in a staging folder and then renamed, so readers see
-//! all of it or nothing; what a crash leaves there is swept at the next open. Files
-//! survive the end of the process, not at once that of the machine: to sync each would cost more than all else a chunk
-//! costs, and a reader knows a chunk's length from its row.
+//! all of it or nothing; what a crash leaves there is swept at the next open. Files survive the end of the process at once and
+//! that of the machine after a second: to sync each would cost more than all else a chunk costs, so the file system is synced
+//! as a whole, once for all that was written in that second. What a power failure takes is the end of what was live.
 
 use std::{
     fs::{self, File},
     io::{self, IoSlice, Read, Seek, Write},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -29,10 +31,13 @@ const LOCK: &str = ".lock";
 /// Reads and writes under way at once, each with a thread; more wait their turn.
 const UNDER_WAY: usize = 16;
 
+/// How long what is written may not be safe from a power failure: half a chunk, so that at most two chunks are lost.
+const SYNC: Duration = Duration::from_secs(1);
+
 /// A folder of blobs.
 pub struct Folder {
     dir: PathBuf,
-    staged: AtomicU64,
+    staged: Arc<AtomicU64>,
     under_way: Arc<Semaphore>,
     _lock: File,
 }
@@ -56,7 +61,9 @@ impl Folder {
             fs::remove_file(left_over.map_err(io)?.path()).map_err(io)?;
         }
         let under_way = Arc::new(Semaphore::new(UNDER_WAY));
-        Ok(Self { dir: dir.to_owned(), staged: AtomicU64::new(0), under_way, _lock: lock })
+        let staged = Arc::new(AtomicU64::new(0));
+        keep_synced(File::open(dir).map_err(io)?, Arc::downgrade(&staged)).map_err(io)?;
+        Ok(Self { dir: dir.to_owned(), staged, under_way, _lock: lock })
     }
 }
 
@@ -134,6 +141,23 @@ impl Folder {
             Err(error) => Err(Error::Unavailable(format!("{name}: the work ended early: {error}"))),
         }
     }
+}
+
+/// Has what was written reach the disk, on a thread of its own, until the folder is closed. `staged` counts what is written.
+fn keep_synced(folder: File, staged: Weak<AtomicU64>) -> io::Result<()> {
+    let sync = move || {
+        let mut synced = 0;
+        while let Some(written) = staged.upgrade().map(|staged| staged.load(Ordering::Relaxed)) {
+            if written != synced
+                && let Err(error) = rustix::fs::syncfs(&folder)
+            {
+                tracing::error!(%error, "what was recorded last is not safe on the disk");
+            }
+            synced = written;
+            thread::sleep(SYNC);
+        }
+    };
+    thread::Builder::new().name("blob-sync".into()).spawn(sync).map(|_| ())
 }
 
 /// Makes a file of pieces.
