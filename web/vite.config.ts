@@ -13,8 +13,9 @@ export default defineConfig({
     chunkSizeWarningLimit: 800,
     rolldownOptions: {
       input: ['index.html', 'watch.html'],
-      // What the pages share is one file: many small ones would each cost the first picture a request.
-      output: { codeSplitting: { groups: [{ name: 'shared', test: /\/src\/shared\/|vite\/preload-helper/ }] } },
+      // What the pages share is one file: many small ones would each cost the first picture a request. The base style is part of
+      // it, so that it stands before each page's own.
+      output: { codeSplitting: { groups: [{ name: 'shared', test: /\/src\/(shared\/|style\/base)|vite\/preload-helper/ }] } },
     },
   },
 });

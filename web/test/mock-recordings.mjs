@@ -132,7 +132,6 @@ export function recordings({ live, renditions }) {
     if (clipId === undefined) return null;
     const found = known.clips.get(clipId);
     if (found === undefined) return none();
-    if (known.deleted.has(found.of)) return gone();
     if (method !== 'DELETE') return ok(clip(found));
     if (mine() !== null) return mine();
     known.clips.delete(clipId);

@@ -222,8 +222,10 @@ export async function startMock({ port = 0 } = {}) {
   /** Playlists, pictures and downloads of what is not live; false when it is none of that. */
   const recorded = (request, response, path, query) => {
     const [, show, rendition, name] = /^\/hls\/demo\/(\w+)\/(?:(\w+)\/)?([\w.]+)$/.exec(path) ?? [];
+    // Named clips outlive their broadcast, with their chunks.
+    if (known.deleted.has(show) && !query.has('to') && /\.(m3u8|mp4|jpg|vtt)$/.test(name) && name !== 'init.mp4') return false;
     const one = known.find(show);
-    if (show === undefined || known.deleted.has(show)) return false;
+    if (show === undefined) return false;
     if (one !== undefined && /^(poster|sheet)\.jpg$/.test(name)) return file(response, join(pictures, name));
     if (one !== undefined && name === 'storyboard.vtt') return text(response, 200, 'text/vtt', storyboard((one.chunks ?? count()) * 2));
     if (one !== undefined && /^(index|clip)\.mp4$/.test(name)) return text(response, 200, 'video/mp4', 'not a film', { 'content-disposition': `attachment; filename="${show}.mp4"` });

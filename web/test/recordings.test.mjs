@@ -429,6 +429,14 @@ test('a clip plays its own bounds, ends there, and names the whole', async (t) =
   assert.equal(await page.locator('#position').textContent(), '0:05');
   await page.locator('media-control-bar media-play-button').click();
   await at(page, 0, 3);
+
+  mock.known.deleted.add('r001');
+  await page.reload();
+  await playing(page);
+  await heading(page, 'Goal');
+  await page.getByText('the recording was deleted').waitFor();
+  assert.equal(await link.isVisible(), false);
+  await page.locator('summary', { hasText: 'Download' }).waitFor();
 });
 
 test('recordings and clips are downloaded in the quality that is chosen, or it is said why not', async (t) => {
@@ -440,6 +448,7 @@ test('recordings and clips are downloaded in the quality that is chosen, or it i
   await menu.focus();
   await page.keyboard.press('Enter');
   await page.getByRole('link', { name: /^720p source.*MP4, about/ }).waitFor();
+  assert.match(await page.locator('.menu-item').last().textContent(), /^Sound only/);
   await page.getByRole('link', { name: /^Sound only/ }).waitFor();
   const [file] = await Promise.all([page.waitForEvent('download'), page.getByRole('link', { name: /^480p/ }).click()]);
   assert.equal(new URL(file.url()).pathname + new URL(file.url()).search, '/hls/demo/r001/index.mp4?rendition=480p');
@@ -486,7 +495,7 @@ test('the owner comes in with the key, names the recording, and deletes clips an
 
   await dialog.getByRole('button', { name: 'Delete the recording' }).click();
   const sure = page.getByRole('dialog', { name: 'Delete “A good evening”?' });
-  await sure.getByText(/the recording of November 20, 2026.*, 0:40 long, 10\.5 MB, in all qualities and its clip\. .*cannot be had back/).waitFor();
+  await sure.getByText(/the recording of November 20, 2026.*, 0:40 long, 10\.5 MB, in all qualities\. .*cannot be had back\. Its clip stays/).waitFor();
   await sure.getByRole('button', { name: 'Keep it' }).click();
   assert.equal(mock.known.deleted.size, 0);
   await dialog.getByRole('button', { name: 'Delete the recording' }).click();
@@ -568,6 +577,8 @@ test('on a phone every page fits, and what is to be touched is large enough', as
   for (const name of ['demo', 'demo/r002']) {
     const page = await watch(t, name, phone);
     await playing(page);
+    const sound = await page.locator('#unmute').evaluate((button) => getComputedStyle(button).backgroundColor);
+    assert.equal(sound, 'rgb(255, 255, 255)', 'the style of the page comes after the base');
     await page.locator('#past-list > li').first().waitFor();
     assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 360);
     if (name !== 'demo') {

@@ -15,7 +15,9 @@ export interface Broadcast {
   state: 'live' | 'away' | 'ended';
   /** ISO 8601. */
   started: string;
-  /** Seconds; null while it goes on. */
+  /** ISO 8601; null while it goes on. */
+  ended: string | null;
+  /** Seconds; null while it goes on, and until its chunks are counted. */
   duration: number | null;
   bytes: number | null;
   gaps: { count: number; seconds: number } | null;
@@ -122,6 +124,13 @@ export function titleOf({ title, started }: Pick<Broadcast, 'title' | 'started'>
   return title === '' ? dateAndTime(started) : title;
 }
 
+/** How long it is, seconds: by the clock where that was not counted yet; null while it goes on. */
+export function lengthOf({ duration, started, ended }: Pick<Broadcast, 'duration' | 'started' | 'ended'>): number | null {
+  if (duration !== null || ended === null) return duration;
+  const length = (Date.parse(ended) - Date.parse(started)) / 1000;
+  return Number.isFinite(length) ? Math.max(0, length) : null;
+}
+
 /** Reads a broadcast as the server writes it; `null` when it is not one. */
 export function readBroadcast(body: unknown): Broadcast | null {
   if (!isObject(body)) return null;
@@ -135,6 +144,7 @@ export function readBroadcast(body: unknown): Broadcast | null {
     note: text(body['note']) ?? '',
     state,
     started,
+    ended: text(body['ended']),
     duration: number(body['duration_s']),
     bytes: number(body['bytes']),
     gaps: isObject(gaps) ? { count: number(gaps['count']) ?? 0, seconds: number(gaps['seconds']) ?? 0 } : null,

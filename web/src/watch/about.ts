@@ -2,7 +2,7 @@
 import type { Stream } from '../shared/api';
 import { byId, make, setText } from '../shared/dom';
 import { clock, dateAndTime, since } from '../shared/format';
-import { titleOf, type Broadcast, type Clip } from '../shared/recordings';
+import { lengthOf, titleOf, type Broadcast, type Clip } from '../shared/recordings';
 import type { Phase } from './phase';
 
 const name = byId('name', HTMLElement);
@@ -73,28 +73,29 @@ export function drawStream({ stream, broadcast, phase, nowMs }: About): void {
 /** The page of a recording or a clip. */
 export function drawRecording({ broadcast, clip, phase }: About, stream: string): void {
   setText(badge, phase === 'recorded' && clip !== null ? 'Clip' : BADGES[phase]);
-  if (broadcast === null) {
-    // Its title is not known, and perhaps never will be.
-    if (phase !== 'connecting') setText(name, stream);
-    return;
-  }
-  const whole = titleOf(broadcast);
-  setText(name, clip === null ? whole : clip.title === '' ? `Clip of ${whole}` : clip.title);
-  owner.hidden = false;
-  setText(owner, broadcast.stream);
-  owner.href = `/watch/${encodeURIComponent(broadcast.stream)}`;
-  const facts = clip === null ? [] : [clock(Math.round(clip.to - clip.from))];
-  if (clip === null && broadcast.title !== '') facts.push(dateAndTime(broadcast.started));
-  if (clip === null) facts.push(broadcast.state === 'ended' ? clock(broadcast.duration ?? 0) : 'still going on');
+  // Without either its title is not known, and perhaps never will be.
+  if (phase === 'connecting') return;
+  owner.hidden = broadcast === null && clip === null;
+  setText(owner, stream);
+  owner.href = `/watch/${encodeURIComponent(stream)}`;
+  if (clip !== null) return drawClip(clip, broadcast);
+  setText(name, broadcast === null ? stream : titleOf(broadcast));
+  const facts = broadcast === null || broadcast.title === '' ? [] : [dateAndTime(broadcast.started)];
+  if (broadcast !== null) facts.push(broadcast.state === 'ended' ? clock(lengthOf(broadcast) ?? 0) : 'still going on');
   setText(started, facts.join(' · '));
-  note.hidden = clip !== null || broadcast.note === '';
-  setText(note, broadcast.note);
-  const { gaps } = broadcast;
-  missing.hidden = clip !== null || gaps === null || gaps.count === 0;
+  note.hidden = broadcast === null || broadcast.note === '';
+  setText(note, broadcast?.note ?? '');
+  const gaps = broadcast?.gaps ?? null;
+  missing.hidden = gaps === null || gaps.count === 0;
   if (gaps !== null) setText(missing, `${clock(gaps.seconds)} is missing, in ${gaps.count === 1 ? 'one place' : `${gaps.count} places`}: the encoder was away.`);
-  wholeLink.hidden = clip === null;
-  if (clip !== null) {
-    wholeLink.href = `${broadcast.watch}?t=${Math.floor(clip.from)}`;
-    setText(wholeLink, `Watch the whole: ${whole}`);
-  }
+}
+
+/** `whole` is null where only the clip is left. */
+function drawClip(clip: Clip, whole: Broadcast | null): void {
+  setText(name, clip.title !== '' ? clip.title : whole === null ? 'Clip' : `Clip of ${titleOf(whole)}`);
+  setText(started, [clock(Math.round(clip.to - clip.from)), ...(whole === null ? ['the recording was deleted'] : [])].join(' · '));
+  wholeLink.hidden = whole === null;
+  if (whole === null) return;
+  wholeLink.href = `${whole.watch}?t=${Math.floor(clip.from)}`;
+  setText(wholeLink, `Watch the whole: ${titleOf(whole)}`);
 }

@@ -2,7 +2,7 @@
 import type { Failure } from '../shared/api';
 import { byId, make, setText } from '../shared/dom';
 import { quality, size } from '../shared/format';
-import { fetchAccess, makeClip, type Access, type Broadcast, type Cut } from '../shared/recordings';
+import { fetchAccess, lengthOf, makeClip, type Access, type Broadcast, type Cut } from '../shared/recordings';
 import { broadcastUrl } from './ticket';
 import { download } from './download';
 import { keepKey, recallKey } from './key';
@@ -43,7 +43,7 @@ export class Actions {
   }
 
   draw(): void {
-    const { context } = { context: this.#context };
+    const context = this.#context;
     const stream = context.stream();
     if (stream === null) {
       this.#clip.hidden = this.#download.hidden = this.#manage.hidden = true;
@@ -51,7 +51,8 @@ export class Actions {
     }
     this.#ask();
     const { role, mayClip } = this.#access;
-    this.#clip.hidden = !(mayClip || role !== 'viewer') || context.loadedBroadcast() === null || !context.player.begun;
+    const there = context.loadedBroadcast() !== null && (context.place.clip === null || context.broadcast() !== null);
+    this.#clip.hidden = !(mayClip || role !== 'viewer') || !there || !context.player.begun;
     this.#clip.disabled = this.#busy;
     this.#manage.hidden = false;
     this.#drawDownloads();
@@ -85,14 +86,15 @@ export class Actions {
     const { place } = this.#context;
     const [broadcast, clip] = [this.#context.broadcast(), this.#context.clip()];
     const whole = broadcast !== null && broadcast.state === 'ended' && place.broadcast !== null;
-    this.#download.hidden = broadcast === null || !(clip !== null || whole);
-    if (broadcast === null || this.#download.hidden) return;
-    const lasts = clip === null ? (broadcast.duration ?? 0) : clip.to - clip.from;
-    const base = clip?.download ?? broadcastUrl(broadcast.stream, broadcast.id, null).replace(/m3u8$/, 'mp4');
-    const listed = JSON.stringify([broadcast.renditions, base]);
+    const base = clip !== null ? clip.download : whole ? broadcastUrl(broadcast.stream, broadcast.id, null).replace(/m3u8$/, 'mp4') : '';
+    this.#download.hidden = base === '';
+    const renditions = broadcast?.renditions ?? [];
+    const listed = JSON.stringify([renditions, base]);
     if (base === '' || listed === this.#listed) return;
     this.#listed = listed;
-    const choices = broadcast.renditions.length === 0 ? [null] : broadcast.renditions;
+    const lasts = clip === null ? (broadcast === null ? 0 : (lengthOf(broadcast) ?? 0)) : clip.to - clip.from;
+    // The best first, sound alone last.
+    const choices = renditions.length === 0 ? [null] : [...renditions].sort((a, b) => (b.height ?? 0) - (a.height ?? 0) || b.kbps - a.kbps);
     this.#downloads.replaceChildren(
       ...choices.map((rendition) => {
         const path = rendition === null ? base : `${base}${base.includes('?') ? '&' : '?'}rendition=${encodeURIComponent(rendition.name)}`;

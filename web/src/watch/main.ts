@@ -36,6 +36,9 @@ interface Subject {
 const place = placeOf(location);
 const { stream: id } = place;
 const what: What = place.clip !== null ? 'clip' : place.broadcast !== null ? 'recording' : 'stream';
+const NOTHING_LIVE: Stream = {
+  id, state: 'offline', broadcast: null, started: null, mode: null, playback: 'public', renditions: [], warnings: [], shed: [], poster: null,
+};
 let ticket = ticketIn(location.hash);
 /** Asked while the player's code, by far the most of the page, is still on its way; null once it was heard. */
 let firstAnswer: ReturnType<typeof askSubject> | null = askSubject();
@@ -82,25 +85,27 @@ async function askSubject(): Promise<Answer<Subject>> {
     return answer.kind === 'ok' ? { ...answer, value: { stream: answer.value, broadcast: null, clip: null } } : answer;
   }
   const [of, cut] = await Promise.all([fetchBroadcast(place.broadcast, ticket), place.clip === null ? null : fetchClip(place.clip, ticket)]);
-  if (of.kind !== 'ok') return of;
-  if (of.value.stream !== id) return { kind: 'missing', code: '', words: '' };
-  if (cut !== null && cut.kind !== 'ok') return cut;
-  return { ...of, value: { stream: streamOf(of.value), broadcast: of.value, clip: cut?.value ?? null } };
+  const told = cut ?? of;
+  if (told.kind !== 'ok') return told;
+  // A clip outlives its broadcast.
+  if (of.kind !== 'ok' && cut === null) return of;
+  if (told.value.stream !== id) return { kind: 'missing', code: '', words: '' };
+  const broadcast = of.kind === 'ok' ? of.value : null;
+  const stream = broadcast === null ? { ...NOTHING_LIVE, broadcast: place.broadcast } : streamOf(broadcast);
+  return { kind: 'ok', clockOffsetMs: told.clockOffsetMs, value: { stream, broadcast, clip: cut?.kind === 'ok' ? cut.value : null } };
 }
+
 
 /** A broadcast as the state of its stream. */
 function streamOf({ stream, id, state, started, renditions }: Broadcast): Stream {
   return {
+    ...NOTHING_LIVE,
     id: stream,
     state: state === 'ended' ? 'offline' : state,
     broadcast: id,
     started,
     mode: renditions.length > 0 && renditions.every(({ height }) => !height) ? 'audio-only' : null,
-    playback: 'public',
     renditions,
-    warnings: [],
-    shed: [],
-    poster: null,
   };
 }
 
@@ -109,7 +114,8 @@ function handleAnswer(answer: Answer<Subject>): void {
   if (answer.kind === 'ok') {
     ({ stream } = answer.value);
     if (place.broadcast !== null) ({ broadcast, clip } = answer.value);
-    api = broadcast !== null && place.broadcast !== null && broadcast.state === 'ended' ? 'recorded' : stream.state;
+    const over = place.broadcast !== null && (clip !== null || broadcast?.state === 'ended');
+    api = over ? 'recorded' : stream.state;
     clockOffsetMs = answer.clockOffsetMs;
   } else if (place.broadcast === null) {
     // A stream is there or not, whatever was before.
@@ -234,7 +240,7 @@ function draw(): void {
     setText(curtainTitle, said.title);
     setText(curtainText, said.text);
   }
-  const called = broadcast === null || what === 'stream' ? id : clip === null || clip.title === '' ? titleOf(broadcast) : clip.title;
+  const called = what === 'stream' ? id : clip !== null && clip.title !== '' ? clip.title : broadcast !== null ? titleOf(broadcast) : clip !== null ? 'Clip' : id;
   setText(announcer, said !== null ? `${said.title}. ${said.text}` : phase === 'live' ? `${id} is live` : called);
   document.title = phase === 'live' ? `● ${called} · Weir` : `${called} · Weir`;
   unmute.hidden = !player.mutedByBrowser || !curtain.hidden;

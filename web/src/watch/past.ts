@@ -3,7 +3,7 @@ import type { Failure } from '../shared/api';
 import { byId, make, setText } from '../shared/dom';
 import { clock, dateAndTime } from '../shared/format';
 import { pictureUrl } from '../shared/picture';
-import { fetchBroadcasts, titleOf, type Broadcast } from '../shared/recordings';
+import { fetchBroadcasts, lengthOf, titleOf, type Broadcast } from '../shared/recordings';
 
 const PAGE = 20;
 
@@ -42,6 +42,12 @@ export class Past {
   update(broadcast: Broadcast): void {
     this.#heard = this.#heard.map((one) => (one.id === broadcast.id ? broadcast : one));
     this.draw();
+  }
+
+  /** Whether something in the list has ended and is not yet told as the recording that it becomes. */
+  get unsettled(): boolean {
+    const shown = this.#parts.shown();
+    return this.#heard.some(({ id, state, duration }) => id !== shown && (state !== 'ended' || duration === null));
   }
 
   draw(): void {
@@ -112,8 +118,9 @@ export class Past {
     const picture = make('div', 'row-picture');
     if (broadcast.poster !== null) void this.#show(picture, broadcast.poster);
     const live = broadcast.state !== 'ended';
+    const length = lengthOf(broadcast);
     if (live) picture.append(make('span', 'row-length row-live', 'Live'));
-    else if (broadcast.duration !== null) picture.append(make('span', 'row-length', clock(broadcast.duration)));
+    else if (length !== null) picture.append(make('span', 'row-length', clock(length)));
     const line = broadcast.title === '' ? [] : [dateAndTime(broadcast.started, 'medium')];
     const missing = broadcast.gaps?.seconds ?? 0;
     if (live) line.push(broadcast.state === 'away' ? 'the streamer is away' : 'live now');

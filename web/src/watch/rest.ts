@@ -12,8 +12,8 @@ import type { Rewind } from './rewind';
 import { Scrubber } from './scrubber';
 import { Storyboard } from './storyboard';
 
-/** A broadcast that ended is a recording at the latest after this. */
-const SETTLED_MS = 5_000;
+/** How often, and how many times in a row, it is asked whether what has just ended has become a recording. */
+const SETTLING = { everyMs: 4_000, times: 8 };
 
 export interface Context {
   player: Player;
@@ -57,6 +57,7 @@ export function start(context: Context): { draw(): void } {
   const past = new Past({
     stream: place.stream,
     ticket: context.ticket,
+    // Offline, the broadcast that was on screen is one of the past.
     shown: () => place.broadcast ?? (context.stream()?.state === 'offline' ? null : (context.stream()?.broadcast ?? null)),
     onHeard: (broadcasts) => {
       // The stream's page knows its live broadcast by id only.
@@ -67,6 +68,7 @@ export function start(context: Context): { draw(): void } {
   const actions = new Actions({ ...context, onChanged: (broadcast) => past.update(broadcast) });
 
   let known = '';
+  let asked = { atMs: 0, times: 0 };
   const draw = (): void => {
     scrubber.draw();
     actions.draw();
@@ -74,9 +76,11 @@ export function start(context: Context): { draw(): void } {
     const now = JSON.stringify([stream?.state === 'offline', context.loadedBroadcast(), stream?.broadcast, context.ticket()]);
     if (now !== known && context.heard()) {
       known = now;
+      asked = { atMs: performance.now(), times: 0 };
       past.refresh();
-      // What has just ended is finished a moment later.
-      setTimeout(() => past.refresh(), SETTLED_MS);
+    } else if (place.broadcast === null && past.unsettled && asked.times < SETTLING.times && performance.now() - asked.atMs > SETTLING.everyMs) {
+      asked = { atMs: performance.now(), times: asked.times + 1 };
+      past.refresh();
     }
     past.draw();
   };

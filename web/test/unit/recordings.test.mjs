@@ -7,7 +7,7 @@ const { readStoryboard } = await load('src/watch/storyboard.ts');
 const { readKey } = await load('src/watch/key.ts');
 const { placeOf } = await load('src/watch/place.ts');
 const { clock, spoken, size } = await load('src/shared/format.ts');
-const { readBroadcast, readClip } = await load('src/shared/recordings.ts');
+const { lengthOf, readBroadcast, readClip } = await load('src/shared/recordings.ts');
 const { ticketed } = await load('src/shared/ticketed.ts');
 
 test('a wish on the time line leads into what is loaded, to the whole, or to the edge', () => {
@@ -69,6 +69,8 @@ test('broadcasts and clips are read with what they may lack, and nothing else is
   const one = readBroadcast({ id: 'b1', stream: 'demo', state: 'ended', started: '2026-11-20T18:05:00Z' });
   assert.deepEqual([one.title, one.duration, one.gaps, one.poster, one.watch], ['', null, null, null, '/watch/demo/b1']);
   for (const body of [null, [], {}, { id: 'b1', stream: 'demo', state: 'lost', started: 'x' }]) assert.equal(readBroadcast(body), null);
+  const between = { started: '2026-11-20T18:05:00Z', ended: '2026-11-20T18:06:30Z' };
+  assert.deepEqual([lengthOf({ ...between, duration: 88 }), lengthOf({ ...between, duration: null }), lengthOf({ ...between, ended: null, duration: null })], [88, 90, null]);
   const clip = readClip({ id: 'c1', stream: 'demo', broadcast: 'b1', from: 1.5, to: 3, playlist: '/hls/x' });
   assert.deepEqual([clip.title, clip.download, clip.watch], ['', '', '/watch/demo/b1?clip=c1']);
   assert.equal(readClip({ id: 'c1', stream: 'demo', broadcast: 'b1', from: '1', to: 3, playlist: '/hls/x' }), null);

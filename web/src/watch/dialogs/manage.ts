@@ -3,7 +3,7 @@ import type { Failure } from '../../shared/api';
 import { make, setText } from '../../shared/dom';
 import { clock, dateAndTime, size } from '../../shared/format';
 import {
-  changeBroadcast, deleteBroadcast, deleteClip, fetchAccess, fetchBroadcast, fetchBroadcastClips, fetchStreamClips, titleOf,
+  changeBroadcast, deleteBroadcast, deleteClip, fetchAccess, fetchBroadcast, fetchBroadcastClips, fetchStreamClips, lengthOf, titleOf,
   type Access, type Broadcast, type Clip, type Page,
 } from '../../shared/recordings';
 import type { Answer } from '../../shared/api';
@@ -96,8 +96,12 @@ function failed(dialog: Dialog, parts: Parts, say: (text: string, bad?: boolean)
 function drawShow(dialog: Dialog, parts: Parts, part: HTMLElement): void {
   const id = parts.place.broadcast ?? parts.stream()?.broadcast ?? null;
   const shown = parts.broadcast();
+  if (parts.clip() !== null && shown === null) {
+    part.append(make('p', 'muted', 'The recording of this clip was deleted.'));
+    return;
+  }
   if (id === null) {
-    part.append(make('p', 'muted', 'Nothing is live. To change a recording, open it from the list of past broadcasts.'));
+    part.append(make('p', 'muted', 'Nothing is live now. To change a recording, open it from the list of past broadcasts.'));
     return;
   }
   if (shown === null || shown.id !== id) {
@@ -161,15 +165,17 @@ function drawForm(dialog: Dialog, parts: Parts, part: HTMLElement, first: Broadc
   part.replaceChildren(make('h3', 'office-title', live ? 'This broadcast' : 'This recording'), form);
 }
 
-/** Names what a deletion takes with it. Pure. */
+/** Names what a deletion takes with it, and what not. Pure. */
 export function whatGoes(broadcast: Broadcast, clips: Page<Clip> | null): string {
   const facts = [`the recording of ${dateAndTime(broadcast.started)}`];
-  if (broadcast.duration !== null) facts.push(`${clock(broadcast.duration)} long`);
+  const length = lengthOf(broadcast);
+  if (length !== null) facts.push(`${clock(length)} long`);
   if (broadcast.bytes !== null) facts.push(size(broadcast.bytes));
   const count = clips?.items.length ?? 0;
   const more = clips === null || clips.next !== null;
-  const those = more ? ' and all of its clips' : count === 0 ? '' : count === 1 ? ' and its clip' : ` and its ${count} clips`;
-  return `This removes ${facts.join(', ')}, in all qualities${those}. Links to it will no longer work. It cannot be had back.`;
+  const stay = 'until they are deleted themselves.';
+  const those = more ? `Clips of it stay ${stay}` : count === 0 ? '' : count === 1 ? 'Its clip stays until it is deleted itself.' : `Its ${count} clips stay ${stay}`;
+  return `This removes ${facts.join(', ')}, in all qualities. Links to it will no longer work. It cannot be had back. ${those}`.trim();
 }
 
 /** The clips: of the recording on its page, of the stream on the stream's. */
