@@ -110,12 +110,12 @@ async fn record(data: &Path, stream: &StreamId, show: &BroadcastId) -> Result<u6
     .await?;
     let mut kept = Vec::new();
     let (mut bytes, mut open): (u64, std::collections::BTreeMap<u64, Vec<(usize, Chunk)>>) = (0, Default::default());
+    let mut heard = 0;
     let rounds = HOURS * 3600 / (clip.length_ms / 1000);
     for round in 0..rounds {
         let shift = i64::from(round) * i64::from(clip.length_ms) * 90;
         for Frame { at_ms, video, body } in &clip.frames {
             let time = shift + i64::from(*at_ms) * 90;
-            let packet = |track, pts, key, mark, payload| Packet { track, pts, dts: time, key, mark, payload };
             if *video {
                 let offset = i64::from(i32::from_be_bytes([body[2], body[3], body[4], 0]) >> 8) * 90;
                 let key = body[0] >> 4 == 1;
@@ -124,10 +124,14 @@ async fn record(data: &Path, stream: &StreamId, show: &BroadcastId) -> Result<u6
                 if let Some(k) = mark {
                     kept.extend(sounds.mark(k, time + offset).into_iter().map(|chunk| (1, chunk)));
                 }
-                let made = pictures.push(packet(Track::Video, time + offset, key, mark, body.slice(5..)))?;
+                let (track, pts, payload) = (Track::Video, time + offset, body.slice(5..));
+                let made = pictures.push(Packet { track, pts, dts: time, key, mark, payload })?;
                 kept.extend(made.into_iter().map(|chunk| (0, chunk)));
             } else {
-                let made = sounds.push(packet(Track::Audio, time, true, None, body.slice(2..)))?;
+                // Counted in samples, without a gap where the clip begins again.
+                let (track, pts, payload) = (Track::Audio, heard, body.slice(2..));
+                heard += i64::from(audio.frame_len);
+                let made = sounds.push(Packet { track, pts, dts: pts, key: true, mark: None, payload })?;
                 kept.extend(made.into_iter().map(|chunk| (1, chunk)));
             }
         }
