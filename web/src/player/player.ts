@@ -6,11 +6,13 @@
  * with a new instance, and goes on trying until `unload`; only where the server refuses (401, 403) it plays out what it has and
  * rests. It knows nothing of the API and never touches the page around the video.
  */
-import Hls, { ErrorDetails, ErrorTypes, Events, type ErrorData, type Fragment, type HlsConfig, type Level } from 'hls.js';
+import Hls, { ErrorDetails, ErrorTypes, Events, type ErrorData, type Fragment, type HlsConfig } from 'hls.js';
 import { backoffMs } from '../shared/backoff';
 import { MAX_LATENCY_CHUNKS, hlsConfig } from './config';
-import { VideoRenditions, type VideoRendition } from './renditions';
+import { LastPicture } from './last-picture';
+import { VideoRenditions, named, type ChromeVideo } from './renditions';
 import { StallMeter } from './stall';
+import { exactly, type Load, type Motion } from './terms';
 
 const RETRY = { firstMs: 500, longestMs: 8_000 };
 
@@ -39,43 +41,8 @@ const HOLE_MS = 500;
 /** A second decoding error this soon after the first is not helped by the same remedy. */
 const MEDIA_ERROR_APART_MS = 5_000;
 
-export type Motion =
-  /** Nothing loaded. */
-  | 'idle'
-  /** Loaded, no picture has moved yet. */
-  | 'loading'
-  /** Plays, or is paused by the viewer. */
-  | 'moving'
-  /** Should move and does not. */
-  | 'still'
-  /** Played to the end of a finished playlist. */
-  | 'ended';
-
-/** How to play what `load` is given. */
-export interface Load {
-  /**
-   * Seconds from the beginning of a playlist that holds the whole, -1 for where the playlist itself says (EXT-X-START, else its beginning);
-   * null is the live edge.
-   */
-  from?: number | null;
-  /** Plays only so many seconds from there on; null is to the end. */
-  lasts?: number | null;
-  /** The wall-clock time (milliseconds since 1970) meant by `from`, which is then only its estimate. */
-  dateMs?: number | null;
-  /** Leaves the last picture where it is until the next one comes. */
-  keepPicture?: boolean;
-}
-
 /** An estimated beginning that is wrong by less stays (seconds): a second look for it would take longer. */
 const NEAR_ENOUGH = 0.5;
-
-/** The video element with what media-chrome reads beyond HTMLVideoElement. */
-type ChromeVideo = HTMLVideoElement & {
-  streamType?: 'live';
-  targetLiveWindow?: number;
-  videoRenditions?: VideoRenditions;
-  readonly liveEdgeStart?: number;
-};
 
 export class Player {
   readonly renditions = new VideoRenditions();
@@ -96,6 +63,7 @@ export class Player {
   /** The server refused what is loaded: nothing more is asked of it until the next start. */
   refused = false;
 
+  #last: LastPicture;
   #onChange: () => void;
   #url: string | null = null;
   /** Where the whole is played from, and from where it is again after an error; null at the live edge. */
@@ -126,6 +94,7 @@ export class Player {
 
   constructor(video: HTMLVideoElement, onChange: () => void) {
     this.video = video;
+    this.#last = new LastPicture(video);
     this.#onChange = onChange;
     const player = this;
     const chrome = video as ChromeVideo;
@@ -162,7 +131,7 @@ export class Player {
     if (this.#url === null) return 'idle';
     if (video.ended || (this.#over && video.paused)) return 'ended';
     if (!this.#movedSinceLoad && this.blocked) return 'moving';
-    if (!this.#movedSinceLoad && !this.#frozen) return 'loading';
+    if (!this.#movedSinceLoad && !this.#last.shown) return 'loading';
     if (video.paused && !this.#wantsPlay) return 'moving';
     return this.holding || this.stallMeter.stalled || video.readyState < HTMLMediaElement.HAVE_FUTURE_DATA ? 'still' : 'moving';
   }
@@ -174,7 +143,7 @@ export class Player {
 
   /** Whether there is a picture to show, if only the last one. */
   get pictured(): boolean {
-    return this.#frozen || (this.#movedSinceLoad && this.video.videoWidth > 0);
+    return this.#last.shown || (this.#movedSinceLoad && this.video.videoWidth > 0);
   }
 
   /** Whether the browser leaves the latency to this player; its own HLS decides by itself. */
@@ -206,7 +175,7 @@ export class Player {
   /** Plays this address; a playlist loaded before is dropped. */
   load(url: string, { from = null, lasts = null, dateMs = null, keepPicture = false }: Load = {}): void {
     if (keepPicture) this.#freeze();
-    else this.#thaw();
+    else this.#last.drop();
     this.#url = url;
     this.#from = from;
     this.#lasts = lasts;
@@ -221,7 +190,7 @@ export class Player {
   unload(): void {
     this.#url = null;
     this.refused = false;
-    this.#thaw();
+    this.#last.drop();
     clearTimeout(this.#retry);
     this.#drop();
     this.#onChange();
@@ -410,7 +379,7 @@ export class Player {
   /** What was learned of the network and the quality: what goes on from a picture begins with it, not from nothing. */
   #whatIsKnown(): Partial<HlsConfig> {
     const { hls } = this;
-    if (hls === null || !this.#frozen || hls.levels.length === 0) return {};
+    if (hls === null || !this.#last.shown || hls.levels.length === 0) return {};
     return { abrEwmaDefaultEstimate: hls.bandwidthEstimate, startLevel: hls.loadLevel };
   }
 
@@ -418,9 +387,8 @@ export class Player {
   #correctStart(hls: Hls, fragments: readonly Fragment[]): void {
     const dateMs = this.#dateMs;
     if (dateMs === null || this.#from === null) return;
-    const holds = [...fragments].reverse().find(({ programDateTime }) => programDateTime !== null && programDateTime <= dateMs);
-    if (holds === undefined || holds.programDateTime === null) return;
-    const exact = Math.min(holds.end, holds.start + (dateMs - holds.programDateTime) / 1000);
+    const exact = exactly(fragments, dateMs);
+    if (exact === null) return;
     if (Math.abs(exact - this.#from) < NEAR_ENOUGH) return;
     this.#from = exact;
     const go = (): void => {
@@ -455,23 +423,8 @@ export class Player {
     setTimeout(() => (this.#exchanging = false), 0);
   }
 
-  /** Keeps the last picture while media is exchanged: a video element shows its poster until it plays. */
   #freeze(): void {
-    const { video } = this;
-    if (!this.#movedSinceLoad || video.videoWidth === 0) return;
-    const canvas = document.createElement('canvas');
-    canvas.width = video.videoWidth;
-    canvas.height = video.videoHeight;
-    canvas.getContext('2d')?.drawImage(video, 0, 0);
-    video.poster = canvas.toDataURL('image/jpeg');
-  }
-
-  #thaw(): void {
-    this.video.removeAttribute('poster');
-  }
-
-  get #frozen(): boolean {
-    return this.video.hasAttribute('poster');
+    if (this.#movedSinceLoad && this.video.videoWidth > 0) this.#last.keep();
   }
 
   #play(): void {
@@ -605,7 +558,7 @@ export class Player {
     const begun = video.paused ? this.whole && !this.#wantsPlay : video.played.length > 0;
     if (!this.#movedSinceLoad && begun && !video.seeking && video.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA) {
       this.#movedSinceLoad = true;
-      this.#thaw();
+      this.#last.drop();
       this.#onChange();
     }
     if (stalledBefore && !stallMeter.stalled && (stallMeter.stalls.at(-1)?.durationMs ?? 0) >= LONG_STALL_MS) this.#rejoin(nowMs);
@@ -727,7 +680,7 @@ export class Player {
 
   #listRenditions(): void {
     const levels = this.hls?.levels ?? [];
-    const listed = levels.filter((level) => level.width > 0).length === levels.length ? name(levels) : [];
+    const listed = levels.filter((level) => level.width > 0).length === levels.length ? named(levels) : [];
     const index = listed.findIndex((rendition) => rendition.id === this.#chosen);
     this.renditions.replace(listed, index);
     if (index >= 0 && this.hls !== null && this.hls.loadLevel !== index) this.hls.nextLevel = index;
@@ -743,15 +696,4 @@ export class Player {
   }
 }
 
-function isRefusal(status: number | undefined): boolean {
-  return status === 401 || status === 403;
-}
-
-/** Names each level by the rendition in its address (`.../720p/index.m3u8`), which the server keeps unique. */
-function name(levels: readonly Level[]): VideoRendition[] {
-  return levels.map((level, i) => {
-    const folder = level.uri.split('?')[0]?.split('/').at(-2) ?? '';
-    const id = /^[A-Za-z0-9_-]+$/.test(folder) ? folder : `level-${i}`;
-    return { id, width: level.width, height: level.height, bitrate: level.bitrate };
-  });
-}
+const isRefusal = (status: number | undefined): boolean => status === 401 || status === 403;

@@ -2,6 +2,7 @@
  * The list of qualities as media-chrome's quality menu reads it: the `videoRenditions` of the video element
  * (video-dev/media-ui-extensions). Selecting an index calls back; -1 is automatic.
  */
+import type { Level } from 'hls.js';
 
 export interface VideoRendition {
   /** Without white space or colon: media-chrome keeps the list in an attribute. */
@@ -48,3 +49,20 @@ export class VideoRenditions extends EventTarget implements Iterable<VideoRendit
     for (let i = 0; i < this.#length; i += 1) yield this[i] as VideoRendition;
   }
 }
+
+/** Names each level by the rendition in its address (`.../720p/index.m3u8`), which the server keeps unique. */
+export function named(levels: readonly Level[]): VideoRendition[] {
+  return levels.map((level, i) => {
+    const folder = level.uri.split('?')[0]?.split('/').at(-2) ?? '';
+    const id = /^[A-Za-z0-9_-]+$/.test(folder) ? folder : `level-${i}`;
+    return { id, width: level.width, height: level.height, bitrate: level.bitrate };
+  });
+}
+
+/** The video element with what media-chrome reads beyond HTMLVideoElement. */
+export type ChromeVideo = HTMLVideoElement & {
+  streamType?: 'live';
+  targetLiveWindow?: number;
+  videoRenditions?: VideoRenditions;
+  readonly liveEdgeStart?: number;
+};

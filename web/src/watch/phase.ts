@@ -1,6 +1,6 @@
 /** What the watch page says, decided from what the API answered last and what the player does. Pure. */
 import type { Stream } from '../shared/api';
-import type { Motion } from '../player/player';
+import type { Motion } from '../player/terms';
 import { backoffMs } from '../shared/backoff';
 
 export type Phase =
