@@ -113,6 +113,7 @@ fn what_is_live_can_be_rewound_and_is_a_recording_at_once() {
     let url = node.url("/api/v1/streams/alice/broadcasts");
     let told = json_of(&get(&url));
     assert_eq!((told["broadcasts"].as_array().unwrap().len(), &told["next"]), (1, &Value::Null));
+    assert!(told["broadcasts"][0]["duration_s"].as_f64().is_some_and(|seconds| seconds > 13.0), "{told}");
     let path = format!("/api/v1/broadcasts/{broadcast}");
     let one = json_of(&get(&node.url(&path)));
     let duration = one["duration_s"].as_f64().unwrap();

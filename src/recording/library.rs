@@ -24,6 +24,8 @@ const TITLE_MAX: usize = 200;
 const NOTE_MAX: usize = 5000;
 /// How long other nodes are told of a deletion: whoever hears of it later asks for what it has not.
 const DELETED_TOLD: Duration = Duration::from_secs(86_400);
+/// Recordings that are counted for one page of a list; each is, once.
+const COUNTED_AT_ONCE: usize = 3;
 /// Clips of one broadcast.
 const CLIPS_MAX: usize = 1000;
 /// Clips that may wait to be made; each is a write that is safe on the disk.
@@ -103,13 +105,21 @@ impl Library {
         limit: usize,
     ) -> store::Result<(Vec<Shown>, Option<BroadcastId>)> {
         let (mut shown, mut next) = (Vec::new(), before.cloned());
+        let mut uncounted = COUNTED_AT_ONCE;
         loop {
             let asked = limit - shown.len();
             let page = self.stores.meta.broadcasts(stream, next.as_ref(), asked).await?;
             let is_last = page.len() < asked;
             next = page.last().map(|row| row.id.clone()).filter(|_| !is_last);
             for row in page.into_iter().filter(|row| row.deleted.is_none() && !row.renditions.is_empty()) {
-                shown.push(self.shown(row).await?);
+                let counted = row.summary.is_some() || row.ended.is_none();
+                shown.push(match counted || uncounted == 0 {
+                    true => self.shown(row).await?,
+                    false => {
+                        uncounted -= 1;
+                        self.counted(row).await?
+                    }
+                });
             }
             if is_last || shown.len() == limit {
                 return Ok((shown, next));
@@ -159,12 +169,17 @@ impl Library {
 
     /// One broadcast with all that is known of it.
     pub async fn broadcast(&self, row: BroadcastRow) -> Result<Shown, Refused> {
+        self.counted(row).await.map_err(Refused::Store)
+    }
+
+    /// The same: reads all of what was not counted before.
+    async fn counted(&self, row: BroadcastRow) -> store::Result<Shown> {
         let mut shown = self.shown(row).await?;
         if shown.summary.is_none() {
             shown.summary = match self.recording(&shown.row.stream, &shown.row.id).await {
                 Ok(recording) => Some(recording.summary()),
-                Err(Refused::Nothing) => None,
-                Err(why) => return Err(why),
+                Err(Refused::Store(why)) => return Err(why),
+                Err(_) => None,
             };
             if shown.row.ended.is_some() {
                 // It never changes again, and lists show it.
