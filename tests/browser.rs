@@ -95,3 +95,21 @@ fn the_page_waits_for_a_stream_that_is_not_live() {
     let status = wait("the driver's end", secs(60), || page.try_wait().expect("our child"));
     assert!(!status.success(), "nothing is live, so nothing can play");
 }
+
+#[test]
+fn a_newcomer_rewinds_clips_replays_downloads_and_deletes() {
+    let _alone = alone();
+    let node = Node::start(&["auth.publish=keys", "ladder=[]", "live.reconnect_window=2s"]);
+    let made = node.admin("POST", "/api/v1/streams", Some(r#"{"id":"tour"}"#));
+    let made: serde_json::Value = serde_json::from_slice(&made.body).unwrap();
+    let key = made["key"].as_str().unwrap();
+    let _publisher = Publisher::test_picture(&node, key, "320x180", 30, "-g 60 -b:v 200k", "-b:a 64k", 60);
+    node.wait_stream("tour", "some chunks on", |s| s["k"].as_u64() >= Some(10));
+    let mut command = Command::new("node");
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/web/test/tour.mjs")).args([&node.url(""), "tour", key]);
+    let output = command.stderr(Stdio::inherit()).output().expect("node must be installed, and `npm ci` run in web/");
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    let told: serde_json::Value = serde_json::from_str(told.trim()).unwrap_or_else(|why| panic!("{why}: {told}"));
+    assert_eq!(told["ok"], true, "{told}");
+    assert!(told["again"].as_u64() > Some(3), "what was live is what is replayed: {told}");
+}
