@@ -24,7 +24,7 @@ use crate::{
     line::{Keep, State as LiveState},
     package::{Clip, Extent},
     recording::{Moment, NewClip, Refused, Shown},
-    store::{BroadcastRow, ClipRow, ClipsOf},
+    store::{self, BroadcastRow, ClipRow, ClipsOf},
     time::UnixMs,
 };
 
@@ -315,10 +315,10 @@ impl App {
     async fn known_clip(&self, id: &str) -> Result<ClipRow, Problem> {
         let unknown = || Problem::not_found("there is no such clip");
         let id: ClipId = id.parse().map_err(|_| unknown())?;
-        Ok(self.library.clip(&id).await.map_err(|why| match why {
-            crate::store::Error::NotFound => unknown(),
+        self.library.clip(&id).await.map_err(|why| match why {
+            store::Error::NotFound => unknown(),
             other => other.into(),
-        })?)
+        })
     }
 
     async fn told_clips(&self, of: &ClipsOf, page: &Page) -> Result<Response, Problem> {

@@ -297,7 +297,7 @@ fn lines_of_an_entry_from_the_start_stay_the_same_when_it_leaves_the_window() {
 #[test]
 fn a_clip_begins_where_it_is_asked_to() {
     let history = day();
-    let clip = Clip { from_ms: 1399_500, to_ms: 1402_000 };
+    let clip = Clip { from_ms: 1_399_500, to_ms: 1_402_000 };
     let cut = history.between(clip.from_ms as i64 * 90, clip.to_ms as i64 * 90);
     golden("clip.m3u8", &recording(&[cut], 2, Some(1_500_000)));
     let bounds = |from: i64, to: i64| {

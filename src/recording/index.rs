@@ -116,7 +116,7 @@ impl Recording {
     }
 
     /// How many chunk numbers it has, of all renditions: tells two states of a running broadcast from each other.
-    pub fn len(&self) -> usize {
+    pub fn chunks(&self) -> usize {
         self.tracks.iter().flat_map(|track| &track.histories).map(History::len).sum()
     }
 

@@ -92,6 +92,9 @@ impl Progress {
     }
 }
 
+/// Exports under way, by id.
+type Exporting = Arc<Mutex<BTreeMap<String, (JobView, Arc<Progress>)>>>;
+
 /// The jobs of this node. Cheap to clone.
 #[derive(Clone)]
 pub struct Jobs {
@@ -100,7 +103,7 @@ pub struct Jobs {
     policy: Policy,
     news: Arc<Notify>,
     running: Arc<Mutex<BTreeMap<String, Arc<Progress>>>>,
-    exporting: Arc<Mutex<BTreeMap<String, (JobView, Arc<Progress>)>>>,
+    exporting: Exporting,
     exports: Arc<Cache<String, Arc<Export>, Weights>>,
     turns: Arc<Semaphore>,
 }
@@ -180,7 +183,7 @@ impl Jobs {
         extent: &Extent,
     ) -> Result<Arc<Export>, Refused> {
         let Recording { stream, id, .. } = recording;
-        let key = format!("{stream}/{id}/{rendition}{extent}#{}", recording.len());
+        let key = format!("{stream}/{id}/{rendition}{extent}#{}", recording.chunks());
         let make = async {
             // Whoever waits longer than a player would is told to come again.
             let turn = tokio::time::timeout(PATIENCE, self.turns.acquire()).await.map_err(|_| Refused::Busy)?;
@@ -371,7 +374,7 @@ impl Jobs {
 struct Showing {
     id: String,
     progress: Arc<Progress>,
-    exporting: Arc<Mutex<BTreeMap<String, (JobView, Arc<Progress>)>>>,
+    exporting: Exporting,
 }
 
 impl Drop for Showing {

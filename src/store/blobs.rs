@@ -10,8 +10,9 @@ use std::{
     io::{self, IoSlice, Read, Seek, Write},
     path::{Path, PathBuf},
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicU64, Ordering},
+        mpsc,
     },
     thread,
     time::Duration,
@@ -38,6 +39,8 @@ const SYNC: Duration = Duration::from_secs(1);
 pub struct Folder {
     dir: PathBuf,
     staged: Arc<AtomicU64>,
+    /// Closed with the folder: ends the thread that syncs it.
+    _open: mpsc::SyncSender<()>,
     under_way: Arc<Semaphore>,
     _lock: File,
 }
@@ -62,8 +65,9 @@ impl Folder {
         }
         let under_way = Arc::new(Semaphore::new(UNDER_WAY));
         let staged = Arc::new(AtomicU64::new(0));
-        keep_synced(File::open(dir).map_err(io)?, Arc::downgrade(&staged)).map_err(io)?;
-        Ok(Self { dir: dir.to_owned(), staged, under_way, _lock: lock })
+        let (open, closed) = mpsc::sync_channel(1);
+        keep_synced(File::open(dir).map_err(io)?, staged.clone(), closed).map_err(io)?;
+        Ok(Self { dir: dir.to_owned(), staged, _open: open, under_way, _lock: lock })
     }
 }
 
@@ -144,17 +148,21 @@ impl Folder {
 }
 
 /// Has what was written reach the disk, on a thread of its own, until the folder is closed. `staged` counts what is written.
-fn keep_synced(folder: File, staged: Weak<AtomicU64>) -> io::Result<()> {
+fn keep_synced(folder: File, staged: Arc<AtomicU64>, closed: mpsc::Receiver<()>) -> io::Result<()> {
     let sync = move || {
         let mut synced = 0;
-        while let Some(written) = staged.upgrade().map(|staged| staged.load(Ordering::Relaxed)) {
+        loop {
+            let is_open = closed.recv_timeout(SYNC) == Err(mpsc::RecvTimeoutError::Timeout);
+            let written = staged.load(Ordering::Relaxed);
             if written != synced
                 && let Err(error) = rustix::fs::syncfs(&folder)
             {
                 tracing::error!(%error, "what was recorded last is not safe on the disk");
             }
             synced = written;
-            thread::sleep(SYNC);
+            if !is_open {
+                return;
+            }
         }
     };
     thread::Builder::new().name("blob-sync".into()).spawn(sync).map(|_| ())
