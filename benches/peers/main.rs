@@ -1,6 +1,6 @@
 //! Weir beside its peer: the same publishers, the same machine, in turns.
 //!
-//! `cargo bench --bench peers -- [ingest|idle|first|latency|herd|serve|crowd|export|soak]... [--rounds N] [--seconds N]`; all but soak when none is named.
+//! `cargo bench --bench peers -- [ingest|idle|first|latency|herd|serve|crowd|export|scale|soak]... [--rounds N] [--seconds N]`; all but scale and soak when none is named.
 //! `--seconds` is how long latency is watched, or soaked. Each prints its rows of the table in benches/README.md. Exit code 1 means that a measurement could not be made, never that a goal was missed.
 
 mod browser;
@@ -14,6 +14,7 @@ mod ingest;
 mod latency;
 mod load;
 mod publisher;
+mod scale;
 mod serve;
 mod server;
 #[path = "../../tests/support/upstream.rs"]
@@ -72,11 +73,11 @@ fn run() -> Result<()> {
                 rounds = Some(count.max(1));
             }
             "--seconds" => seconds = arguments.next().context("--seconds takes a number")?.parse::<u32>()?.max(30),
-            "ingest" | "idle" | "first" | "latency" | "herd" | "serve" | "crowd" | "export" | "soak" => {
+            "ingest" | "idle" | "first" | "latency" | "herd" | "serve" | "crowd" | "export" | "scale" | "soak" => {
                 wanted.push(argument)
             }
             other => bail!(
-                "{other} is not known: ingest, idle, first, latency, herd, serve, crowd, export, soak, --rounds N, --seconds N"
+                "{other} is not known: ingest, idle, first, latency, herd, serve, crowd, export, scale, soak, --rounds N, --seconds N"
             ),
         }
     }
@@ -94,6 +95,7 @@ fn run() -> Result<()> {
                 "herd" => herd::measure(rounds.unwrap_or(5)).await,
                 "crowd" => crowd::measure().await,
                 "export" => export::measure().await,
+                "scale" => scale::measure().await,
                 "soak" => crowd::soak(seconds).await,
                 "serve" => serve::measure(rounds.unwrap_or(5)).await,
                 "first" => first::measure(rounds.unwrap_or(3)).await,
