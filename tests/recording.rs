@@ -144,9 +144,11 @@ fn a_broadcast_that_survives_crashes_is_one_recording() {
     // A power failure takes the bytes of what was written last, but not always its row.
     let folder = node.dir.path().join(format!("data/blobs/bob/{broadcast}/source/0"));
     let number = |path: &std::path::Path| path.file_name()?.to_str()?.split('.').next()?.parse::<u64>().ok();
-    let newest = walk(&folder).into_iter().max_by_key(|path| number(path)).unwrap();
-    let taken = number(&newest).unwrap();
-    std::fs::write(&newest, b"").unwrap();
+    let mut files = walk(&folder);
+    files.sort_by_key(|path| number(path));
+    // Of the last one the row may not have been written.
+    let taken = number(&files[files.len() - 2]).unwrap();
+    files[files.len() - 2..].iter().for_each(|file| std::fs::write(file, b"").unwrap());
     node.start_again();
     assert!(node.log().contains("bytes that are not there"), "{}", node.log());
     // What was stored answers before the encoder is back.
@@ -176,7 +178,7 @@ fn a_broadcast_that_survives_crashes_is_one_recording() {
     let all = media(plain);
     // The chunk that was listed last may have died before it was stored.
     let lost: Vec<_> = before.iter().filter(|(url, bytes)| all.get(*url) != Some(bytes)).map(|(url, _)| url).collect();
-    let may_be = |url: &String| (taken..).take(3).any(|k| url.ends_with(&format!("/{k}.1.m4s")));
+    let may_be = |url: &String| (taken..).take(4).any(|k| url.ends_with(&format!("/{k}.1.m4s")));
     assert!(lost.iter().all(|url| may_be(url)), "{lost:?}");
     assert_eq!(recording.segments.iter().filter(|segment| segment.discontinuity).count(), 1);
     let one = json_of(&get(&node.url(&format!("/api/v1/broadcasts/{broadcast}"))));
@@ -264,6 +266,13 @@ fn who_may_do_what_with_a_recording() {
         assert!(!refused.text().contains(&broadcast), "{}", refused.text());
         assert_eq!(get(&node.url(&format!("/t/{ticket}/api/v1/{rest}"))).status, 200, "{rest}");
         assert_eq!(ask("GET", &path(&rest), Some(&key), None).status, 200, "{rest}");
+    }
+    // A ticket for one broadcast tells of no other.
+    for (of, count) in [(broadcast.as_str(), 1), ("01other", 0)] {
+        let wish = json!({ "broadcast": of }).to_string();
+        let made = json_of(&node.admin("POST", "/api/v1/streams/carol/tickets", Some(&wish)));
+        let told = get(&node.url(&format!("/t/{}/api/v1/streams/carol/broadcasts", made["ticket"].as_str().unwrap())));
+        assert_eq!(json_of(&told)["broadcasts"].as_array().unwrap().len(), count, "{of}");
     }
     assert_eq!(get(&format!("{folder}/clip.m3u8?from=0&to=1")).status, 401);
     assert_eq!(get(&node.url(&format!("/t/{ticket}/hls/carol/{broadcast}/clip.m3u8?from=0&to=1"))).status, 200);
@@ -493,4 +502,26 @@ fn recordings_go_when_they_have_been_kept_long_enough() {
 fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     entries.flat_map(|entry| if entry.path().is_dir() { walk(&entry.path()) } else { vec![entry.path()] }).collect()
+}
+
+#[test]
+fn a_broadcast_that_ends_at_once_has_what_was_still_being_encoded() {
+    let ladder = "ladder=[{height=90,bitrate_kbps=100}]";
+    let node = Node::start(&[ladder, "live.chunk=1s", "live.reconnect_window=0s"]);
+    for round in 0..2 {
+        let mut publisher = publish(&node, "ivy", 5);
+        let broadcast = wait("the broadcast", secs(20), || {
+            let told = json_of(&get(&node.url("/api/v1/streams/ivy")));
+            (told["k"].as_u64() >= Some(1)).then(|| told["broadcast"].as_str().unwrap().to_owned())
+        });
+        assert!(publisher.wait(secs(20)).success());
+        let folder = node.url(&format!("/hls/ivy/{broadcast}"));
+        let list = |rendition: &str| hls::playlist(&format!("{folder}/{rendition}/index.m3u8")).filter(|list| list.vod);
+        let [source, encoded] = ["source", "90p"].map(|rendition| wait("the recording", secs(20), || list(rendition)));
+        let numbers =
+            |list: &hls::Playlist| list.segments.iter().map(|segment| (segment.k, segment.gap)).collect::<Vec<_>>();
+        assert_eq!(numbers(&source), numbers(&encoded), "round {round}");
+        assert!(source.segments.len() >= 4, "{source:?}");
+    }
+    assert!(!node.log().contains("panicked"), "{}", node.log());
 }

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     id::{BroadcastId, StreamId},
     line::Text,
-    package::Reload,
+    package::{Extent, Reload},
     time::{Timestamp, now, unix_now},
 };
 
@@ -410,7 +410,10 @@ impl Shared {
     }
 
     pub(super) fn keep(&self, object: &Object, key: &Key, head: &Head, fill: &Arc<Fill>, text: Option<&Text>) {
-        if let (What::File(broadcast, _, File::Playlist(_, reload)), Some(text)) = (&object.what, text) {
+        // A clip ends where it ends, whatever its broadcast does.
+        if let (What::File(broadcast, _, File::Playlist(extent, reload)), Some(text)) = (&object.what, text)
+            && !matches!(extent, Extent::Clip(_))
+        {
             self.learn(broadcast, reload, text);
         }
         let until = head.fresh.map(|fresh| now() + fresh);

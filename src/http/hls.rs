@@ -190,7 +190,8 @@ impl App {
         let rendition = rendition.or_else(|| recording.best()).ok_or_else(unrecorded)?;
         let export = self.jobs.export(&recording, rendition, extent).await?;
         let name = format!("{stream}-{}-{rendition}.mp4", file_time(recording.started));
-        Ok(content::download(export, &name, headers, |export, range| self.jobs.read(export, range)))
+        let place = self.jobs.place()?;
+        Ok(content::download(export, &name, headers, |export, range| self.jobs.read(export, range, place)))
     }
 
     /// What a running broadcast has recorded so far.

@@ -101,6 +101,12 @@ impl Asker {
         Ok(role)
     }
 
+    /// Leaves out what the asker's ticket is not for.
+    fn may_see(&self, app: &App, role: Role) -> impl Fn(&BroadcastId) -> bool + use<> {
+        let only = if role == Role::Viewer { self.viewer.only(app) } else { None };
+        move |broadcast| only.as_ref().is_none_or(|only| only == broadcast)
+    }
+
     /// Lets in whoever the stream belongs to.
     async fn must_own(&self, app: &App, stream: &StreamId) -> Result<(), Problem> {
         match self.role(app, stream).await? {
@@ -139,16 +145,17 @@ async fn list(
     asker: Asker,
 ) -> Result<Response, Problem> {
     let stream = parse(&id)?;
-    asker.may_watch(&app, &stream, app.current(&stream).as_ref()).await?;
+    let role = asker.may_watch(&app, &stream, asker.viewer.only(&app).as_ref()).await?;
+    let may_see = asker.may_see(&app, role);
     let (shown, next) = app.library.broadcasts(&stream, page.before()?.as_ref(), page.limit()).await?;
-    let broadcasts: Vec<_> = shown.iter().map(|shown| app.told(shown)).collect();
-    Ok(api::public(&json!({ "broadcasts": broadcasts, "next": next })))
+    let broadcasts = shown.iter().filter(|shown| may_see(&shown.row.id)).map(|shown| app.told(shown));
+    Ok(answer(role, &json!({ "broadcasts": broadcasts.collect::<Vec<_>>(), "next": next })))
 }
 
 async fn show(State(app): Shared, Path(id): Path<String>, asker: Asker) -> Result<Response, Problem> {
     let row = app.known_broadcast(&id).await?;
-    asker.may_watch(&app, &row.stream, Some(&row.id)).await?;
-    Ok(api::public(&app.told(&app.library.broadcast(row).await?)))
+    let role = asker.may_watch(&app, &row.stream, Some(&row.id)).await?;
+    Ok(answer(role, &app.told(&app.library.broadcast(row).await?)))
 }
 
 #[derive(Debug, Deserialize)]
@@ -263,8 +270,8 @@ async fn clips(
     asker: Asker,
 ) -> Result<Response, Problem> {
     let row = app.known_broadcast(&id).await?;
-    asker.may_watch(&app, &row.stream, Some(&row.id)).await?;
-    app.told_clips(&ClipsOf::Broadcast(row.id), &page).await
+    let role = asker.may_watch(&app, &row.stream, Some(&row.id)).await?;
+    app.told_clips(&ClipsOf::Broadcast(row.id), &page, &asker, role).await
 }
 
 async fn stream_clips(
@@ -274,14 +281,14 @@ async fn stream_clips(
     asker: Asker,
 ) -> Result<Response, Problem> {
     let stream = parse(&id)?;
-    asker.may_watch(&app, &stream, None).await?;
-    app.told_clips(&ClipsOf::Stream(stream), &page).await
+    let role = asker.may_watch(&app, &stream, asker.viewer.only(&app).as_ref()).await?;
+    app.told_clips(&ClipsOf::Stream(stream), &page, &asker, role).await
 }
 
 async fn show_clip(State(app): Shared, Path(id): Path<String>, asker: Asker) -> Result<Response, Problem> {
     let clip = app.known_clip(&id).await?;
-    asker.may_watch(&app, &clip.stream, Some(&clip.broadcast)).await?;
-    Ok(api::public(&told_clip(&clip)))
+    let role = asker.may_watch(&app, &clip.stream, Some(&clip.broadcast)).await?;
+    Ok(answer(role, &told_clip(&clip)))
 }
 
 async fn delete_clip(State(app): Shared, Path(id): Path<String>, asker: Asker) -> Result<StatusCode, Problem> {
@@ -300,6 +307,14 @@ async fn access(State(app): Shared, Path(id): Path<String>, asker: Asker) -> Res
     let role = asker.role(&app, &parse(&id)?).await?;
     let told = json!({ "role": role, "may_clip": app.viewers_clip || role >= Role::Owner });
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(told)).into_response())
+}
+
+/// An answer that caches may share, unless it was given for a key.
+fn answer(role: Role, value: &Value) -> Response {
+    match role {
+        Role::Viewer => api::public(value),
+        Role::Owner | Role::Admin => ([(header::CACHE_CONTROL, "private, no-store")], Json(value)).into_response(),
+    }
 }
 
 fn bad(why: impl Into<String>) -> Problem {
@@ -321,10 +336,11 @@ impl App {
         })
     }
 
-    async fn told_clips(&self, of: &ClipsOf, page: &Page) -> Result<Response, Problem> {
+    async fn told_clips(&self, of: &ClipsOf, page: &Page, asker: &Asker, role: Role) -> Result<Response, Problem> {
+        let may_see = asker.may_see(self, role);
         let (clips, next) = self.library.clips(of, page.before()?.as_ref(), page.limit()).await?;
-        let clips: Vec<_> = clips.iter().map(told_clip).collect();
-        Ok(api::public(&json!({ "clips": clips, "next": next })))
+        let clips: Vec<_> = clips.iter().filter(|clip| may_see(&clip.broadcast)).map(told_clip).collect();
+        Ok(answer(role, &json!({ "clips": clips, "next": next })))
     }
 
     /// A broadcast as the public sees it.

@@ -86,6 +86,12 @@ impl Viewer {
         matches!(self.peer, Peer::Public(_)) || !app.is_origin
     }
 
+    /// The broadcast that is all the viewer's ticket is for; nothing where it is for a stream, or there is none.
+    pub fn only(&self, app: &App) -> Option<BroadcastId> {
+        let Ticket(ticket) = self.ticket.as_ref()?;
+        app.tickets.verify(ticket).ok()?.broadcast.clone()
+    }
+
     /// Lets the viewer in, or says why not. `listed`: what is asked for was named by a playlist.
     pub fn admit(
         &self,

@@ -172,10 +172,13 @@ impl Broadcast {
             let before = this.grid.discontinuities_before(first.k);
             let mut list = new_list(this.target, parts, this.settings.window, before);
             track.history = History::new(before);
+            // It may have chunks before these.
+            track.listed_media = true;
+            let mut has_media = false;
             for slot in &slots {
                 let stored = chunks.iter().find(|c| c.k == slot.k && !slot.gap);
                 let made = stored.and_then(|c| c.renditions.iter().find(|r| r.rendition == rendition.name));
-                track.listed_media |= made.is_some();
+                has_media |= made.is_some();
                 let entry = Entry {
                     k: slot.k,
                     epoch: slot.epoch,
@@ -193,7 +196,7 @@ impl Broadcast {
             track.list = Some(list);
             track.dirty = true;
             this.tracks.insert(rendition.name.clone(), track);
-            if this.tracks[&rendition.name].listed_media {
+            if has_media {
                 this.live.offered.push(rendition.name.clone());
             }
         }
@@ -465,7 +468,7 @@ impl Broadcast {
 
     /// Lists whatever can be listed, in order, on every rendition.
     fn advance(&mut self) {
-        if self.target == 0 {
+        if self.target == 0 || self.live.state == State::Ended {
             return;
         }
         let Some(newest) = self.grid.last().map(|slot| slot.k) else { return };

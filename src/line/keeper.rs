@@ -87,19 +87,20 @@ impl Keeper {
         (Self { jobs, waiting, stream }, writer.run(queue))
     }
 
-    /// Hands a job to the writer; when the queue is full it is given up, counted and said.
-    pub fn submit(&self, job: Job) {
+    /// Hands a job to the writer; when the queue is full it is given up, counted and said, and the answer is `false`.
+    pub fn submit(&self, job: Job) -> bool {
         let size = job.size();
         let fits = self.waiting.load(Ordering::Relaxed) + size <= QUEUE_BYTES;
         if fits {
             self.waiting.fetch_add(size, Ordering::Relaxed);
             if self.jobs.try_send(job).is_ok() {
-                return;
+                return true;
             }
             self.waiting.fetch_sub(size, Ordering::Relaxed);
         }
         metrics::counter!("weir_store_dropped_total").increment(1);
         error!(stream = %self.stream, bytes = size, "store is too slow or gone: a chunk will not be recorded");
+        false
     }
 }
 

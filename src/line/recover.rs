@@ -90,11 +90,12 @@ async fn rebuild(config: &Config, stores: &Stores, mut row: BroadcastRow) -> sto
         if inits.iter().any(|(name, hash, _)| *name == made.rendition && **hash == *made.init) {
             continue;
         }
-        let bytes = stores.blobs.get(&init_name(&stream, &id, &made.rendition, &made.init)).await?;
-        inits.push((made.rendition.clone(), made.init.as_str().into(), bytes));
+        match stores.blobs.get(&init_name(&stream, &id, &made.rendition, &made.init)).await {
+            Ok(bytes) => inits.push((made.rendition.clone(), made.init.as_str().into(), bytes)),
+            Err(store::Error::NotFound) => warn!(%stream, rendition = %made.rendition, "an init segment is not there"),
+            Err(why) => return Err(why),
+        }
     }
-    // The row may have been written before all its renditions had a chunk.
-    row.renditions.retain(|r| inits.iter().any(|(name, ..)| *name == r.name));
     let breaks = epochs.iter().filter(|e| e.discontinuity).map(|e| e.k_start).collect();
     let mut broadcast = Broadcast::restore(&row, &newest, breaks, &inits, config.broadcast());
     // The time the node was down is time the encoder was away.

@@ -86,7 +86,7 @@ impl Weighter<Key, Kept> for Weights {
 
 impl Archive {
     pub fn new(stores: Stores) -> Self {
-        Self { stores, kept: Cache::with_weighter(KEPT, KEPT_BYTES, Weights), standings: Cache::new(STANDINGS) }
+        Self { stores, kept: super::cache(KEPT, KEPT_BYTES, Weights), standings: Cache::new(STANDINGS) }
     }
 
     /// The index of a broadcast. [`store::Error::NotFound`] when there is none, or nothing of it.

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use quick_cache::{Weighter, sync::Cache};
 use serde::Serialize;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -42,6 +42,8 @@ const AGAIN: Duration = Duration::from_secs(30);
 /// Files that were made and are still there for who resumes, in memory; the index of one, not its bytes.
 const EXPORTS: usize = 100;
 const EXPORTS_BYTES: u64 = 64 << 20;
+/// Files that are sent at the same time: each holds its index in memory, however slowly it is taken.
+const EXPORTS_OPEN: usize = 64;
 /// Files that are made at the same time, and how long one waits for its turn.
 const EXPORTS_AT_ONCE: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -106,6 +108,7 @@ pub struct Jobs {
     exporting: Exporting,
     exports: Arc<Cache<String, Arc<Export>, Weights>>,
     turns: Arc<Semaphore>,
+    open: Arc<Semaphore>,
 }
 
 #[derive(Clone)]
@@ -126,17 +129,48 @@ impl Jobs {
             news: Arc::default(),
             running: Arc::default(),
             exporting: Arc::default(),
-            exports: Arc::new(Cache::with_weighter(EXPORTS, EXPORTS_BYTES, Weights)),
+            exports: Arc::new(super::cache(EXPORTS, EXPORTS_BYTES, Weights)),
             turns: Arc::new(Semaphore::new(EXPORTS_AT_ONCE)),
+            open: Arc::new(Semaphore::new(EXPORTS_OPEN)),
         }
     }
 
     /// Deletes a broadcast, but for its clips: nothing else of it is answered any more when this returns, and its bytes go in
     /// the background. Gives the job's id.
     pub async fn delete(&self, row: BroadcastRow) -> Result<String, Refused> {
-        let (stream, broadcast) = (row.stream.clone(), row.id.clone());
-        self.library.mark_deleted(row).await?;
-        Ok(self.add(JobTask::Delete { stream, broadcast }).await?)
+        let jobs = self.clone();
+        // Goes on when whoever asks goes away: nothing may be marked for which there is no job.
+        let deleted = tokio::spawn(async move {
+            let (stream, broadcast) = (row.stream.clone(), row.id.clone());
+            jobs.library.mark_deleted(row).await?;
+            Ok(jobs.add(JobTask::Delete { stream, broadcast }).await?)
+        });
+        deleted.await.unwrap_or(Err(Refused::Busy))
+    }
+
+    /// Finds what was marked as deleted when the node died before it had a job.
+    async fn find_lost(&self) -> store::Result<()> {
+        let meta = &self.library.stores().meta;
+        let waiting: Vec<_> = meta.jobs().await?.into_iter().filter(|row| row.finished.is_none()).collect();
+        let mut after = None;
+        loop {
+            let page = meta.all_broadcasts(after.as_ref(), PAGE).await?;
+            after = page.last().map(|(id, _)| id.clone());
+            let full = page.len() >= PAGE;
+            for (id, stream) in page {
+                let Ok(Some(row)) = meta.broadcast(&stream, &id).await else { continue };
+                let task = JobTask::Delete { stream: stream.clone(), broadcast: id.clone() };
+                if row.deleted.is_some()
+                    && !waiting.iter().any(|job| job.task == task)
+                    && !meta.chunks(&stream, &id, 0, 1).await?.is_empty()
+                {
+                    self.add(task).await?;
+                }
+            }
+            if !full {
+                return Ok(());
+            }
+        }
     }
 
     /// Takes away what of a deleted broadcast only a clip had kept.
@@ -195,15 +229,21 @@ impl Jobs {
         self.exports.get_or_insert_async(&key, make).await
     }
 
+    /// A place among those to whom files are sent.
+    pub fn place(&self) -> Result<OwnedSemaphorePermit, Refused> {
+        self.open.clone().try_acquire_owned().map_err(|_| Refused::Busy)
+    }
+
     /// The bytes of a file, shown as a job while they are read.
     pub fn read(
         &self,
         export: Arc<Export>,
         range: Range<u64>,
+        place: OwnedSemaphorePermit,
     ) -> impl Stream<Item = store::Result<Bytes>> + Send + use<> {
-        let shown = self.show(export.name(), range.end - range.start);
+        let shown = (self.show(export.name(), range.end - range.start), place);
         let read = export.read(self.library.stores().blobs.clone(), range);
-        read.inspect_ok(move |bytes| shown.progress.add(bytes.len() as u64))
+        read.inspect_ok(move |bytes| shown.0.progress.add(bytes.len() as u64))
     }
 
     /// Shows an export while the returned guard lives.
@@ -230,6 +270,9 @@ impl Jobs {
     /// Does jobs and looks for what has expired, until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let work = async {
+            if let Err(why) = self.find_lost().await {
+                warn!(%why, "cannot look for recordings that were deleted");
+            }
             loop {
                 let tried = self.work().await;
                 if let Err(why) = &tried {
@@ -245,16 +288,18 @@ impl Jobs {
 
     /// Does all that is there to do now.
     async fn work(&self) -> store::Result<()> {
-        self.expire(unix_now()).await?;
+        // One that cannot be done now holds up none of the others.
+        let mut tried = self.expire(unix_now()).await;
         let meta = self.library.stores().meta.clone();
         for row in meta.jobs().await? {
-            match row.finished {
-                Some(finished) if unix_now().since(finished) > SHOWN => meta.delete_job(&row.id).await?,
-                None if row.node == self.node => self.job(row).await?,
-                _ => {}
-            }
+            let done = match row.finished {
+                Some(finished) if unix_now().since(finished) > SHOWN => meta.delete_job(&row.id).await,
+                None => self.job(row).await,
+                Some(_) => Ok(()),
+            };
+            tried = tried.and(done);
         }
-        Ok(())
+        tried
     }
 
     async fn job(&self, mut row: JobRow) -> store::Result<()> {
@@ -341,9 +386,17 @@ impl Jobs {
                 let keep = match keeps.get(&stream) {
                     Some(keep) => *keep,
                     None => {
-                        let settings = meta.stream(&stream).await?.map(|row| row.settings).unwrap_or_default();
-                        let settings: StreamSettings = serde_json::from_value(settings).unwrap_or_default();
-                        let keep = settings.keep.unwrap_or(self.policy.keep);
+                        let keep = match meta.stream(&stream).await {
+                            Ok(None) => self.policy.keep,
+                            Ok(Some(row)) if row.settings.is_null() => self.policy.keep,
+                            // What cannot be read deletes nothing.
+                            Ok(Some(row)) => serde_json::from_value(row.settings)
+                                .map_or(Keep::Forever, |settings: StreamSettings| {
+                                    settings.keep.unwrap_or(self.policy.keep)
+                                }),
+                            Err(store::Error::Damaged(_)) => Keep::Forever,
+                            Err(why) => return Err(why),
+                        };
                         keeps.insert(stream.clone(), keep);
                         keep
                     }
@@ -351,7 +404,10 @@ impl Jobs {
                 if keep == Keep::Forever && self.policy.bytes_max == 0 {
                     continue;
                 }
-                let row = meta.broadcast(&stream, &id).await?;
+                let row = match meta.broadcast(&stream, &id).await {
+                    Err(store::Error::Damaged(_)) => None,
+                    row => row?,
+                };
                 let Some(row) = row.filter(|row| row.deleted.is_none()) else { continue };
                 let Some(ended) = row.ended else { continue };
                 let bytes = match (row.summary, self.policy.bytes_max) {

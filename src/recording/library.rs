@@ -52,7 +52,7 @@ pub enum Refused {
     TooLong { what: &'static str, max: usize },
     #[error("this broadcast has {CLIPS_MAX} clips, more are not kept")]
     TooManyClips,
-    #[error("too many clips are being made now")]
+    #[error("too much of that is being made now: try again in a moment")]
     Busy,
 }
 
@@ -88,13 +88,14 @@ pub struct Library {
     stores: Stores,
     lines: Lines,
     archive: Arc<Archive>,
-    clipping: Arc<Mutex<()>>,
+    /// Held while a row is read and written again, and while a clip is added.
+    changing: Arc<Mutex<()>>,
     waiting: Arc<AtomicUsize>,
 }
 
 impl Library {
     pub fn new(stores: Stores, lines: Lines, archive: Arc<Archive>) -> Self {
-        Self { stores, lines, archive, clipping: Arc::default(), waiting: Arc::default() }
+        Self { stores, lines, archive, changing: Arc::default(), waiting: Arc::default() }
     }
 
     /// A stream's broadcasts older than `before`, newest first, at most `limit`; and where the next page begins.
@@ -148,8 +149,12 @@ impl Library {
         }
         // Its clips need to know where it began.
         let Shown { row, .. } = self.broadcast(row).await?;
-        let (stream, broadcast, today) = (row.stream.clone(), row.id.clone(), unix_now());
-        self.stores.meta.put_broadcast(BroadcastRow { deleted: Some(today), ..row }).await?;
+        let (stream, broadcast) = (row.stream.clone(), row.id.clone());
+        {
+            // Whoever makes a clip of it now is seen by the job that comes after this, or told that it is deleted.
+            let _turn = self.changing.lock().await;
+            self.stores.meta.put_broadcast(BroadcastRow { deleted: Some(unix_now()), ..row }).await?;
+        }
         Ok(self.tell_deleted(stream, broadcast).await?)
     }
 
@@ -181,10 +186,14 @@ impl Library {
                 Err(Refused::Store(why)) => return Err(why),
                 Err(_) => None,
             };
-            if shown.row.ended.is_some() {
-                // It never changes again, and lists show it.
-                shown.row.summary = shown.summary;
-                self.stores.meta.put_broadcast(shown.row.clone()).await?;
+            if shown.row.ended.is_some() && shown.summary.is_some() {
+                // It never changes again, and lists show it. What was read above may have been deleted since.
+                let _turn = self.changing.lock().await;
+                let row = self.stores.meta.broadcast(&shown.row.stream, &shown.row.id).await?;
+                if let Some(row) = row.filter(|row| row.deleted.is_none()) {
+                    shown.row = BroadcastRow { summary: shown.summary, ..row };
+                    self.stores.meta.put_broadcast(shown.row.clone()).await?;
+                }
             }
         }
         Ok(shown)
@@ -232,7 +241,8 @@ impl Library {
         let chunks = recording.chunks_of(clip).ok_or(outside)?;
         let _waits = Waits::begin(&self.waiting).ok_or(Refused::Busy)?;
         // One after the other, so that the count holds.
-        let _turn = self.clipping.lock().await;
+        let _turn = self.changing.lock().await;
+        self.row(&row.id).await?;
         let of = ClipsOf::Broadcast(row.id.clone());
         if self.stores.meta.clips(&of, None, CLIPS_MAX).await?.len() >= CLIPS_MAX {
             return Err(Refused::TooManyClips);

@@ -13,6 +13,20 @@ mod library;
 mod retention;
 pub mod sweep;
 
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter, sync::Cache};
+
+/// A cache of so many bytes in one piece: one that is divided keeps nothing that is larger than a division.
+fn cache<K, V, W>(items: usize, bytes: u64, weighter: W) -> Cache<K, V, W>
+where
+    K: Eq + std::hash::Hash,
+    V: Clone,
+    W: Weighter<K, V> + Clone,
+{
+    let options = OptionsBuilder::new().estimated_items_capacity(items).weight_capacity(bytes).shards(1).build();
+    let options = options.expect("all is given");
+    Cache::with_options(options, weighter, DefaultHashBuilder::default(), Default::default())
+}
+
 pub use archive::{Archive, Standing, Wanted};
 pub use export::Export;
 pub use index::{Cut, Recording, Track};

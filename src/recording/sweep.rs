@@ -107,8 +107,14 @@ async fn broadcast(
     found.blobs += blobs.len() as u64;
     found.bytes += blobs.values().map(|(bytes, _)| bytes).sum::<u64>();
     let mut named = HashSet::new();
-    if let Some(row) = &row {
-        let (stream, id) = (&row.stream, &row.id);
+    let ids = folder.split_once('/').and_then(|(stream, id)| Some((stream.parse().ok()?, id.parse().ok()?)));
+    let Some((stream, id)): Option<(StreamId, BroadcastId)> = ids else {
+        found.strange.push(folder.to_owned());
+        return Ok(());
+    };
+    let (stream, id) = (&stream, &id);
+    // Rows may be there without their broadcast's.
+    {
         let mut from = 0;
         loop {
             let page = stores.meta.chunks(stream, id, from, PAGE).await?;
@@ -132,9 +138,26 @@ async fn broadcast(
             from = last + 1;
         }
     }
+    // What is running may name anything yet.
+    if row.as_ref().is_some_and(|row| row.ended.is_none()) {
+        return Ok(());
+    }
     let old = |modified: UnixMs| today.since(modified) >= OLD;
     for (name, (bytes, modified)) in blobs {
-        if !named.contains(&name) && old(modified) {
+        if named.contains(&name) || !old(modified) {
+            continue;
+        }
+        // A row that cannot be read names its bytes, too.
+        let numbered = name.rsplit('/').next().and_then(|file| {
+            let (k, epoch) = file.strip_suffix(".m4s")?.split_once('.')?;
+            Some((k.parse().ok()?, epoch.parse().ok()?))
+        });
+        let is_named = match numbered {
+            Some((k, epoch)) => stores.meta.has_chunk(stream, id, k, epoch).await?,
+            // Init segments go with the last chunk.
+            None => !named.is_empty(),
+        };
+        if !is_named {
             found.orphan_bytes += bytes;
             found.orphans.push(name);
         }

@@ -38,7 +38,9 @@ const SYNC: Duration = Duration::from_secs(1);
 /// A folder of blobs.
 pub struct Folder {
     dir: PathBuf,
-    staged: Arc<AtomicU64>,
+    staged: AtomicU64,
+    /// Files that are in their place: what is to be synced.
+    written: Arc<AtomicU64>,
     /// Closed with the folder: ends the thread that syncs it.
     _open: mpsc::SyncSender<()>,
     under_way: Arc<Semaphore>,
@@ -64,10 +66,10 @@ impl Folder {
             fs::remove_file(left_over.map_err(io)?.path()).map_err(io)?;
         }
         let under_way = Arc::new(Semaphore::new(UNDER_WAY));
-        let staged = Arc::new(AtomicU64::new(0));
+        let written = Arc::new(AtomicU64::new(0));
         let (open, closed) = mpsc::sync_channel(1);
-        keep_synced(File::open(dir).map_err(io)?, staged.clone(), closed).map_err(io)?;
-        Ok(Self { dir: dir.to_owned(), staged, _open: open, under_way, _lock: lock })
+        keep_synced(File::open(dir).map_err(io)?, written.clone(), closed).map_err(io)?;
+        Ok(Self { dir: dir.to_owned(), staged: AtomicU64::new(0), written, _open: open, under_way, _lock: lock })
     }
 }
 
@@ -77,8 +79,10 @@ impl Blobs for Folder {
         let path = self.dir.join(legal(name)?);
         let number = self.staged.fetch_add(1, Ordering::Relaxed);
         let staged = self.dir.join(STAGING).join(number.to_string());
+        let written = self.written.clone();
         self.work(name, move || {
             let put = write(&staged, &bytes).and_then(|()| place(&staged, &path));
+            written.fetch_add(1, Ordering::Relaxed);
             if put.is_err() {
                 // Most often it was never made.
                 let _ = fs::remove_file(&staged);
@@ -147,19 +151,19 @@ impl Folder {
     }
 }
 
-/// Has what was written reach the disk, on a thread of its own, until the folder is closed. `staged` counts what is written.
-fn keep_synced(folder: File, staged: Arc<AtomicU64>, closed: mpsc::Receiver<()>) -> io::Result<()> {
+/// Has what was written reach the disk, on a thread of its own, until the folder is closed. `written` counts it.
+fn keep_synced(folder: File, written: Arc<AtomicU64>, closed: mpsc::Receiver<()>) -> io::Result<()> {
     let sync = move || {
         let mut synced = 0;
         loop {
             let is_open = closed.recv_timeout(SYNC) == Err(mpsc::RecvTimeoutError::Timeout);
-            let written = staged.load(Ordering::Relaxed);
-            if written != synced
+            let now = written.load(Ordering::Relaxed);
+            if now != synced
                 && let Err(error) = rustix::fs::syncfs(&folder)
             {
                 tracing::error!(%error, "what was recorded last is not safe on the disk");
             }
-            synced = written;
+            synced = now;
             if !is_open {
                 return;
             }

@@ -149,12 +149,14 @@ impl Embedded {
 /// Folders of versions that did not look broadcasts up by their id alone get that table now.
 fn index_broadcasts(db: &Db) -> Result<()> {
     let failed = |error| engine::read_error("the broadcasts", error);
-    if db.table(Space::Ids).first_key_value().is_some() {
-        return Ok(());
-    }
     let rows: Vec<BroadcastRow> = page(Space::Broadcasts, db.table(Space::Broadcasts).iter(), usize::MAX)?;
-    let rows = rows.iter().map(|row| put(Space::Ids, row.id.as_str().into(), &row.stream));
-    db.commit(rows.collect(), true).map_err(failed)
+    let mut missing = Vec::new();
+    for row in rows {
+        if !db.contains(Space::Ids, row.id.as_str().as_bytes())? {
+            missing.push(put(Space::Ids, row.id.as_str().into(), &row.stream));
+        }
+    }
+    if missing.is_empty() { Ok(()) } else { db.commit(missing, true).map_err(failed) }
 }
 
 fn decode<T: DeserializeOwned>(space: Space, key: &[u8], value: &[u8]) -> Result<T> {
@@ -342,6 +344,11 @@ impl Meta for Embedded {
         limit: usize,
     ) -> Result<Vec<ChunkRow>> {
         self.page(Space::Chunks, keys::chunks(stream, broadcast, 0, before), true, limit).await
+    }
+
+    async fn has_chunk(&self, stream: &StreamId, broadcast: &BroadcastId, k: u64, epoch: u64) -> Result<bool> {
+        let key = keys::chunk(stream, broadcast, k, epoch);
+        self.read(move |db| db.contains(Space::Chunks, &key)).await
     }
 
     async fn delete_chunks(&self, stream: &StreamId, broadcast: &BroadcastId, rows: &[(u64, u64)]) -> Result<()> {

@@ -317,6 +317,8 @@ pub trait Meta: Send + Sync + 'static {
         before: Option<u64>,
         limit: usize,
     ) -> Result<Vec<ChunkRow>>;
+    /// Whether there is a row of this number and epoch, readable or not.
+    async fn has_chunk(&self, stream: &StreamId, broadcast: &BroadcastId, k: u64, epoch: u64) -> Result<bool>;
     /// Deletes chunk rows, each named by its number and epoch; those that are not there do not matter.
     async fn delete_chunks(&self, stream: &StreamId, broadcast: &BroadcastId, rows: &[(u64, u64)]) -> Result<()>;
 

@@ -42,6 +42,9 @@ const LINGER: Duration = Duration::from_millis(1500);
 /// The same while the end is not stored: a store that does not answer has no recording to show.
 const LINGER_MAX: Duration = Duration::from_secs(60);
 
+/// How long a broadcast that could end waits for its last chunks to be encoded.
+const DRAINS: Duration = Duration::from_secs(5);
+
 /// How often a line without work asks whether anyone still holds it.
 const IDLE_LOOK: Duration = Duration::from_secs(1);
 
@@ -300,11 +303,12 @@ impl Task {
         self.end_epoch(None);
     }
 
-    fn store_broadcast(&self, ended: Option<UnixMs>) {
-        let Some(broadcast) = &self.broadcast else { return };
+    /// Has the broadcast's row written. `false`: there is no room for it now.
+    fn store_broadcast(&self, ended: Option<UnixMs>) -> bool {
+        let Some(broadcast) = &self.broadcast else { return true };
         if ended.is_none() && broadcast.state() == State::Ended {
             // Its end is stored already.
-            return;
+            return true;
         }
         let row = BroadcastRow {
             stream: self.stream.clone(),
@@ -319,7 +323,7 @@ impl Task {
             summary: None,
             deleted: None,
         };
-        self.keeper.submit(Job::Broadcast(Box::new(row)));
+        self.keeper.submit(Job::Broadcast(Box::new(row)))
     }
 
     fn chunk_time(&self) -> Duration {
@@ -341,12 +345,20 @@ impl Task {
 
     fn window_end(&self) -> Option<Timestamp> {
         let (since, _) = self.away.filter(|_| self.ended.is_none())?;
-        Some(since + self.shared.config.reconnect_window)
+        // What is still being encoded belongs to it.
+        let draining = if self.encodings.is_empty() { Duration::ZERO } else { DRAINS };
+        Some(since + self.shared.config.reconnect_window.max(draining))
     }
 
     fn tick(&mut self) {
         let stamp = now();
-        if self.ended.as_ref().is_some_and(|ended| ended.gone_at() <= stamp) {
+        if let Some(ended) = self.ended.as_mut().filter(|ended| ended.gone_at() <= stamp) {
+            let is_stored = ended.is_stored;
+            // It must not stay open for ever because the queue was full.
+            if !is_stored && !self.store_broadcast(Some(unix_now())) {
+                self.ended = Some(Ended { at: stamp, is_stored });
+                return;
+            }
             self.broadcast = None;
             self.ended = None;
             self.away = None;
