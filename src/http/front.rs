@@ -193,7 +193,7 @@ impl Door {
             return Step::Routed(Box::new(shared.router.clone().oneshot(request)));
         };
         if let Some(answer) = self.kept(path, request.headers()) {
-            return Step::Ready(Some(answer));
+            return Step::Ready(Some(Box::new(answer)));
         }
         if !shared.app.readiness.has_started() {
             // What was running is not taken up yet: what the store says of it would be cached.
@@ -246,7 +246,8 @@ pub struct Answering {
 }
 
 enum Step {
-    Ready(Option<Response<Content>>),
+    /// Boxed: its place is kept by every connection that idles.
+    Ready(Option<Box<Response<Content>>>),
     Waits(Pin<Box<dyn Future<Output = Response<Content>> + Send>>),
     /// Boxed: it is large, and rare beside media.
     Routed(Box<Oneshot<Router, Request<axum::body::Body>>>),
@@ -254,7 +255,7 @@ enum Step {
 
 impl Step {
     fn ready(problem: Problem) -> Self {
-        Self::Ready(Some(problem.into()))
+        Self::Ready(Some(Box::new(problem.into())))
     }
 }
 
@@ -263,7 +264,7 @@ impl Future for Answering {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let answer = match &mut self.step {
-            Step::Ready(answer) => Poll::Ready(answer.take().expect("polled once after it was ready")),
+            Step::Ready(answer) => Poll::Ready(*answer.take().expect("polled once after it was ready")),
             Step::Waits(answer) => answer.as_mut().poll(cx),
             Step::Routed(answer) => Pin::new(answer).poll(cx).map(|answer| match answer {
                 Ok(answer) => answer.map(Content::routed),
