@@ -1,10 +1,11 @@
 //! Takes a deleted broadcast's bytes and rows away, but for its clips: bytes first, then the rows that name them, so that a
 //! crash at any moment leaves rows to go on from and no bytes that nothing names. Doing it again does no harm.
 
+use super::walk;
 use crate::{
     id::{BroadcastId, StreamId},
     line::Stores,
-    store::{self, About, Child, ChunkRow, ClipsOf, blob_name},
+    store::{self, About, ChunkRow, ClipsOf, blob_name},
 };
 
 /// Rows taken at a time.
@@ -56,7 +57,10 @@ pub async fn take_away(
     }
     if kept.is_empty() {
         // Init segments, pictures, and whatever a crash left without a row.
-        taken.bytes += folder(stores, format!("{stream}/{broadcast}")).await?;
+        for blob in walk::blobs(stores, &format!("{stream}/{broadcast}")).await? {
+            stores.blobs.delete(&blob.name).await?;
+            taken.bytes += blob.bytes;
+        }
         stores.meta.put_about(stream, broadcast, About::default()).await?;
     }
     Ok(taken)
@@ -74,23 +78,6 @@ async fn bytes_of(
         taken.bytes += u64::from(made.bytes);
     }
     Ok(())
-}
-
-/// Deletes all that lies in a folder; gives its bytes.
-async fn folder(stores: &Stores, folder: String) -> store::Result<u64> {
-    let (mut open, mut taken) = (vec![folder], 0);
-    while let Some(folder) = open.pop() {
-        for child in stores.blobs.list(&folder).await? {
-            match child {
-                Child::Folder(name) => open.push(name),
-                Child::Blob { name, bytes, .. } => {
-                    stores.blobs.delete(&name).await?;
-                    taken += bytes;
-                }
-            }
-        }
-    }
-    Ok(taken)
 }
 
 #[cfg(test)]

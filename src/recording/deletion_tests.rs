@@ -12,7 +12,8 @@ use crate::{
     media::Pieces,
     recording::sweep,
     store::{
-        Blobs, BroadcastRow, ClipRow, RenditionChunk, blobs::Folder, embedded::Embedded, health::Health, init_name,
+        Blobs, BroadcastRow, Child, ClipRow, RenditionChunk, blobs::Folder, embedded::Embedded, health::Health,
+        init_name,
     },
     time::UnixMs,
 };

@@ -23,7 +23,7 @@ use super::{
     Export, Library, Recording, deletion,
     library::Refused,
     retention::{self, Candidate},
-    sweep,
+    sweep, walk,
 };
 use crate::{
     id::{BroadcastId, Rendition, StreamId},
@@ -47,8 +47,6 @@ const EXPORTS_OPEN: usize = 64;
 /// Files that are made at the same time, and how long one waits for its turn.
 const EXPORTS_AT_ONCE: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Broadcasts read at a time.
-const PAGE: usize = 1000;
 
 /// How long recordings are kept on this node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -152,25 +150,17 @@ impl Jobs {
     async fn find_lost(&self) -> store::Result<()> {
         let meta = &self.library.stores().meta;
         let waiting: Vec<_> = meta.jobs().await?.into_iter().filter(|row| row.finished.is_none()).collect();
-        let mut after = None;
-        loop {
-            let page = meta.all_broadcasts(after.as_ref(), PAGE).await?;
-            after = page.last().map(|(id, _)| id.clone());
-            let full = page.len() >= PAGE;
-            for (id, stream) in page {
-                let Ok(Some(row)) = meta.broadcast(&stream, &id).await else { continue };
-                let task = JobTask::Delete { stream: stream.clone(), broadcast: id.clone() };
-                if row.deleted.is_some()
-                    && !waiting.iter().any(|job| job.task == task)
-                    && !meta.chunks(&stream, &id, 0, 1).await?.is_empty()
-                {
-                    self.add(task).await?;
-                }
-            }
-            if !full {
-                return Ok(());
+        for (id, stream) in walk::broadcasts(self.library.stores()).await? {
+            let Ok(Some(row)) = meta.broadcast(&stream, &id).await else { continue };
+            let task = JobTask::Delete { stream: stream.clone(), broadcast: id.clone() };
+            if row.deleted.is_some()
+                && !waiting.iter().any(|job| job.task == task)
+                && !meta.chunks(&stream, &id, 0, 1).await?.is_empty()
+            {
+                self.add(task).await?;
             }
         }
+        Ok(())
     }
 
     /// Takes away what of a deleted broadcast only a clip had kept.
@@ -376,53 +366,46 @@ impl Jobs {
     /// All recordings that have ended, oldest first.
     async fn candidates(&self) -> store::Result<Vec<Candidate>> {
         let meta = &self.library.stores().meta;
-        let (mut found, mut after) = (Vec::new(), None);
+        let mut found = Vec::new();
         let mut keeps: BTreeMap<StreamId, Keep> = BTreeMap::new();
-        loop {
-            let page = meta.all_broadcasts(after.as_ref(), PAGE).await?;
-            after = page.last().map(|(id, _)| id.clone());
-            let full = page.len() >= PAGE;
-            for (id, stream) in page {
-                let keep = match keeps.get(&stream) {
-                    Some(keep) => *keep,
-                    None => {
-                        let keep = match meta.stream(&stream).await {
-                            Ok(None) => self.policy.keep,
-                            Ok(Some(row)) if row.settings.is_null() => self.policy.keep,
-                            // What cannot be read deletes nothing.
-                            Ok(Some(row)) => serde_json::from_value(row.settings)
-                                .map_or(Keep::Forever, |settings: StreamSettings| {
-                                    settings.keep.unwrap_or(self.policy.keep)
-                                }),
-                            Err(store::Error::Damaged(_)) => Keep::Forever,
-                            Err(why) => return Err(why),
-                        };
-                        keeps.insert(stream.clone(), keep);
-                        keep
-                    }
-                };
-                if keep == Keep::Forever && self.policy.bytes_max == 0 {
-                    continue;
+        for (id, stream) in walk::broadcasts(self.library.stores()).await? {
+            let keep = match keeps.get(&stream) {
+                Some(keep) => *keep,
+                None => {
+                    let keep = match meta.stream(&stream).await {
+                        Ok(None) => self.policy.keep,
+                        Ok(Some(row)) if row.settings.is_null() => self.policy.keep,
+                        // What cannot be read deletes nothing.
+                        Ok(Some(row)) => serde_json::from_value(row.settings)
+                            .map_or(Keep::Forever, |settings: StreamSettings| {
+                                settings.keep.unwrap_or(self.policy.keep)
+                            }),
+                        Err(store::Error::Damaged(_)) => Keep::Forever,
+                        Err(why) => return Err(why),
+                    };
+                    keeps.insert(stream.clone(), keep);
+                    keep
                 }
-                let row = match meta.broadcast(&stream, &id).await {
-                    Err(store::Error::Damaged(_)) => None,
-                    row => row?,
-                };
-                let Some(row) = row.filter(|row| row.deleted.is_none()) else { continue };
-                let Some(ended) = row.ended else { continue };
-                let bytes = match (row.summary, self.policy.bytes_max) {
-                    (Some(summary), _) => summary.bytes,
-                    (None, 0) => 0,
-                    (None, _) => {
-                        self.library.broadcast(row).await.ok().and_then(|shown| shown.summary).map_or(0, |s| s.bytes)
-                    }
-                };
-                found.push(Candidate { id, ended, bytes, keep });
+            };
+            if keep == Keep::Forever && self.policy.bytes_max == 0 {
+                continue;
             }
-            if !full {
-                return Ok(found);
-            }
+            let row = match meta.broadcast(&stream, &id).await {
+                Err(store::Error::Damaged(_)) => None,
+                row => row?,
+            };
+            let Some(row) = row.filter(|row| row.deleted.is_none()) else { continue };
+            let Some(ended) = row.ended else { continue };
+            let bytes = match (row.summary, self.policy.bytes_max) {
+                (Some(summary), _) => summary.bytes,
+                (None, 0) => 0,
+                (None, _) => {
+                    self.library.broadcast(row).await.ok().and_then(|shown| shown.summary).map_or(0, |s| s.bytes)
+                }
+            };
+            found.push(Candidate { id, ended, bytes, keep });
         }
+        Ok(found)
     }
 }
 

@@ -12,6 +12,7 @@ mod jobs;
 mod library;
 mod retention;
 pub mod sweep;
+mod walk;
 
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter, sync::Cache};
 

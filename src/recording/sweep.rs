@@ -2,10 +2,11 @@
 //! when they are old enough; rows whose bytes are missing are told.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     time::Duration,
 };
 
+use super::walk;
 use crate::{
     id::{BroadcastId, StreamId},
     line::Stores,
@@ -35,14 +36,14 @@ pub struct Found {
 /// Compares everything. `progress` learns how many streams are done, of how many.
 pub async fn look(stores: &Stores, today: UnixMs, mut progress: impl FnMut(u64, u64)) -> store::Result<Found> {
     let mut found = Found::default();
-    let broadcasts = all_broadcasts(stores).await?;
-    let mut folders = BTreeMap::new();
+    let broadcasts = walk::broadcasts(stores).await?;
+    let mut folders = BTreeSet::new();
     for child in stores.blobs.list("").await? {
         match child {
             Child::Folder(stream) => {
                 for child in stores.blobs.list(&stream).await? {
                     match child {
-                        Child::Folder(name) => _ = folders.insert(name, ()),
+                        Child::Folder(name) => _ = folders.insert(name),
                         Child::Blob { name, .. } => found.strange.push(name),
                     }
                 }
@@ -52,7 +53,7 @@ pub async fn look(stores: &Stores, today: UnixMs, mut progress: impl FnMut(u64, 
     }
     let known: BTreeMap<String, (StreamId, BroadcastId)> =
         broadcasts.into_iter().map(|(id, stream)| (format!("{stream}/{id}"), (stream, id))).collect();
-    let names: Vec<_> = known.keys().chain(folders.keys().filter(|name| !known.contains_key(*name))).cloned().collect();
+    let names: Vec<_> = known.keys().chain(folders.iter().filter(|name| !known.contains_key(*name))).cloned().collect();
     let total = names.len() as u64;
     for (done, name) in names.into_iter().enumerate() {
         progress(done as u64, total);
@@ -74,18 +75,6 @@ pub async fn remove(stores: &Stores, found: &Found) -> store::Result<()> {
     Ok(())
 }
 
-async fn all_broadcasts(stores: &Stores) -> store::Result<Vec<(BroadcastId, StreamId)>> {
-    let mut all: Vec<(BroadcastId, StreamId)> = Vec::new();
-    loop {
-        let page = stores.meta.all_broadcasts(all.last().map(|(id, _)| id), PAGE).await?;
-        let full = page.len() >= PAGE;
-        all.extend(page);
-        if !full {
-            return Ok(all);
-        }
-    }
-}
-
 /// Looks at one broadcast's folder.
 async fn broadcast(
     stores: &Stores,
@@ -94,16 +83,8 @@ async fn broadcast(
     today: UnixMs,
     found: &mut Found,
 ) -> store::Result<()> {
-    let mut blobs = BTreeMap::new();
-    let mut open = vec![folder.to_owned()];
-    while let Some(folder) = open.pop() {
-        for child in stores.blobs.list(&folder).await? {
-            match child {
-                Child::Folder(name) => open.push(name),
-                Child::Blob { name, bytes, modified } => _ = blobs.insert(name, (bytes, modified)),
-            }
-        }
-    }
+    let blobs = walk::blobs(stores, folder).await?.into_iter();
+    let blobs: BTreeMap<_, _> = blobs.map(|blob| (blob.name, (blob.bytes, blob.modified))).collect();
     found.blobs += blobs.len() as u64;
     found.bytes += blobs.values().map(|(bytes, _)| bytes).sum::<u64>();
     let mut named = HashSet::new();
@@ -114,29 +95,27 @@ async fn broadcast(
     };
     let (stream, id) = (&stream, &id);
     // Rows may be there without their broadcast's.
-    {
-        let mut from = 0;
-        loop {
-            let page = stores.meta.chunks(stream, id, from, PAGE).await?;
-            let Some(last) = page.last().map(|row| row.k) else { break };
-            for (chunk, made) in page.iter().flat_map(|chunk| chunk.renditions.iter().map(move |made| (chunk, made))) {
-                let name = blob_name(stream, id, &made.rendition, chunk.k, chunk.epoch);
-                if blobs.get(&name).is_none_or(|(bytes, _)| *bytes != u64::from(made.bytes)) {
-                    found.missing.push(name.clone());
-                }
-                named.insert(name);
-                let init = init_name(stream, id, &made.rendition, &made.init);
-                if !blobs.contains_key(&init) && named.insert(init.clone()) {
-                    found.missing.push(init);
-                } else {
-                    named.insert(init);
-                }
+    let mut from = 0;
+    loop {
+        let page = stores.meta.chunks(stream, id, from, PAGE).await?;
+        let Some(last) = page.last().map(|row| row.k) else { break };
+        for (chunk, made) in page.iter().flat_map(|chunk| chunk.renditions.iter().map(move |made| (chunk, made))) {
+            let name = blob_name(stream, id, &made.rendition, chunk.k, chunk.epoch);
+            if blobs.get(&name).is_none_or(|(bytes, _)| *bytes != u64::from(made.bytes)) {
+                found.missing.push(name.clone());
             }
-            if page.len() < PAGE {
-                break;
+            named.insert(name);
+            let init = init_name(stream, id, &made.rendition, &made.init);
+            if !blobs.contains_key(&init) && named.insert(init.clone()) {
+                found.missing.push(init);
+            } else {
+                named.insert(init);
             }
-            from = last + 1;
         }
+        if page.len() < PAGE {
+            break;
+        }
+        from = last + 1;
     }
     // What is running may name anything yet.
     if row.as_ref().is_some_and(|row| row.ended.is_none()) {
