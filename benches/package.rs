@@ -6,7 +6,7 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use weir::{
     media::{Packet, Track, VideoConfig},
-    package::{Chunker, Entry, History, List, Window, playlist, window::LEN_MAX},
+    package::{Chunker, Entry, History, List, Window, history::Size, playlist, window::LEN_MAX},
     time::UnixMs,
 };
 
@@ -72,7 +72,11 @@ fn render(c: &mut Criterion) {
     let mut history = History::default();
     for k in 0..43_200 {
         let wall = UnixMs(1_767_225_600_000 + k as i64 * 2000);
-        history.push(&Entry { k, wall, ..window.entries()[0].clone() }, k as i64 * 180_000, 1_000_000);
+        history.push(
+            &Entry { k, wall, ..window.entries()[0].clone() },
+            k as i64 * 180_000,
+            Size { bytes: 1_000_000, iframe: 100_000 },
+        );
     }
     let window = Window::from_entries(2, 0, [Entry { k: 43_200, ..window.entries()[0].clone() }], false).expect("one");
     let past = [history.all()];

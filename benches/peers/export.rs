@@ -92,6 +92,7 @@ async fn record(data: &Path, stream: &StreamId, show: &BroadcastId) -> Result<u6
         channels: 2,
         peak_bps: 4_000_000,
         mean_bps: 3_800_000,
+        iframe_bps: 0,
     };
     let started = UnixMs(1_767_225_600_000);
     let renditions = vec![row(&names[0], &inits[0].codec, 1280, 720), row(&names[1], &inits[1].codec, 0, 0)];
@@ -148,6 +149,7 @@ async fn record(data: &Path, stream: &StreamId, show: &BroadcastId) -> Result<u6
                 rendition: names[*track].clone(),
                 init: inits[*track].hash.clone(),
                 bytes: chunk.bytes.len() as u32,
+                iframe: chunk.iframe,
                 duration_us: chunk.duration_us(),
             });
             let wall = UnixMs(started.0 + k as i64 * 2000);

@@ -92,7 +92,13 @@ async fn write(data: &Path) -> Result<Vec<Duration>> {
                     let bytes = Bytes::from(vec![k as u8; BYTES]);
                     blobs.put(&blob_name(&stream, &show(), &rendition, k, 1), bytes.into()).await?;
                     let init = "0123456789abcdef".to_owned();
-                    renditions.push(RenditionChunk { rendition, init, bytes: BYTES as u32, duration_us: 2_000_000 });
+                    renditions.push(RenditionChunk {
+                        rendition,
+                        init,
+                        bytes: BYTES as u32,
+                        iframe: 0,
+                        duration_us: 2_000_000,
+                    });
                 }
                 let (at, wall) = (k as i64 * 180_000, UnixMs(started.0 + (k * 2000) as i64));
                 let row = ChunkRow { k, epoch: 1, at, duration: 180_000, wall, discontinuity: false, renditions };
@@ -123,6 +129,7 @@ async fn begin(meta: &Embedded, blobs: &dyn Blobs, stream: &StreamId, started: U
         channels: 2,
         peak_bps: 1_000_000,
         mean_bps: 1_000_000,
+        iframe_bps: 0,
     };
     let epoch = EpochRow {
         epoch: 1,

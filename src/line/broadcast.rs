@@ -20,6 +20,7 @@ use crate::{
     media::{Epoch, Mode, VIDEO_TIMESCALE, timeline::Warning},
     package::{
         Chunk, Chunker, History, Part, Parts, Report,
+        history::Size,
         window::{Entry, List, PartEntry, Window},
     },
     store::{BroadcastRow, ChunkRow, RenditionRow},
@@ -189,7 +190,7 @@ impl Broadcast {
                     init: made.map_or("", |p| p.init.as_str()).into(),
                     parts: Arc::default(),
                 };
-                track.history.push(&entry, slot.at, made.map_or(0, |made| made.bytes));
+                track.history.push(&entry, slot.at, made.map(Size::from).unwrap_or_default());
                 list.append(entry).expect("slots are consecutive");
             }
             track.next = slots.last().expect("there is a first").k + 1;
@@ -240,7 +241,7 @@ impl Broadcast {
         self.offers = self.offers.split_off(&epoch.number.saturating_sub(8));
         for row in renditions {
             match self.tracks.get_mut(&row.name) {
-                Some(track) => track.row = RenditionRow { peak_bps: track.row.peak_bps.max(row.peak_bps), ..row },
+                Some(track) => track.row = with_peaks(row, &track.row),
                 None => {
                     let track = self.track(row.clone(), epoch.k);
                     self.tracks.insert(row.name.clone(), track);
@@ -361,7 +362,7 @@ impl Broadcast {
     /// Corrects what the multivariant playlist says of a rendition, now that its config is known.
     pub fn describe(&mut self, row: RenditionRow) {
         if let Some(track) = self.tracks.get_mut(&row.name) {
-            track.row = RenditionRow { peak_bps: track.row.peak_bps.max(row.peak_bps), ..row };
+            track.row = with_peaks(row, &track.row);
             track.dirty = true;
         }
     }
@@ -517,14 +518,16 @@ impl Broadcast {
                         _ => Arc::default(),
                     },
                 };
-                let bytes = finished.as_ref().map_or(0, |f| f.chunk.bytes.len() as u32);
-                track.history.push(&entry, slot.at, bytes);
+                let size = |f: &Finished| Size { bytes: f.chunk.bytes.len() as u32, iframe: f.chunk.iframe };
+                track.history.push(&entry, slot.at, finished.as_ref().map(size).unwrap_or_default());
                 list.append(entry).expect("numbers are listed one after the other, before the end");
                 if let Some(finished) = finished {
                     let bits = finished.chunk.bytes.len() as u64 * 8;
                     // A short last chunk's rate says nothing about the peak that a player must carry.
                     if us * 2 >= u64::from(self.target) * 1_000_000 {
                         track.row.peak_bps = track.row.peak_bps.max(bits * 1_000_000 / us.max(1));
+                        let iframe_bps = u64::from(finished.chunk.iframe) * 8_000_000 / us.max(1);
+                        track.row.iframe_bps = track.row.iframe_bps.max(iframe_bps);
                     }
                     track.bits += bits;
                     track.us += us;
@@ -661,6 +664,12 @@ impl Track {
         let mean = (self.bits * 1_000_000).checked_div(self.us).unwrap_or(self.row.mean_bps);
         RenditionRow { mean_bps: mean, ..self.row.clone() }
     }
+}
+
+/// A rendition's new row; what it took at most before is what a player must carry still.
+fn with_peaks(row: RenditionRow, before: &RenditionRow) -> RenditionRow {
+    let peak_bps = row.peak_bps.max(before.peak_bps);
+    RenditionRow { peak_bps, iframe_bps: row.iframe_bps.max(before.iframe_bps), ..row }
 }
 
 /// An empty list after `before` discontinuities.

@@ -15,6 +15,7 @@ fn row(name: &str) -> RenditionRow {
         channels: 2,
         peak_bps: 0,
         mean_bps: 0,
+        iframe_bps: 0,
     }
 }
 
@@ -32,7 +33,7 @@ fn broadcast() -> Broadcast {
 fn chunk(name: &str, k: u64, epoch: u64, at: i64) -> Finished {
     let bytes = Pieces::from(Bytes::from_static(b"x"));
     let parts = [Part { duration_us: 2_000_000, independent: true, bytes: bytes.clone() }].into();
-    let chunk = Chunk { k, epoch, start: at, duration: D, timescale: VIDEO_TIMESCALE, parts, bytes };
+    let chunk = Chunk { k, epoch, start: at, duration: D, timescale: VIDEO_TIMESCALE, parts, bytes, iframe: 0 };
     Finished { rendition: Rendition::new(name).unwrap(), chunk, init: "aa".into() }
 }
 

@@ -15,7 +15,10 @@ use tokio::sync::watch;
 use crate::{
     id::{BroadcastId, Rendition, StreamId},
     media::{Mode, Pieces, timeline::Warning},
-    package::{AudioVariant, Chunk, Extent, History, Part, Report, Variant, Window, playlist},
+    package::{
+        AudioVariant, Chunk, Extent, History, Part, Report, Variant, Window,
+        playlist::{self, Kind, Listing},
+    },
     store::RenditionRow,
     time::UnixMs,
 };
@@ -54,7 +57,10 @@ pub fn multivariant(rows: &[RenditionRow], prefix: &str, extent: &Extent) -> Tex
     let variants: Vec<_> = video.into_iter().map(Variant::from).collect();
     let audio = audio.first().map(|row| AudioVariant::from(*row));
     let file = if matches!(extent, Extent::Clip(_)) { "clip.m3u8" } else { "index.m3u8" };
-    let uri = |name: &Rendition| format!("{prefix}{name}/{file}{extent}");
+    let uri = |name: &Rendition, listing| match listing {
+        Listing::Media => format!("{prefix}{name}/{file}{extent}"),
+        Listing::Iframes => format!("{prefix}{name}/iframes.m3u8{extent}"),
+    };
     Text::new(playlist::multivariant(&variants, audio.as_ref(), uri))
 }
 
@@ -160,6 +166,8 @@ pub struct Texts {
     delta: OnceLock<Option<Text>>,
     from_start: OnceLock<Text>,
     from_start_delta: OnceLock<Option<Text>>,
+    iframes: OnceLock<Text>,
+    iframes_from_start: OnceLock<Text>,
 }
 
 /// The parts of a chunk that is being made.
@@ -191,6 +199,23 @@ impl LiveRendition {
         let delta = || texts.from_start_delta.get_or_init(delta).as_ref();
         let whole = || texts.from_start.get_or_init(|| Text::new(playlist::from_start(&past, window, reports)));
         if skip { delta() } else { None }.or_else(|| Some(whole()))
+    }
+
+    /// The I-frame playlist of what the window lists, or with `before` from the broadcast's start; nothing of audio, or before
+    /// the first chunk.
+    pub fn iframes(&self, before: Option<&[History]>) -> Option<&Text> {
+        let window = &self.window;
+        window.next_k().filter(|_| self.row.iframe_bps > 0)?;
+        let (texts, target, ended) = (&self.texts, window.target(), window.ended());
+        let Some(before) = before else {
+            let listed = [self.history.slice(window.media_sequence(), u64::MAX)];
+            return Some(
+                texts.iframes.get_or_init(|| Text::new(playlist::iframes(Kind::Live, &listed, target, ended))),
+            );
+        };
+        let listed: Vec<_> = before.iter().chain([&self.history]).map(History::all).collect();
+        let whole = || Text::new(playlist::iframes(Kind::FromStart, &listed, target, ended));
+        Some(texts.iframes_from_start.get_or_init(whole))
     }
 
     /// The bytes of chunk `k` as `epoch` wrote it, or as the valid epoch did when that one is not here.

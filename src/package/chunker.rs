@@ -38,6 +38,8 @@ pub struct Chunk {
     /// What it is made of, in order: its bytes are theirs. One alone when parts are not wanted.
     pub parts: Arc<[Part]>,
     pub bytes: Pieces,
+    /// From the first byte to the end of the first picture, which can be shown with these alone; zero for audio.
+    pub iframe: u32,
 }
 
 impl Chunk {
@@ -166,6 +168,8 @@ struct Made {
     /// Decode times of its first sample and after its last, once there is a part.
     span: Option<(i64, i64)>,
     parts: Vec<Part>,
+    /// Bytes up to the end of the first sample.
+    first: usize,
 }
 
 impl Made {
@@ -176,6 +180,9 @@ impl Made {
         // Starts are not negative: see where they are taken.
         let fragment = Fragment { sequence: sequence(k, index), start: start as u64, samples };
         let bytes = cmaf::part(&fragment, index == 0);
+        if index == 0 {
+            self.first = bytes.len() - samples[1..].iter().map(|sample| sample.payload.len()).sum::<usize>();
+        }
         self.parts.push(Part { duration_us: duration_us(start, end, timescale), independent: samples[0].key, bytes });
         self.span = Some((self.span.map_or(start, |span| span.0), end));
     }
@@ -183,7 +190,8 @@ impl Made {
     fn chunk(self, k: u64, epoch: u64, timescale: u32) -> Option<Chunk> {
         let (start, end) = self.span?;
         let bytes = self.parts.iter().flat_map(|part| part.bytes.iter().cloned()).collect();
-        Some(Chunk { k, epoch, start, duration: end - start, timescale, parts: self.parts.into(), bytes })
+        let iframe = self.first as u32;
+        Some(Chunk { k, epoch, start, duration: end - start, timescale, parts: self.parts.into(), bytes, iframe })
     }
 }
 
@@ -511,7 +519,8 @@ impl Audio {
         }
         self.count = self.frames.len();
         self.bytes = self.frames.iter().map(|frame| frame.1.len()).sum();
-        std::mem::take(&mut self.made).chunk(k, epoch, self.rate)
+        let chunk = std::mem::take(&mut self.made).chunk(k, epoch, self.rate)?;
+        Some(Chunk { iframe: 0, ..chunk })
     }
 
     fn add_mark(&mut self, k: u64, at: i64) {

@@ -1,7 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::package::testing::{Read, aac, avc, read_chunk};
+use crate::package::{
+    progressive::{InitInfo, first_sample},
+    testing::{Read, aac, avc, read_chunk},
+};
 
 fn video(pts: i64, dts: i64, mark: Option<u64>) -> Packet {
     let payload = format!("v{pts}").into_bytes().into();
@@ -52,6 +55,22 @@ fn b_frames_are_decoded_from_the_key_frames_time() {
     );
     assert_eq!(times(&read_chunk(&b.bytes.joined())), [(18000, 0, 3000), (21000, 0, 3000)]);
     assert!(read_chunk(&a.bytes.joined()).iter().map(|r| r.sync).eq([true, false, false, false]));
+}
+
+#[test]
+fn the_first_picture_can_be_taken_from_the_first_bytes_alone() {
+    let init = Arc::new(InitInfo::parse(&Init::video(&avc()).bytes).unwrap());
+    for parts in [None, Some(Parts { ticks: 6000, target_ms: 67 })] {
+        let packets = (0..8).map(|n| video(n * 3000, n * 3000, (n == 0).then_some(0)));
+        let out = chunks(Chunker::video(&avc(), 1, parts), packets, 24_000);
+        let (bytes, iframe) = (out[0].bytes.joined(), out[0].iframe as usize);
+        let head = bytes.slice(..iframe);
+        assert_eq!(first_sample(&head, &init, bytes.len() as u64).unwrap(), &b"v0"[..]);
+        assert!(first_sample(&head.slice(..iframe - 1), &init, bytes.len() as u64).is_err());
+        assert!(first_sample(&bytes.slice(..20), &init, bytes.len() as u64).is_err());
+    }
+    let sounds = chunks(Chunker::audio(&aac(48_000, 1024), 1, None), [Packet { mark: Some(0), ..audio(0) }], 1920);
+    assert_eq!(sounds[0].iframe, 0);
 }
 
 #[test]
@@ -281,6 +300,7 @@ fn durations_in_microseconds_do_not_drift() {
         timescale: 44_100,
         parts: Arc::default(),
         bytes: Pieces::default(),
+        iframe: 0,
     };
     let sum: u64 = (0..44_100).map(|i| chunk(i).duration_us()).sum();
     assert_eq!(sum, 1_024_000_000);

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::{Entry, PartEntry};
-use crate::time::UnixMs;
+use crate::{store::RenditionChunk, time::UnixMs};
 
 /// Rows in a block: what an append may have to copy.
 const BLOCK: usize = 512;
@@ -24,12 +24,14 @@ pub struct Item<'a> {
     /// Hash that names its init segment; may be empty for a gap.
     pub init: &'a str,
     pub parts: &'a [PartEntry],
+    /// From the chunk's first byte to the end of its first picture; zero where that is not known.
+    pub iframe: u32,
 }
 
 impl<'a> From<&'a Entry> for Item<'a> {
     fn from(entry: &'a Entry) -> Self {
         let Entry { k, epoch, duration_us, discontinuity, gap, wall, .. } = *entry;
-        Self { k, epoch, duration_us, discontinuity, gap, wall, init: &entry.init, parts: &entry.parts }
+        Self { k, epoch, duration_us, discontinuity, gap, wall, init: &entry.init, parts: &entry.parts, iframe: 0 }
     }
 }
 
@@ -41,7 +43,7 @@ struct Row {
     at: i64,
     epoch: u64,
     duration_us: u32,
-    bytes: u32,
+    size: Size,
     /// Place of the init segment's hash; none for a gap before the first chunk.
     init: u16,
     discontinuity: bool,
@@ -51,6 +53,19 @@ struct Row {
 impl Row {
     fn end(&self) -> i64 {
         self.at + i64::from(self.duration_us) * 9 / 100
+    }
+}
+
+/// Bytes of a chunk, and of these those up to the end of its first picture (none of audio). A gap has none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Size {
+    pub bytes: u32,
+    pub iframe: u32,
+}
+
+impl From<&RenditionChunk> for Size {
+    fn from(made: &RenditionChunk) -> Self {
+        Self { bytes: made.bytes, iframe: made.iframe }
     }
 }
 
@@ -72,7 +87,7 @@ pub struct Place {
     /// Start on the broadcast's timeline, 90 kHz.
     pub at: i64,
     pub duration_us: u64,
-    pub bytes: u32,
+    pub size: Size,
     pub gap: bool,
     pub wall: UnixMs,
 }
@@ -90,8 +105,8 @@ impl History {
         Self { discontinuities, ..Self::default() }
     }
 
-    /// Appends the number after the last one: `at` on the broadcast's timeline (90 kHz), with a chunk of so many bytes.
-    pub fn push(&mut self, entry: &Entry, at: i64, bytes: u32) {
+    /// Appends the number after the last one: `at` on the broadcast's timeline (90 kHz), with a chunk of this size.
+    pub fn push(&mut self, entry: &Entry, at: i64, size: Size) {
         if self.is_empty() {
             self.first = entry.k;
         }
@@ -100,7 +115,7 @@ impl History {
         let init = self.init(&entry.init);
         let Entry { epoch, discontinuity, gap, wall, .. } = *entry;
         let tail = Arc::make_mut(&mut self.tail);
-        tail.push(Row { wall, at, epoch, duration_us, bytes, init, discontinuity, gap });
+        tail.push(Row { wall, at, epoch, duration_us, size, init, discontinuity, gap });
         if tail.len() == BLOCK {
             Arc::make_mut(&mut self.full).push(tail.as_slice().into());
             self.tail = Arc::default();
@@ -151,8 +166,8 @@ impl History {
 
     /// Where a chunk number lies in time.
     pub fn place(&self, k: u64) -> Option<Place> {
-        let Row { epoch, at, duration_us, bytes, gap, wall, .. } = *self.row(k)?;
-        Some(Place { k, epoch, at, duration_us: duration_us.into(), bytes, gap, wall })
+        let Row { epoch, at, duration_us, size, gap, wall, .. } = *self.row(k)?;
+        Some(Place { k, epoch, at, duration_us: duration_us.into(), size, gap, wall })
     }
 
     /// The first number whose row is not as wished, where rows are until some point.
@@ -235,7 +250,17 @@ impl<'a> Slice<'a> {
                 wall: row.wall,
                 init: history.inits.get(usize::from(row.init)).map_or("", |hash| hash),
                 parts: &[],
+                iframe: row.size.iframe,
             }
+        })
+    }
+
+    /// Each number with the hash of its init segment.
+    pub fn listed(&self) -> impl DoubleEndedIterator<Item = (Place, &'a str)> + Clone + use<'a> {
+        let history = self.history;
+        self.places().map(move |place| {
+            let row = history.row(place.k).expect("within the history");
+            (place, history.inits.get(usize::from(row.init)).map_or("", |hash| &**hash))
         })
     }
 

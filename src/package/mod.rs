@@ -17,6 +17,7 @@ pub mod parts;
 pub mod playlist;
 pub mod progressive;
 pub mod reload;
+pub mod storyboard;
 #[cfg(test)]
 mod testing;
 pub mod window;

@@ -16,6 +16,8 @@ use crate::{id::Rendition, store::RenditionRow};
 /// EXT-X-MAP outside of I-frame playlists needs 6, EXT-X-SKIP 9 (rfc8216bis 8).
 const VERSION: usize = 6;
 const VERSION_SKIP: usize = 9;
+/// EXT-X-MAP in an I-frame playlist needs 5.
+const VERSION_IFRAMES: usize = 5;
 /// Parts are listed for this many target durations before the end (rfc8216bis 6.2.2).
 const PARTS_TARGETS: u64 = 3;
 /// CAN-SKIP-UNTIL in target durations; the least that is allowed (rfc8216bis 4.4.3.8).
@@ -26,6 +28,8 @@ const HOLD_BACK_PARTS: u32 = 3;
 const ENTRY_LEN: usize = 160;
 /// The same of an entry that left the window.
 const PAST_LEN: usize = 36;
+/// What an I-frame's range takes more.
+const IFRAME_LEN: usize = 30;
 /// How far the wall time may be from what follows from the entries before, microseconds: a tenth of a part.
 const CLOCK_US: i64 = 30_000;
 /// The bit rate that the first variant comes nearest to: players start with it (HLS authoring specification 9.20).
@@ -80,11 +84,55 @@ pub fn recording(past: &[Slice<'_>], target: u32, start_us: Option<u64>) -> Stri
     Text { start_us, ..Text::of(Kind::Recording, past, &nothing) }.written()
 }
 
+/// Renders the I-frame playlist (rfc8216bis 4.4.3.6) of these chunks: of each the bytes up to the end of its first picture,
+/// which a player can show alone when it winds or looks for a place. Numbers and times are those of the media playlist.
+pub fn iframes(kind: Kind, listed: &[Slice<'_>], target: u32, ended: bool) -> String {
+    let mut out = String::with_capacity(200 + listed.iter().map(Slice::len).sum::<usize>() * (PAST_LEN + IFRAME_LEN));
+    write_iframes(&mut out, kind, listed, target, ended).expect("writing to memory cannot fail");
+    out
+}
+
+fn write_iframes(out: &mut String, kind: Kind, listed: &[Slice<'_>], target: u32, ended: bool) -> std::fmt::Result {
+    writeln!(out, "#EXTM3U\n#EXT-X-VERSION:{VERSION_IFRAMES}\n#EXT-X-TARGETDURATION:{target}")?;
+    let (first, before) = listed
+        .iter()
+        .find(|slice| !slice.is_empty())
+        .map_or((0, 0), |slice| (slice.first_k(), slice.discontinuities_before()));
+    writeln!(out, "#EXT-X-MEDIA-SEQUENCE:{first}\n#EXT-X-DISCONTINUITY-SEQUENCE:{before}")?;
+    out.push_str(kind.tag());
+    out.push_str("#EXT-X-I-FRAMES-ONLY\n");
+    let mut map = "";
+    let mut clock = Clock { always: kind == Kind::Live, next_us: None };
+    for item in listed.iter().flat_map(Slice::items) {
+        let told = clock.tells(&item);
+        // Of chunks made before the lengths were kept nothing can be shown alone.
+        let item = Item { gap: item.gap || item.iframe == 0, ..item };
+        begin(out, &item, &mut map, told)?;
+        if !item.gap {
+            writeln!(out, "#EXT-X-BYTERANGE:{}@0", item.iframe)?;
+        }
+        media_line(out, &item);
+    }
+    if ended { out.write_str("#EXT-X-ENDLIST\n") } else { Ok(()) }
+}
+
+/// What a playlist is: whether it goes on, and whether what it lists stays.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
     Live,
     FromStart,
     Recording,
+}
+
+impl Kind {
+    /// EXT-X-PLAYLIST-TYPE, where it has one.
+    fn tag(self) -> &'static str {
+        match self {
+            Kind::Live => "",
+            Kind::FromStart => "#EXT-X-PLAYLIST-TYPE:EVENT\n",
+            Kind::Recording => "#EXT-X-PLAYLIST-TYPE:VOD\n",
+        }
+    }
 }
 
 /// One media playlist as text.
@@ -206,11 +254,7 @@ impl<'a> Text<'a> {
             None => (window.media_sequence(), window.discontinuity_sequence()),
         };
         writeln!(out, "#EXT-X-MEDIA-SEQUENCE:{sequence}\n#EXT-X-DISCONTINUITY-SEQUENCE:{discontinuities}")?;
-        match self.kind {
-            Kind::Live => {}
-            Kind::FromStart => out.push_str("#EXT-X-PLAYLIST-TYPE:EVENT\n"),
-            Kind::Recording => out.push_str("#EXT-X-PLAYLIST-TYPE:VOD\n"),
-        }
+        out.push_str(self.kind.tag());
         if let Some(us) = self.start_us {
             writeln!(out, "#EXT-X-START:TIME-OFFSET={},PRECISE=YES", Seconds(us, 6))?;
         }
@@ -303,6 +347,15 @@ impl Display for Seconds {
     }
 }
 
+/// What a playlist lists of a rendition's chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listing {
+    /// All of them, or their parts.
+    Media,
+    /// Of each its first picture.
+    Iframes,
+}
+
 /// What the multivariant playlist says of a rendition with pictures.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Variant {
@@ -317,6 +370,8 @@ pub struct Variant {
     /// Peak and mean bits per second of its chunks, without audio.
     pub peak_bps: u64,
     pub mean_bps: u64,
+    /// Peak bits per second of its I-frame playlist; zero where there is none.
+    pub iframe_bps: u64,
 }
 
 impl From<&RenditionRow> for Variant {
@@ -329,6 +384,7 @@ impl From<&RenditionRow> for Variant {
             fps_milli: row.fps_milli,
             peak_bps: row.peak_bps,
             mean_bps: row.mean_bps,
+            iframe_bps: row.iframe_bps,
         }
     }
 }
@@ -356,13 +412,18 @@ impl From<&RenditionRow> for AudioVariant {
 }
 
 /// Renders the multivariant playlist: the variant nearest to 2 Mb/s first, then from the highest bit rate down. Audio
-/// is a group of its own, except without variants, when it is the one variant. `uri` leads to a rendition's playlist.
-pub fn multivariant(variants: &[Variant], audio: Option<&AudioVariant>, uri: impl Fn(&Rendition) -> String) -> String {
+/// is a group of its own, except without variants, when it is the one variant. `uri` leads to a rendition's playlist, of the
+/// media or of the I-frames.
+pub fn multivariant(
+    variants: &[Variant],
+    audio: Option<&AudioVariant>,
+    uri: impl Fn(&Rendition, Listing) -> String,
+) -> String {
     let (audio_peak, audio_mean) = audio.map_or((0, 0), |audio| (audio.peak_bps, audio.mean_bps));
     let mut streams: Vec<_> = variants
         .iter()
         .map(|variant| VariantStream {
-            uri: uri(&variant.name),
+            uri: uri(&variant.name, Listing::Media),
             bandwidth: (variant.peak_bps + audio_peak).max(1),
             average_bandwidth: Some((variant.mean_bps + audio_mean).max(1)),
             codecs: Some(match audio {
@@ -379,11 +440,21 @@ pub fn multivariant(variants: &[Variant], audio: Option<&AudioVariant>, uri: imp
     if let Some(first) = (0..streams.len()).min_by_key(|&i| streams[i].bandwidth.abs_diff(FIRST_BPS)) {
         streams[..=first].rotate_right(1);
     }
+    let iframes = variants.iter().filter(|variant| variant.iframe_bps > 0).map(|variant| VariantStream {
+        is_i_frame: true,
+        uri: uri(&variant.name, Listing::Iframes),
+        bandwidth: variant.iframe_bps,
+        codecs: Some(variant.codec.clone()),
+        resolution: Some(Resolution { width: variant.width.into(), height: variant.height.into() }),
+        ..VariantStream::default()
+    });
+    let mut iframes: Vec<_> = iframes.collect();
+    iframes.sort_by(|a, b| b.bandwidth.cmp(&a.bandwidth).then_with(|| a.uri.cmp(&b.uri)));
     let mut alternatives = Vec::new();
     if let Some(audio) = audio {
         if streams.is_empty() {
             streams.push(VariantStream {
-                uri: uri(&audio.name),
+                uri: uri(&audio.name, Listing::Media),
                 bandwidth: audio.peak_bps.max(1),
                 average_bandwidth: Some(audio.mean_bps.max(1)),
                 codecs: Some(audio.codec.clone()),
@@ -392,7 +463,7 @@ pub fn multivariant(variants: &[Variant], audio: Option<&AudioVariant>, uri: imp
         } else {
             alternatives.push(AlternativeMedia {
                 media_type: AlternativeMediaType::Audio,
-                uri: Some(uri(&audio.name)),
+                uri: Some(uri(&audio.name, Listing::Media)),
                 group_id: AUDIO_GROUP.into(),
                 name: audio.name.to_string(),
                 default: true,
@@ -402,6 +473,7 @@ pub fn multivariant(variants: &[Variant], audio: Option<&AudioVariant>, uri: imp
             });
         }
     }
+    streams.extend(iframes);
     let playlist = MasterPlaylist {
         version: Some(VERSION),
         variants: streams,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::{
-    package::{Clip, Entry, History, List, PartEntry, window::LEN_MAX},
+    package::{Clip, Entry, History, List, PartEntry, history, window::LEN_MAX},
     time::UnixMs,
 };
 
@@ -36,10 +36,12 @@ fn golden(name: &str, text: &str) {
     assert_eq!(text, want, "{name}");
 }
 
+const SIZE: history::Size = history::Size { bytes: 1000, iframe: 100 };
+
 /// The same entries as a recording has them.
 fn history(window: &Window) -> History {
     let mut history = History::new(window.discontinuity_sequence());
-    window.entries().iter().for_each(|entry| history.push(entry, entry.k as i64 * 180_000, 1000));
+    window.entries().iter().for_each(|entry| history.push(entry, entry.k as i64 * 180_000, SIZE));
     history
 }
 
@@ -234,7 +236,7 @@ fn day() -> History {
             init: if k < 700 { "0123456789abcdef" } else { "fedcba9876543210" }.into(),
             ..entry(k, 2_000_000)
         };
-        history.push(&entry, k as i64 * 180_000, 1000);
+        history.push(&entry, k as i64 * 180_000, SIZE);
     }
     history
 }
@@ -316,11 +318,29 @@ fn a_clip_begins_where_it_is_asked_to() {
 }
 
 #[test]
+fn a_playlist_of_iframes_numbers_as_the_media_playlist_does() {
+    let history = day();
+    let listed = [history.slice(598, 604), history.slice(699, 702)];
+    let text = iframes(Kind::Recording, &listed, 2, true);
+    golden("iframes.m3u8", &text);
+    let parsed = m3u8_rs::parse_media_playlist_res(text.as_bytes()).unwrap();
+    assert!(parsed.i_frames_only && parsed.end_list && parsed.media_sequence == 598);
+    let ranges: Vec<_> = parsed.segments.iter().map(|segment| segment.byte_range.as_ref().map(|r| r.length)).collect();
+    assert!(ranges.iter().enumerate().all(|(i, range)| *range == (i != 2).then_some(100)), "{ranges:?}");
+    // What goes on has no end, and tells the time of each.
+    let live = iframes(Kind::Live, &[history.slice(43_190, u64::MAX)], 2, false);
+    assert!(!live.contains("ENDLIST") && !live.contains("PLAYLIST-TYPE"), "{live}");
+    assert_eq!(live.matches("#EXT-X-PROGRAM-DATE-TIME:").count(), 10);
+    assert!(iframes(Kind::FromStart, &[history.all()], 2, false).contains("#EXT-X-PLAYLIST-TYPE:EVENT\n"));
+    assert!(iframes(Kind::Recording, &[], 2, true).contains("#EXT-X-MEDIA-SEQUENCE:0\n"));
+}
+
+#[test]
 fn a_snapshot_of_a_history_stays_as_it_is() {
     let mut history = History::new(3);
     let mut snapshots = Vec::new();
     for k in 7..2000u64 {
-        history.push(&entry(k, 2_000_000), k as i64, k as u32);
+        history.push(&entry(k, 2_000_000), k as i64, SIZE);
         snapshots.push(history.clone());
     }
     for (n, snapshot) in snapshots.iter().enumerate() {
@@ -341,6 +361,7 @@ fn variant(name: &str, size: (u32, u32), fps_milli: u32, peak_bps: u64) -> Varia
         fps_milli,
         peak_bps,
         mean_bps: peak_bps * 4 / 5,
+        iframe_bps: peak_bps / 10,
     }
 }
 
@@ -363,13 +384,19 @@ fn ladder() -> Vec<Variant> {
     ]
 }
 
-fn inside(name: &Rendition) -> String {
-    format!("{name}/index.m3u8")
+fn inside(name: &Rendition, listing: Listing) -> String {
+    match listing {
+        Listing::Media => format!("{name}/index.m3u8"),
+        Listing::Iframes => format!("{name}/iframes.m3u8"),
+    }
 }
 
 #[test]
 fn multivariant_playlists_are_what_they_were() {
-    golden("ladder.m3u8", &multivariant(&ladder(), Some(&audio()), |name| format!("01hx/{name}/index.m3u8")));
+    golden(
+        "ladder.m3u8",
+        &multivariant(&ladder(), Some(&audio()), |name, listing| format!("01hx/{}", inside(name, listing))),
+    );
     golden("video-only.m3u8", &multivariant(&ladder()[..1], None, inside));
     golden("audio-only.m3u8", &multivariant(&[], Some(&audio()), inside));
 }
@@ -381,7 +408,10 @@ fn multivariant_playlists_read_back() {
     assert!(parsed.independent_segments);
     let names: Vec<_> = parsed.variants.iter().map(|v| v.uri.as_str()).collect();
     // 480p with audio (1.37 Mb/s) is nearer to 2 Mb/s than 720p (2.97).
-    assert_eq!(names, ["480p", "source", "720p", "360p"].map(|n| format!("{n}/index.m3u8")));
+    assert_eq!(names[..4], ["480p", "source", "720p", "360p"].map(|n| format!("{n}/index.m3u8")));
+    assert_eq!(names[4..], ["source", "720p", "480p", "360p"].map(|n| format!("{n}/iframes.m3u8")));
+    assert!(parsed.variants.iter().enumerate().all(|(i, variant)| variant.is_i_frame == (i >= 4)));
+    assert_eq!((parsed.variants[4].bandwidth, parsed.variants[4].audio.as_deref()), (600_000, None));
     let first = &parsed.variants[0];
     assert_eq!((first.bandwidth, first.average_bandwidth), (1_370_000, Some(1_120_000)));
     assert_eq!(first.codecs.as_deref(), Some("avc1.64001f,mp4a.40.2"));

@@ -10,7 +10,7 @@ use crate::{
     id::{BroadcastId, Rendition, StreamId},
     line::{Live, Stores},
     media::VIDEO_TIMESCALE,
-    package::{Clip, Entry, History},
+    package::{Clip, Entry, History, history::Size},
     store::{self, BroadcastRow, ChunkRow, ClipRow, ClipsOf, RenditionChunk, blob_name, init_name, valid_chunks},
     time::{Timestamp, UnixMs, now},
 };
@@ -234,7 +234,7 @@ impl Index {
                 init: made.map_or("", |made| &made.init).into(),
                 parts: Arc::default(),
             };
-            history.push(&entry, row.at, made.map_or(0, |made| made.bytes));
+            history.push(&entry, row.at, made.map(Size::from).unwrap_or_default());
         }
         self.discontinuities += u64::from(row.discontinuity);
         let wall = UnixMs(row.wall.0 + row.duration * 1000 / i64::from(VIDEO_TIMESCALE));
@@ -257,7 +257,7 @@ impl Index {
                 init: "".into(),
                 parts: Arc::default(),
             };
-            self.histories.values_mut().for_each(|history| history.push(&entry, at + n * each, 0));
+            self.histories.values_mut().for_each(|history| history.push(&entry, at + n * each, Size::default()));
         }
     }
 

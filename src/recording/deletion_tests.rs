@@ -110,6 +110,7 @@ async fn world() -> World {
                     rendition: rendition.clone(),
                     init,
                     bytes: bytes.len() as u32,
+                    iframe: 0,
                     duration_us,
                 });
                 stores.blobs.put(&blob_name(&stream, broadcast, &rendition, k, epoch), bytes.into()).await.unwrap();

@@ -61,9 +61,9 @@ impl Export {
         // By number, video before audio.
         let mut heads: Vec<(u64, usize, Place, Arc<str>)> = Vec::new();
         for (track, cut) in cuts.iter().enumerate() {
-            let listed = cut.slices.iter().flat_map(|slice| slice.places().zip(slice.items()));
+            let listed = cut.slices.iter().flat_map(|slice| slice.listed());
             let chunks = listed.filter(|(place, _)| !place.gap);
-            heads.extend(chunks.map(|(place, item)| (place.k, track, place, item.init.into())));
+            heads.extend(chunks.map(|(place, init)| (place.k, track, place, init.into())));
         }
         heads.sort_by_key(|(k, track, ..)| (*k, *track));
         progress.set(0, heads.len() as u64);
@@ -76,7 +76,7 @@ impl Export {
             let init = inits.get(&(track, init)).cloned();
             async move {
                 let Some(init) = init else { return Ok((name, k, track, None)) };
-                let samples = head(&*stores.blobs, &name, &init, place.bytes.into()).await?;
+                let samples = head(&*stores.blobs, &name, &init, place.size.bytes.into()).await?;
                 Ok::<_, store::Error>((name, k, track, samples.map(|samples| (init, samples))))
             }
         });

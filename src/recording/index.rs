@@ -6,7 +6,11 @@ use std::sync::{Arc, OnceLock};
 use crate::{
     id::{BroadcastId, Rendition, StreamId},
     line::{Live, Text, live::multivariant},
-    package::{Clip, Extent, History, Slice, history::Place, playlist},
+    package::{
+        Clip, Extent, History, Slice,
+        history::Place,
+        playlist::{self, Kind},
+    },
     store::{RenditionRow, Summary},
     time::UnixMs,
 };
@@ -35,8 +39,9 @@ pub struct Track {
     pub row: RenditionRow,
     /// In order, without a break between: what was stored before a restart, and what was listed since.
     histories: Vec<History>,
-    /// The playlist of all of it.
+    /// The playlists of all of it.
     text: OnceLock<Arc<Text>>,
+    iframes: OnceLock<Arc<Text>>,
 }
 
 /// The chunks of a rendition that hold something of a clip.
@@ -50,7 +55,7 @@ pub struct Cut<'a> {
 impl Track {
     pub fn new(row: RenditionRow, histories: Vec<History>) -> Self {
         let histories = histories.into_iter().filter(|history| !history.is_empty()).collect();
-        Self { row, histories, text: OnceLock::new() }
+        Self { row, histories, text: OnceLock::new(), iframes: OnceLock::new() }
     }
 
     /// What there is; while its encoder stays away, gaps are listed that are none of a recording.
@@ -60,6 +65,11 @@ impl Track {
             *last = last.without_last_gaps();
         }
         slices
+    }
+
+    /// Every number with the hash of its init segment.
+    pub fn listed(&self) -> impl DoubleEndedIterator<Item = (Place, &str)> {
+        self.all().into_iter().flat_map(|slice| slice.listed())
     }
 
     fn places(&self) -> impl DoubleEndedIterator<Item = Place> {
@@ -103,6 +113,15 @@ impl Recording {
         });
         let tracks = tracks.collect();
         Self::new(live.stream.clone(), live.broadcast.clone(), (live.started, None), target, tracks)
+    }
+
+    pub fn tracks(&self) -> &[Track] {
+        &self.tracks
+    }
+
+    /// Where it ends so far on the broadcast's timeline, 90 kHz.
+    pub fn end(&self) -> i64 {
+        self.tracks.iter().filter_map(|track| Some(track.places().next_back()?.end())).max().unwrap_or(self.zero)
     }
 
     pub fn renditions(&self) -> impl Iterator<Item = &RenditionRow> {
@@ -179,13 +198,25 @@ impl Recording {
         Some(self.track(rendition)?.text.get_or_init(|| Arc::new(Text::new(whole()))).clone())
     }
 
+    /// An I-frame playlist. Nothing where the rendition has no picture of `extent`.
+    pub fn iframes(&self, rendition: &Rendition, extent: &Extent) -> Option<Arc<Text>> {
+        let track = self.track(rendition).filter(|track| track.row.iframe_bps > 0)?;
+        let cut = self.cut(rendition, extent).filter(Cut::has_chunks)?;
+        let is_clip = cut.bounds.is_some();
+        // One that may go on is neither a recording nor at its end.
+        let ended = is_clip || self.ended.is_some();
+        let kind = if ended { Kind::Recording } else { Kind::Live };
+        let text = || Arc::new(Text::new(playlist::iframes(kind, &cut.slices, self.target, ended)));
+        Some(if is_clip { text() } else { track.iframes.get_or_init(text).clone() })
+    }
+
     pub fn summary(&self) -> Summary {
         let mut summary = Summary { zero: self.zero, ..Summary::default() };
         let mut fewest = None;
         for track in &self.tracks {
             let (mut gaps, mut gaps_us, mut end) = (0, 0, 0);
             for place in track.places() {
-                summary.bytes += u64::from(place.bytes);
+                summary.bytes += u64::from(place.size.bytes);
                 gaps += u64::from(place.gap);
                 gaps_us += if place.gap { place.duration_us } else { 0 };
                 end = place.end();
@@ -197,9 +228,9 @@ impl Recording {
         summary
     }
 
-    /// About how much memory it takes, bytes: the index, and playlists that are as long again.
+    /// About how much memory it takes, bytes: the index, and playlists that are about as long each.
     pub fn weight(&self) -> u64 {
         let histories = self.tracks.iter().flat_map(|track| &track.histories);
-        1000 + 2 * histories.map(History::weight).sum::<usize>() as u64
+        1000 + 3 * histories.map(History::weight).sum::<usize>() as u64
     }
 }

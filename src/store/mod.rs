@@ -151,6 +151,9 @@ pub struct RenditionRow {
     /// Peak and mean bits per second of its chunks.
     pub peak_bps: u64,
     pub mean_bps: u64,
+    /// Peak bits per second of the first pictures of its chunks alone; zero where there are none.
+    #[serde(default)]
+    pub iframe_bps: u64,
 }
 
 /// One chunk number, with all renditions whose bytes are stored. A rendition that is absent is a gap.
@@ -173,6 +176,9 @@ pub struct RenditionChunk {
     /// Hash that names its init segment.
     pub init: String,
     pub bytes: u32,
+    /// From its first byte to the end of its first picture; zero for audio.
+    #[serde(default)]
+    pub iframe: u32,
     /// Its own duration (audio frames do not end where video does), microseconds.
     pub duration_us: u64,
 }
@@ -453,6 +459,7 @@ mod tests {
             rendition: Rendition::new(name).expect("legal"),
             init: "0123456789abcdef".into(),
             bytes: 12_500_000,
+            iframe: 1_250_000,
             duration_us: 10_000_000,
         };
         let renditions = ["source", "1080p60", "720p60", "480p", "360p", "audio"].map(rendition).to_vec();

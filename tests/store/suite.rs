@@ -69,6 +69,7 @@ pub fn broadcast_row(stream: &StreamId, id: &BroadcastId) -> BroadcastRow {
         channels: 0,
         peak_bps: u64::from(u32::MAX) * 2,
         mean_bps: 3_000_000,
+        iframe_bps: 400_000,
     };
     BroadcastRow {
         stream: stream.clone(),
@@ -90,6 +91,7 @@ pub fn chunk_row(k: u64, epoch: u64) -> ChunkRow {
         rendition,
         init: "0123456789abcdef".into(),
         bytes: 1_000_000 + epoch as u32,
+        iframe: 50_000,
         duration_us: 2_000_000,
     };
     ChunkRow {

@@ -206,7 +206,17 @@ impl Task {
 pub(super) fn video_row(name: Rendition, config: &VideoConfig) -> RenditionRow {
     let fps_milli = config.fps.map_or(0, |(n, d)| (u64::from(n) * 1000 / u64::from(d.max(1))).min(240_000) as u32);
     let (width, height) = (u32::from(config.width), u32::from(config.height));
-    RenditionRow { name, codec: config.codec_string(), width, height, fps_milli, channels: 0, peak_bps: 0, mean_bps: 0 }
+    RenditionRow {
+        name,
+        codec: config.codec_string(),
+        width,
+        height,
+        fps_milli,
+        channels: 0,
+        peak_bps: 0,
+        mean_bps: 0,
+        iframe_bps: 0,
+    }
 }
 
 /// What a chunk of this rung needs at most, and 2 % for its boxes.
@@ -224,5 +234,6 @@ pub(super) fn audio_row(config: &AudioConfig) -> RenditionRow {
         channels: u32::from(config.channels),
         peak_bps: 0,
         mean_bps: 0,
+        iframe_bps: 0,
     }
 }

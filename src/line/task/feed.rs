@@ -237,7 +237,13 @@ impl Task {
             duration,
             expected: broadcast.offer(slot.epoch),
             slot,
-            made: RenditionChunk { rendition, init: init.to_string(), bytes: chunk.bytes.len() as u32, duration_us },
+            made: RenditionChunk {
+                rendition,
+                init: init.to_string(),
+                bytes: chunk.bytes.len() as u32,
+                iframe: chunk.iframe,
+                duration_us,
+            },
             bytes: chunk.bytes,
         })));
     }

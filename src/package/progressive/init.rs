@@ -5,7 +5,7 @@ use mp4_atom::{FixedPoint, FourCC, Hdlr, Mdhd, Tkhd, Trex};
 
 use super::{
     Malformed,
-    boxes::{children, only},
+    boxes::{children, only, optional},
 };
 use crate::media::Track;
 
@@ -55,6 +55,14 @@ impl InitInfo {
         Ok(Self { kind, timescale, entry: entry(stsd)?, width: shown.width, height: shown.height, defaults })
     }
 
+    /// The AVCDecoderConfigurationRecord (14496-15 5.3.3.1.2) of H.264 video.
+    pub fn avcc(&self) -> Option<Bytes> {
+        // After the sample entry's header and its own fields (12.1.3.2) come boxes.
+        let boxes = self.entry.get(8 + 78..)?;
+        let avcc = optional(boxes, b"avcC").ok()??;
+        Some(Bytes::copy_from_slice(avcc.body))
+    }
+
     /// Tells whether samples of the two can share a sample entry.
     pub(super) fn same_entry(&self, other: &Self) -> bool {
         self.entry == other.entry
@@ -96,9 +104,10 @@ mod tests {
         let video = InitInfo::parse(&Init::video(&avc()).bytes).unwrap();
         assert_eq!((video.kind, video.timescale, video.width.integer()), (Track::Video, 90_000, 1280));
         assert_eq!((&video.entry[4..8], video.is_aac()), (&b"avc1"[..], false));
+        assert_eq!(video.avcc(), Some(avc().avcc));
         let audio = InitInfo::parse(&Init::audio(&aac(44_100, 1024)).bytes).unwrap();
         assert_eq!((audio.kind, audio.timescale, audio.is_aac()), (Track::Audio, 44_100, true));
-        assert!(!audio.same_entry(&video));
+        assert!(!audio.same_entry(&video) && audio.avcc().is_none());
     }
 
     #[test]

@@ -38,12 +38,29 @@ mod testing;
 mod track;
 mod walk;
 
-use std::ops::Deref;
+use std::{ops::Deref, sync::Arc};
+
+use bytes::Bytes;
 
 pub use builder::{Bounds, Builder, Empty, Refused};
 pub use file::{Progressive, Span};
 pub use init::InitInfo;
 pub use walk::Walk;
+
+/// Finds the first sample of a chunk of `len` bytes among its first bytes, `head`.
+pub fn first_sample(head: &Bytes, init: &Arc<InitInfo>, len: u64) -> Result<Bytes, Malformed> {
+    let short = Malformed("the first sample is not all there");
+    let mut walk = Walk::new(init.clone(), len);
+    loop {
+        if let Some(sample) = walk.first() {
+            let (from, to) = (sample.at as usize, sample.at as usize + sample.size as usize);
+            return if to <= head.len() { Ok(head.slice(from..to)) } else { Err(short) };
+        }
+        let wanted = walk.wants().ok_or(Malformed("a chunk without samples"))?;
+        let (from, to) = (wanted.start as usize, (wanted.end as usize).min(head.len()));
+        walk.feed(head.get(from..to).ok_or(short)?)?;
+    }
+}
 
 /// Says what is wrong with the bytes of an init segment or a chunk. They are at fault, or what stored them; the same
 /// bytes will not do better a second time.

@@ -91,6 +91,11 @@ impl Walk {
         Ok(())
     }
 
+    /// Tells the first sample, once its `moof` was fed.
+    pub fn first(&self) -> Option<&Sample> {
+        self.samples.first()
+    }
+
     /// Gives the samples; fails when bytes are still wanted.
     pub fn done(self) -> Result<Samples, Malformed> {
         match self.need {
