@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use crate::{
     id::{self, BroadcastId, Rendition, StreamId},
     package::{BadClip, BadReload, Clip, Extent, Reload, extent},
+    recording::Picture,
 };
 
 /// One thing under `/hls/`.
@@ -22,6 +23,8 @@ pub enum What {
     Multivariant(BroadcastId, Extent),
     /// What lies in a rendition's folder.
     File(BroadcastId, Rendition, File),
+    /// Its poster, or what of its storyboard.
+    Picture(BroadcastId, Picture),
     /// A broadcast or a clip as one MP4 file, of the best rendition where none is named. Never kept by a cache of ours.
     Download(BroadcastId, Option<Rendition>, Extent),
 }
@@ -30,6 +33,8 @@ pub enum What {
 pub enum File {
     /// `index.m3u8`, or `clip.m3u8`.
     Playlist(Extent, Reload),
+    /// `iframes.m3u8`: of each chunk its first picture alone.
+    Iframes(Extent),
     /// `init-{hash}.mp4`.
     Init(Arc<str>),
     /// `{k}.{epoch}.m4s`.
@@ -53,6 +58,7 @@ pub enum NoObject {
 
 /// The playlist that shows a part of a broadcast.
 const CLIP: &str = "clip.m3u8";
+const IFRAMES: &str = "iframes.m3u8";
 
 impl Object {
     /// Reads what comes after `/hls/` and the query. Parameters that are none of ours do not count.
@@ -74,6 +80,9 @@ impl Object {
             [Some(broadcast), Some("clip.mp4"), None, _] => {
                 What::Download(broadcast.parse()?, rendition(query)?, Extent::Clip(Clip::parse(query)?))
             }
+            [Some(broadcast), Some(name), None, _] => {
+                What::Picture(broadcast.parse()?, Picture::parse(name).ok_or(NoObject::NoFile)?)
+            }
             [Some(broadcast), Some(rendition), Some(file), None] => {
                 let (broadcast, rendition) = (broadcast.parse()?, rendition.parse()?);
                 What::File(broadcast, rendition, File::parse(file, query)?)
@@ -87,9 +96,10 @@ impl Object {
     pub fn broadcast(&self) -> Option<&BroadcastId> {
         match &self.what {
             What::Current(_) => None,
-            What::Multivariant(broadcast, _) | What::File(broadcast, ..) | What::Download(broadcast, ..) => {
-                Some(broadcast)
-            }
+            What::Multivariant(broadcast, _)
+            | What::File(broadcast, ..)
+            | What::Picture(broadcast, _)
+            | What::Download(broadcast, ..) => Some(broadcast),
         }
     }
 
@@ -99,8 +109,11 @@ impl Object {
     }
 
     pub fn is_playlist(&self) -> bool {
-        let media = File::is_media;
-        !matches!(&self.what, What::Download(..)) && !matches!(&self.what, What::File(_, _, file) if media(file))
+        match &self.what {
+            What::Current(_) | What::Multivariant(..) => true,
+            What::File(_, _, file) => !file.is_media(),
+            What::Picture(..) | What::Download(..) => false,
+        }
     }
 }
 
@@ -114,6 +127,7 @@ impl fmt::Display for Object {
                 write!(f, "{broadcast}/{}", playlist(extent, &Reload::default()))
             }
             What::File(broadcast, rendition, file) => write!(f, "{broadcast}/{rendition}/{file}"),
+            What::Picture(broadcast, picture) => write!(f, "{broadcast}/{picture}"),
             What::Download(broadcast, rendition, extent) => {
                 let name = if matches!(extent, Extent::Clip(_)) { "clip" } else { "index" };
                 write!(f, "{broadcast}/{name}.mp4{extent}")?;
@@ -135,6 +149,11 @@ impl File {
         }
         if name == CLIP {
             return Ok(File::Playlist(Extent::Clip(Clip::parse(query)?), Reload::default()));
+        }
+        if name == IFRAMES {
+            let is_clip = extent::value(query, "to").is_some();
+            let extent = if is_clip { Extent::Clip(Clip::parse(query)?) } else { Extent::parse(query) };
+            return Ok(File::Iframes(extent));
         }
         if let Some(hash) = name.strip_prefix("init-").and_then(|rest| rest.strip_suffix(".mp4")) {
             let legal = (1..=64).contains(&hash.len()) && hash.bytes().all(|c| c.is_ascii_hexdigit());
@@ -158,6 +177,7 @@ impl fmt::Display for File {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             File::Playlist(extent, reload) => f.write_str(&playlist(extent, reload)),
+            File::Iframes(extent) => write!(f, "{IFRAMES}{extent}"),
             File::Init(hash) => write!(f, "init-{hash}.mp4"),
             File::Chunk { k, epoch } => write!(f, "{k}.{epoch}.m4s"),
             File::Part { k, epoch, part } => write!(f, "{k}.{epoch}.{part}.m4s"),
@@ -219,6 +239,12 @@ mod tests {
             ("alice/01b/720p/init-00ff.mp4", Some("x"), "/hls/alice/01b/720p/init-00ff.mp4"),
             ("alice/01b/720p/12.3.m4s", Some("_HLS_msn=x"), "/hls/alice/01b/720p/12.3.m4s"),
             ("alice/01b/720p/0.1.2.m4s", None, "/hls/alice/01b/720p/0.1.2.m4s"),
+            ("alice/01b/720p/iframes.m3u8", Some("x=1"), "/hls/alice/01b/720p/iframes.m3u8"),
+            ("alice/01b/720p/iframes.m3u8", Some("to=2&from=1"), "/hls/alice/01b/720p/iframes.m3u8?from=1&to=2"),
+            ("alice/01b/720p/iframes.m3u8", Some("from=start"), "/hls/alice/01b/720p/iframes.m3u8?from=start"),
+            ("alice/01b/poster.jpg", Some("at=7"), "/hls/alice/01b/poster.jpg"),
+            ("alice/01b/storyboard.vtt", None, "/hls/alice/01b/storyboard.vtt"),
+            ("alice/01b/storyboard-3.25.jpg", None, "/hls/alice/01b/storyboard-3.25.jpg"),
         ] {
             let object = Object::parse(path, query).unwrap();
             assert_eq!(object.to_string(), name);

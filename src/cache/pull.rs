@@ -28,6 +28,7 @@ use crate::{
     line::Text,
     package::{Extent, Reload},
     time::{Timestamp, now, unix_now},
+    transcode::still,
 };
 
 /// What an object costs beside its bytes.
@@ -38,6 +39,8 @@ const FAILURES: usize = 10_000;
 const LISTED_LONG: u64 = 3;
 /// Streams and broadcasts of which it is remembered who has them and how far they are.
 const REMEMBERED: usize = 10_000;
+/// A picture is made when it is asked for.
+const PICTURE: Duration = still::PATIENCE;
 /// Parts of the cache that are locked on their own. Few, because each can keep an object no bigger than its share.
 const SHARDS: usize = 4;
 
@@ -371,6 +374,9 @@ impl Shared {
 
     /// How long an upstream may hold a request for this object: it may ask for what is being made.
     pub(super) fn hold(&self, object: &Object) -> Duration {
+        if matches!(object.what, What::Picture(..)) {
+            return PICTURE;
+        }
         let What::File(broadcast, _, file) = &object.what else { return Duration::ZERO };
         let known = self.known.get(broadcast);
         let target = known.map_or(self.limits.chunk, |known| Duration::from_secs(known.target.into()));

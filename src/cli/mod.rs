@@ -71,6 +71,9 @@ enum Command {
     /// Find out what encodes on this machine; run by the server as its child.
     #[command(name = transcode::probe::SUBCOMMAND, hide = true)]
     TranscodeProbe,
+    /// Make one still picture; run by the server as its child.
+    #[command(name = transcode::still::SUBCOMMAND, hide = true)]
+    StillWorker,
 }
 
 /// Where the configuration comes from.
@@ -195,6 +198,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status(remote) => status(&remote),
         Command::TranscodeWorker => transcode::worker::run().map_err(|why| Error::Serve(format!("{why:#}"))),
         Command::TranscodeProbe => transcode::probe::run().map_err(|why| Error::Serve(format!("{why:#}"))),
+        Command::StillWorker => transcode::still::run().map_err(|why| Error::Serve(format!("{why:#}"))),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

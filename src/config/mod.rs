@@ -210,13 +210,21 @@ pub enum Publish {
 }
 
 /// How long recordings are kept.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Recording {
     /// Of streams that are not set otherwise.
     pub keep: crate::line::Keep,
     /// All recordings of this node together, MB; 0: no bound. Over it the oldest are deleted.
     pub disk_mb: u64,
+    /// Whether posters and storyboards are made of what is live and recorded.
+    pub pictures: bool,
+}
+
+impl Default for Recording {
+    fn default() -> Self {
+        Self { keep: crate::line::Keep::default(), disk_mb: 0, pictures: true }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

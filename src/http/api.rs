@@ -17,6 +17,7 @@ use crate::{
     id::{BroadcastId, StreamId},
     line::{Live, State as LiveState, StreamSettings},
     media::Mode,
+    recording::Picture,
     store::{self, RenditionRow, StreamRow},
     time::{now, unix_now},
 };
@@ -55,6 +56,8 @@ struct Stream {
     warnings: Vec<Warning>,
     /// Rungs this node cannot afford now.
     shed: Vec<String>,
+    /// Where a picture of it is, renewed every half minute; nothing where a ticket is needed to see it.
+    poster: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -104,10 +107,12 @@ impl Stream {
             renditions,
             warnings,
             shed,
+            poster: None,
         }
     }
 
-    fn of(live: &Live, tickets: &Tickets) -> Self {
+    fn of(live: &Live, app: &App) -> Self {
+        let tickets = &app.tickets;
         let state = match live.state {
             // Nothing to play yet: players would get a 404.
             LiveState::Live if live.multivariants.is_none() => "starting",
@@ -118,7 +123,8 @@ impl Stream {
         };
         let rows =
             live.offered.iter().filter_map(|name| live.renditions.get(name)).map(|shown| shown.now().row.clone());
-        let renditions = rows.map(|row| Rendition::from(&row));
+        let rows: Vec<_> = rows.collect();
+        let poster = app.picture_url(&live.stream, &live.broadcast, &rows, Picture::Poster);
         let warnings = live.warnings.iter().map(|w| Warning { code: w.code(), text: w.text(), fix: w.fix() });
         Self {
             id: live.stream.clone(),
@@ -129,9 +135,10 @@ impl Stream {
             mode: live.mode.map(mode),
             epoch: Some(live.epoch),
             k: live.k,
-            renditions: renditions.collect(),
+            renditions: rows.iter().map(Rendition::from).collect(),
             warnings: warnings.collect(),
             shed: live.shed.iter().map(ToString::to_string).collect(),
+            poster: poster.filter(|_| !tickets.needs_ticket(live.stream.as_str())),
         }
     }
 }
@@ -186,7 +193,7 @@ async fn list(
     // Where anyone may publish, streams live without a row.
     for live in app.lines.all() {
         if streams.iter().all(|stream| stream.id != live.stream) {
-            streams.push(Stream::of(&live, &app.tickets));
+            streams.push(Stream::of(&live, &app));
         }
     }
     Ok(Json(serde_json::json!({ "streams": streams })).into_response())
@@ -282,7 +289,7 @@ async fn delete(_: Admin, State(app): Shared, Path(id): Path<String>) -> Result<
 
 async fn status(_: Admin, State(app): Shared) -> Response {
     let reasons = app.not_ready();
-    let live: Vec<_> = app.lines.all().iter().map(|live| Stream::of(live, &app.tickets)).collect();
+    let live: Vec<_> = app.lines.all().iter().map(|live| Stream::of(live, &app)).collect();
     let status = serde_json::json!({
         "node": app.node,
         "version": env!("CARGO_PKG_VERSION"),
@@ -305,7 +312,7 @@ impl App {
 
     /// Those that are made here.
     pub(super) fn own_streams(&self) -> BTreeMap<StreamId, Value> {
-        let view = |live: &Arc<Live>| serde_json::to_value(Stream::of(live, &self.tickets)).expect("plain data");
+        let view = |live: &Arc<Live>| serde_json::to_value(Stream::of(live, self)).expect("plain data");
         self.lines.all().iter().map(|live| (live.stream.clone(), view(live))).collect()
     }
 
@@ -331,7 +338,7 @@ impl App {
     }
 
     fn view(&self, id: StreamId) -> Stream {
-        self.lines.live(&id).map_or_else(|| Stream::offline(id, &self.tickets), |live| Stream::of(&live, &self.tickets))
+        self.lines.live(&id).map_or_else(|| Stream::offline(id, &self.tickets), |live| Stream::of(&live, self))
     }
 }
 

@@ -27,6 +27,9 @@ const FRAME: usize = 64 << 10;
 /// Bodies shorter than this are not worth compressing.
 const GZIP_MIN: usize = 200;
 
+/// Cache-Control of what never changes under its name.
+pub const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+
 /// Headers of media: any page may play, nothing is guessed from the bytes. What differs from answer to answer has its place
 /// here already: a map that need not grow is cloned in one go.
 static MEDIA: LazyLock<HeaderMap> = LazyLock::new(|| {
@@ -55,6 +58,20 @@ pub fn open_to_all(headers: &mut HeaderMap) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     let exposed = HeaderValue::from_static("age,content-range,date,etag");
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+}
+
+/// Answers with the text of a storyboard, as [`playlist`].
+pub fn webvtt(text: &Text, request: &HeaderMap, cache: HeaderValue) -> Response<Content> {
+    let mut response = playlist(text, request, cache);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/vtt; charset=utf-8"));
+    response
+}
+
+/// Answers with a picture.
+pub fn jpeg(bytes: Bytes, request: &HeaderMap, cache: HeaderValue) -> Response<Content> {
+    let mut response = ranged(bytes.len(), request, |range| Content::whole(bytes.slice(range)));
+    describe(&mut response, HeaderValue::from_static("image/jpeg"), cache);
+    response
 }
 
 /// Answers with a playlist: 304 when the client has it, gzip when it takes that.
@@ -87,8 +104,7 @@ pub fn immutable(bytes: Pieces, content_type: &'static str, request: &HeaderMap)
         let bytes = if range.len() == bytes.len() { bytes } else { bytes.slice(range) };
         Content::pieces(bytes)
     });
-    let immutable = HeaderValue::from_static("public, max-age=31536000, immutable");
-    describe(&mut response, HeaderValue::from_static(content_type), immutable);
+    describe(&mut response, HeaderValue::from_static(content_type), IMMUTABLE);
     response
 }
 

@@ -22,9 +22,9 @@ use crate::{
     line::{self, Live, LiveRendition, Shown},
     media::Pieces,
     package::{Extent, Reload},
-    recording::{Recording, Refused, Wanted},
+    recording::{Picture, Recording, Refused, Wanted, live_left},
     store,
-    time::UnixMs,
+    time::{UnixMs, unix_now},
 };
 
 const VIDEO: &str = "video/mp4";
@@ -99,6 +99,7 @@ impl App {
                 let text = self.recording(live).await?.playlist(rendition, extent).ok_or_else(unrecorded)?;
                 return Ok(content::playlist(&text, headers, self.live_cache()));
             }
+            What::Picture(_, picture) => return self.picture(&self.recording(live).await?, *picture, headers).await,
             What::File(broadcast, rendition, file) => (broadcast, rendition, file),
             What::Download(..) => return Err(nothing()),
         };
@@ -107,10 +108,7 @@ impl App {
         let bytes = match file {
             File::Playlist(extent, reload) => {
                 let shown = reloaded(changing.ok_or_else(nothing)?, reload).await?;
-                let before = match (extent, live.restored) {
-                    (Extent::FromStart, Some(k)) => self.archive.before(&live.stream, &live.broadcast, k).await?,
-                    _ => None,
-                };
+                let before = if *extent == Extent::FromStart { self.before(live).await? } else { None };
                 let text = match extent {
                     Extent::FromStart => {
                         let before = before.as_ref().map_or(&[][..], |before| before.histories(rendition));
@@ -128,6 +126,20 @@ impl App {
                     _ => self.live_cache(),
                 };
                 return Ok(content::playlist(text, headers, cache));
+            }
+            File::Iframes(extent @ Extent::Clip(_)) => {
+                let text = self.recording(live).await?.iframes(rendition, extent).ok_or_else(unrecorded)?;
+                return Ok(content::playlist(&text, headers, self.live_cache()));
+            }
+            File::Iframes(extent) => {
+                let shown = shown.ok_or_else(nothing)?;
+                let before = match extent {
+                    Extent::FromStart => Some(self.before(live).await?),
+                    _ => None,
+                };
+                let before = before.as_ref().map(|before| before.as_ref().map_or(&[][..], |b| b.histories(rendition)));
+                let text = shown.iframes(before).ok_or_else(nothing)?;
+                return Ok(content::playlist(text, headers, self.live_cache()));
             }
             File::Init(hash) => shown.and_then(|shown| shown.init(hash)).map(Pieces::from),
             File::Chunk { k, epoch } => match (shown.and_then(|shown| shown.chunk(*k, *epoch)), changing) {
@@ -162,15 +174,46 @@ impl App {
             What::File(broadcast, rendition, File::Playlist(extent, _)) => {
                 let recording = self.archive.recording(&object.stream, broadcast).await.map_err(missing)?;
                 let text = recording.playlist(rendition, extent).ok_or_else(unrecorded)?;
-                // One that has not ended is about to go on: its line is not there yet, or its node is not.
-                let cache = if recording.ended.is_some() { RECORDING_CACHE } else { self.live_cache() };
-                Ok(content::playlist(&text, headers, cache))
+                Ok(content::playlist(&text, headers, self.recording_cache(&recording)))
+            }
+            What::File(broadcast, rendition, File::Iframes(extent)) => {
+                let recording = self.archive.recording(&object.stream, broadcast).await.map_err(missing)?;
+                let text = recording.iframes(rendition, extent).ok_or_else(unrecorded)?;
+                Ok(content::playlist(&text, headers, self.recording_cache(&recording)))
             }
             What::File(broadcast, rendition, file) => {
                 self.stored(&object.stream, broadcast, rendition, file, headers).await
             }
+            What::Picture(broadcast, picture) => {
+                let recording = self.archive.recording(&object.stream, broadcast).await.map_err(missing)?;
+                self.picture(&recording, *picture, headers).await
+            }
             What::Download(..) => Err(nothing()),
         }
+    }
+
+    /// Answers with a picture of a broadcast, or what tells of its pictures.
+    async fn picture(
+        &self,
+        recording: &Recording,
+        picture: Picture,
+        headers: &HeaderMap,
+    ) -> Result<Response<Content>, Problem> {
+        let pictures = self.pictures.as_ref().ok_or_else(|| Problem::not_found("this node makes no pictures"))?;
+        let ended = recording.ended.is_some();
+        Ok(match picture {
+            Picture::Poster => {
+                let cache = if ended { RECORDING_CACHE } else { max_age(live_left(unix_now())) };
+                content::jpeg(pictures.poster(recording).await?, headers, cache)
+            }
+            Picture::Storyboard => {
+                let cache = if ended { RECORDING_CACHE } else { self.live_cache() };
+                content::webvtt(&*pictures.storyboard(recording).await?, headers, cache)
+            }
+            Picture::Sheet(sheet) => {
+                content::jpeg(pictures.sheet(recording, sheet).await?, headers, content::IMMUTABLE)
+            }
+        })
     }
 
     /// Answers with a recording as one file.
@@ -194,6 +237,12 @@ impl App {
         Ok(content::download(export, &name, headers, |export, range| self.jobs.read(export, range, place)))
     }
 
+    /// What was recorded of a running broadcast before this node took it up.
+    async fn before(&self, live: &Live) -> Result<Option<Arc<Recording>>, Problem> {
+        let Some(k) = live.restored else { return Ok(None) };
+        Ok(self.archive.before(&live.stream, &live.broadcast, k).await?)
+    }
+
     /// What a running broadcast has recorded so far.
     async fn recording(&self, live: &Live) -> Result<Recording, Problem> {
         self.archive.of_live(live).await?.ok_or_else(unrecorded)
@@ -212,9 +261,15 @@ impl App {
             File::Init(hash) => archive.init(stream, broadcast, rendition, hash).await,
             File::Chunk { k, epoch } => archive.chunk(stream, broadcast, rendition, *k, *epoch).await,
             // Parts live as long as the playlist that lists them.
-            File::Playlist(..) | File::Part { .. } => return Err(nothing()),
+            File::Playlist(..) | File::Iframes(_) | File::Part { .. } => return Err(nothing()),
         };
         Ok(content::immutable(bytes.map_err(missing)?.into(), media_type(rendition), headers))
+    }
+
+    /// Cache-Control of a recording's playlist. One that has not ended is about to go on: its line is not there yet, or its
+    /// node is not.
+    fn recording_cache(&self, recording: &Recording) -> HeaderValue {
+        if recording.ended.is_some() { RECORDING_CACHE } else { self.live_cache() }
     }
 
     /// Cache-Control of a live playlist: half a chunk, so that a cache never adds more than that.
@@ -227,13 +282,17 @@ impl App {
 fn wanted(what: &What) -> Wanted {
     match what {
         What::Multivariant(_, Extent::Clip(clip)) => Wanted::Clip(*clip),
-        What::File(_, _, File::Playlist(Extent::Clip(clip), _)) => Wanted::Clip(*clip),
+        What::File(_, _, File::Playlist(Extent::Clip(clip), _) | File::Iframes(Extent::Clip(clip))) => {
+            Wanted::Clip(*clip)
+        }
         What::File(_, _, File::Chunk { k, .. } | File::Part { k, .. }) => Wanted::Chunk(*k),
         What::File(_, _, File::Init(_)) => Wanted::Init,
         What::Download(_, _, Extent::Clip(clip)) => Wanted::Clip(*clip),
-        What::Current(_) | What::Multivariant(..) | What::File(_, _, File::Playlist(..)) | What::Download(..) => {
-            Wanted::Whole
-        }
+        What::Current(_)
+        | What::Multivariant(..)
+        | What::Picture(..)
+        | What::File(_, _, File::Playlist(..) | File::Iframes(_))
+        | What::Download(..) => Wanted::Whole,
     }
 }
 

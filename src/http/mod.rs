@@ -39,7 +39,7 @@ use crate::{
         link::{Access, Links},
     },
     line::{Lines, announce::Announcements},
-    recording::{Archive, Jobs, Library},
+    recording::{Archive, Jobs, Library, Pictures},
     store::{AccessRow, Meta, health::Health},
     time::Timestamp,
 };
@@ -54,6 +54,8 @@ pub struct App {
     pub archive: Arc<Archive>,
     pub library: Library,
     pub jobs: Jobs,
+    /// Posters and storyboards; `None` where none are made.
+    pub pictures: Option<Pictures>,
     pub meta: Arc<dyn Meta>,
     pub health: Arc<Health>,
     pub readiness: Readiness,

@@ -23,8 +23,8 @@ use crate::{
     id::{BroadcastId, ClipId, StreamId},
     line::{Keep, State as LiveState},
     package::{Clip, Extent},
-    recording::{Moment, NewClip, Refused, Shown},
-    store::{self, BroadcastRow, ClipRow, ClipsOf},
+    recording::{Moment, NewClip, Picture, Refused, Shown},
+    store::{self, BroadcastRow, ClipRow, ClipsOf, RenditionRow},
     time::UnixMs,
 };
 
@@ -343,6 +343,18 @@ impl App {
         Ok(answer(role, &json!({ "clips": clips, "next": next })))
     }
 
+    /// Where a picture of a broadcast is; nothing where it has none, or no pictures are made here.
+    pub(super) fn picture_url(
+        &self,
+        stream: &StreamId,
+        broadcast: &BroadcastId,
+        rows: &[RenditionRow],
+        picture: Picture,
+    ) -> Option<String> {
+        let has_pictures = self.pictures.is_some() && rows.iter().any(|row| row.width > 0);
+        has_pictures.then(|| format!("/hls/{stream}/{broadcast}/{picture}"))
+    }
+
     /// A broadcast as the public sees it.
     fn told(&self, shown: &Shown) -> Value {
         let Shown { row, about, summary } = shown;
@@ -370,6 +382,8 @@ impl App {
             "renditions": renditions,
             "playlist": format!("/hls/{}/{}/index.m3u8", row.stream, row.id),
             "watch": format!("/watch/{}/{}", row.stream, row.id),
+            "poster": self.picture_url(&row.stream, &row.id, &row.renditions, Picture::Poster),
+            "storyboard": self.picture_url(&row.stream, &row.id, &row.renditions, Picture::Storyboard),
         })
     }
 }
@@ -406,6 +420,8 @@ impl From<Refused> for Problem {
             Refused::Live | Refused::TooManyClips => StatusCode::CONFLICT,
             Refused::Outside { .. } | Refused::BadClip(_) | Refused::TooLong { .. } => StatusCode::BAD_REQUEST,
             Refused::Busy => StatusCode::TOO_MANY_REQUESTS,
+            Refused::NoTime => StatusCode::SERVICE_UNAVAILABLE,
+            Refused::NoPicture(_) => StatusCode::NOT_FOUND,
         };
         Self::new(status, why.to_string())
     }

@@ -33,7 +33,7 @@ use crate::{
         self, Lines, Stores,
         announce::{Announcements, BACKLOG},
     },
-    recording::{Archive, Jobs, Library, Policy},
+    recording::{Archive, Jobs, Library, Pictures, Policy},
     rtmp,
     store::{blobs::Folder, embedded::Embedded, health::Health},
     time::now,
@@ -151,6 +151,13 @@ impl Node {
 
         let archive = Arc::new(Archive::new(stores.clone()));
         let library = Library::new(stores.clone(), lines.clone(), archive.clone());
+        let pictures = match config.recording.pictures {
+            true => {
+                let stills = transcode::Stills::new().context("the path of this program is not known")?;
+                Some(Pictures::new(stores.clone(), lines.clone(), archive.clone(), stills))
+            }
+            false => None,
+        };
         let policy = Policy { keep: config.recording.keep, bytes_max: config.recording.disk_mb << 20 };
         let jobs = Jobs::new(library.clone(), config.node.id.clone(), policy);
         let app = Arc::new(App {
@@ -158,6 +165,7 @@ impl Node {
             lines: lines.clone(),
             library,
             jobs: jobs.clone(),
+            pictures,
             archive,
             meta: stores.meta.clone(),
             health: stores.health.clone(),

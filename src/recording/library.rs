@@ -52,6 +52,10 @@ pub enum Refused {
     TooLong { what: &'static str, max: usize },
     #[error("this broadcast has {CLIPS_MAX} clips, more are not kept")]
     TooManyClips,
+    #[error("this node has no time for pictures now")]
+    NoTime,
+    #[error("a picture of this broadcast cannot be made: {0}")]
+    NoPicture(String),
     #[error("too much of that is being made now: try again in a moment")]
     Busy,
 }

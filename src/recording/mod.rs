@@ -1,8 +1,8 @@
 //! What was live, to be watched again: replay, rewind, clips, and how long it is kept.
 //!
 //! [`Recording`] is the index of one broadcast, from a line's memory while it runs and from the store's rows after;
-//! [`Archive`] reads and keeps those; [`Library`] is what people do with them; [`Jobs`] takes away in the background what was
-//! deleted or has been kept long enough. All of them are bounds of one index: nothing is copied to make a clip or a replay.
+//! [`Archive`] reads and keeps those; [`Library`] is what people do with them; [`Pictures`] shows what is in them; [`Jobs`] takes
+//! away in the background what was deleted or has been kept long enough. All of them are bounds of one index: nothing is copied to make a clip or a replay.
 
 mod archive;
 mod deletion;
@@ -10,6 +10,7 @@ mod export;
 mod index;
 mod jobs;
 mod library;
+mod pictures;
 mod retention;
 pub mod sweep;
 mod walk;
@@ -33,3 +34,4 @@ pub use export::Export;
 pub use index::{Cut, Recording, Track};
 pub use jobs::{JobView, Jobs, Policy};
 pub use library::{Library, Moment, NewClip, Refused, Shown};
+pub use pictures::{Picture, Pictures, live_left};

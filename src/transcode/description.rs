@@ -120,12 +120,22 @@ fn threads(rate: f64, per_thread: f64) -> u32 {
     ((rate / per_thread).ceil() as u32).clamp(1, 8)
 }
 
+/// A section of the description of still pictures, filled in.
+pub fn still(name: &'static str, values: &[(&str, u32)]) -> Result<String, Error> {
+    let lines = section(include_str!("../../pipelines/still.launch"), name)?;
+    let mut out = String::new();
+    fill(&mut out, &lines, &|name| {
+        values.iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_string())
+    })?;
+    Ok(out)
+}
+
 /// The lines of a section with their numbers, without comments.
 fn section<'a>(text: &'a str, name: &'static str) -> Result<Vec<(usize, &'a str)>, Error> {
     let head = format!("[{name}]");
     let mut lines = text.lines().enumerate().map(|(n, line)| (n + 1, line.trim()));
     lines.find(|(_, line)| *line == head).ok_or(Error::NoSection(name))?;
-    let is_head = |line: &str| line == "[input]" || line == "[rung]";
+    let is_head = |line: &str| line.starts_with('[') && line.ends_with(']');
     Ok(lines.take_while(|(_, l)| !is_head(l)).filter(|(_, l)| !l.is_empty() && !l.starts_with('#')).collect())
 }
 
@@ -173,6 +183,14 @@ mod tests {
             let text = render(built_in(family), HD, &ladder()).unwrap();
             assert!(!text.contains('{') && text.contains("name=output_2"), "{text}");
         }
+    }
+
+    #[test]
+    fn still_pictures_fill_in() {
+        let text = still("decode", &[("width", 160), ("height", 90)]).unwrap();
+        assert!(text.contains("width=160,height=90") && !text.contains("jpegenc") && !text.contains('{'), "{text}");
+        let text = still("encode", &[("quality", 80)]).unwrap();
+        assert!(text.contains("jpegenc quality=80") && !text.contains('['), "{text}");
     }
 
     #[test]

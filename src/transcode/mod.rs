@@ -2,7 +2,7 @@
 //!
 //! The line spawns a [`supervisor::Transcoder`]; it runs the [`worker`] as a child process of the same binary, feeds it
 //! from the replay ring and forwards what comes back. [`ladder`] chooses the rungs, [`budget`] admits as many as the node
-//! can carry, [`description`] fills in the pipeline text. The main process never loads a GStreamer plugin and the
+//! can carry, [`description`] fills in the pipeline text; [`still`] makes pictures of key frames. The main process never loads a GStreamer plugin and the
 //! untouched `source` rendition never passes through here.
 
 use std::path::PathBuf;
@@ -16,12 +16,14 @@ pub mod ladder;
 pub mod pool;
 pub mod probe;
 pub mod recovery;
+pub mod still;
 pub mod supervisor;
 pub mod worker;
 
 pub use budget::Granted;
 pub use ladder::{Entry, Rung};
 pub use pool::Pool;
+pub use still::Stills;
 pub use supervisor::{Event, Item, Transcoder};
 
 /// The `[transcode]` table of the configuration.

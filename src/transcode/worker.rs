@@ -126,7 +126,7 @@ fn write_all(mut output: impl Write, outputs: &Receiver<Output>) -> io::Result<(
 
 /// Lets ingest and delivery go first.
 #[allow(unsafe_code)]
-fn lower_priority(by: u8) {
+pub(super) fn lower_priority(by: u8) {
     // SAFETY: `nice` takes a number and touches no memory. Failing leaves the priority as it was.
     unsafe { libc::nice(i32::from(by.min(19))) };
 }
