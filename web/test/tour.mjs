@@ -34,14 +34,42 @@ function hashes(page, kept) {
   });
 }
 
+/** Whether the time line shows a picture of its own over this share of it. */
+async function preview(page, share) {
+  const line = page.getByRole('slider', { name: 'Time line' });
+  const box = await line.boundingBox();
+  const shown = page.locator('#preview-picture');
+  await page.mouse.move(box.x + box.width * share, box.y + box.height / 2);
+  await shown.waitFor({ timeout: 20_000 });
+  const sheet = await shown.evaluate((element) => /url\("(.+)"\)/.exec(getComputedStyle(element).backgroundImage)?.[1]);
+  const size = await page.evaluate(async (url) => {
+    const image = new Image();
+    image.src = url;
+    await image.decode();
+    return [image.naturalWidth, image.naturalHeight];
+  }, sheet);
+  assert.ok(size[0] === 800 && size[1] % 90 === 0 && size[1] > 0, `${sheet}: ${size}`);
+  await shot(page, `preview-${share}`);
+  await page.mouse.move(0, 0);
+}
+
+/** A picture of the page, for people, where SHOTS names a folder. */
+async function shot(page, name) {
+  if (process.env.SHOTS) await page.screenshot({ path: `${process.env.SHOTS}/${name}.png` });
+}
+
 async function tour(page, seen) {
   hashes(page, new Map());
+  await page.goto(base);
+  await page.locator('.card-picture img').waitFor();
+  await shot(page, 'home');
   await page.goto(`${base}/watch/${stream}`);
   await playing(page);
 
   // Back to the start, and to live again with one button.
   const line = page.getByRole('slider', { name: 'Time line' });
   await line.waitFor();
+  await preview(page, 0.1);
   await line.focus();
   await page.keyboard.press('Home');
   await when(page, () => window.weir.stats().whole && window.weir.stats().playing && window.weir.stats().time < 8);
@@ -67,6 +95,7 @@ async function tour(page, seen) {
   await past.waitFor({ timeout: 20_000 });
   await past.click();
   await playing(page);
+  await preview(page, 0.6);
   const { end } = await stats(page);
   assert.ok(end > 20, `the recording lasts ${end} s`);
   const recording = page.url();
