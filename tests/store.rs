@@ -12,6 +12,8 @@ use bytes::Bytes;
 use suite::{broadcast_row, chunk_row, epoch_row, show, stream, stream_row};
 use weir::store::{Blobs, Error, Meta, blobs::Folder, embedded::Embedded};
 
+#[path = "support/servers.rs"]
+mod servers;
 #[path = "store/suite.rs"]
 mod suite;
 
@@ -22,7 +24,7 @@ macro_rules! conforms {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $check() {
                 let dir = tempfile::tempdir().unwrap();
-                let store = ($open)(dir.path());
+                let store = ($open)(dir.path().to_owned()).await;
                 crate::suite::$check(std::sync::Arc::new(store)).await;
             })+
         }
@@ -64,8 +66,11 @@ macro_rules! blobs_conform {
     };
 }
 
-meta_conforms!(embedded, |dir: &std::path::Path| weir::store::embedded::Embedded::open(dir).unwrap());
-blobs_conform!(folder, |dir: &std::path::Path| weir::store::blobs::Folder::open(dir).unwrap());
+meta_conforms!(embedded, async |dir: std::path::PathBuf| weir::store::embedded::Embedded::open(&dir).unwrap());
+meta_conforms!(scylla, async |_: std::path::PathBuf| crate::servers::cql().await);
+blobs_conform!(folder, async |dir: std::path::PathBuf| weir::store::blobs::Folder::open(&dir).unwrap());
+blobs_conform!(objects, async |_: std::path::PathBuf| crate::servers::s3(false).await);
+blobs_conform!(objects_hedged, async |_: std::path::PathBuf| crate::servers::s3(true).await);
 
 #[tokio::test]
 async fn a_restart_keeps_everything() {

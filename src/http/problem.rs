@@ -87,7 +87,7 @@ impl From<store::Error> for Problem {
             store::Error::EpochTaken(_) | store::Error::Unavailable(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "the store does not answer now; try again in a moment")
             }
-            store::Error::Damaged(_) | store::Error::BadName(_) => {
+            store::Error::Damaged(_) | store::Error::Unfit(_) | store::Error::BadName(_) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "what is stored under this name cannot be read")
             }
         }

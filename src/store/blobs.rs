@@ -242,7 +242,7 @@ fn list(path: &Path, prefix: &str) -> io::Result<Vec<Child>> {
 
 /// Takes a name whose parts are what ids and numbers can make: no part is empty, starts with a dot or holds what a file
 /// system or shell would take for more than a letter.
-fn legal(name: &str) -> Result<&str> {
+pub(super) fn legal(name: &str) -> Result<&str> {
     let letter = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
     let part = |part: &str| {
         let bytes = part.as_bytes();

@@ -16,6 +16,8 @@ use crate::{
 pub mod blobs;
 pub mod embedded;
 pub mod health;
+pub mod objects;
+pub mod scylla;
 
 /// A stream as its owner made it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -245,6 +247,9 @@ pub enum Error {
     /// The store does not work now; a retry can help. Whether a write that ends so was made is unknown: read it back.
     #[error("store is unavailable: {0}")]
     Unavailable(String),
+    /// The store cannot be used as it is: something is missing, of another version, or not allowed. No retry helps.
+    #[error("store cannot be used: {0}")]
+    Unfit(String),
     /// What was read is not what was written.
     #[error("stored data is damaged: {0}")]
     Damaged(String),

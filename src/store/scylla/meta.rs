@@ -1,0 +1,407 @@
+//! Rows to statements and back.
+
+use std::{sync::PoisonError, time::Duration};
+
+use async_trait::async_trait;
+use futures::future::try_join_all;
+use scylla::statement::batch::{Batch, BatchType};
+use serde::{Serialize, de::DeserializeOwned};
+use uuid::Uuid;
+
+use super::{SPREAD, Scylla, applied, cql_limit, decode, statements::Statements};
+use crate::{
+    id::{BroadcastId, ClipId, StreamId},
+    store::{
+        About, AccessRow, BroadcastRow, ChunkRow, ClipRow, ClipsOf, EpochRow, Error, JobRow, Meta, Result, StreamRow,
+    },
+};
+
+/// Chunk numbers per partition: an hour of 2 s chunks.
+const BUCKET: u64 = 1800;
+/// How long a deleted access row is remembered, seconds: longer than clocks differ.
+const DROPPED: i32 = 86_400;
+/// How often an LWT without an answer is read back, and what lies between.
+const READ_BACK: u32 = 5;
+const READ_BACK_PAUSE: Duration = Duration::from_millis(200);
+/// Buckets that are known to be noted, before the set is begun anew.
+const NOTED_MAX: usize = 100_000;
+/// Chunk rows deleted at the same time.
+const DELETES: usize = 64;
+
+/// The partition of a row that is found by its id.
+fn part(id: &str) -> i8 {
+    (crc32fast::hash(id.as_bytes()) % SPREAD as u32) as i8
+}
+
+fn json<T: Serialize>(row: &T) -> String {
+    serde_json::to_string(row).expect("a row is plain data")
+}
+
+/// Leaves out and logs what does not decode: one bad row must not hide the others.
+fn readable<T: DeserializeOwned>(what: &str, body: &str) -> Option<T> {
+    decode(what, body).inspect_err(|error| tracing::error!(%error, "a row is left out")).ok()
+}
+
+fn owner(of: &ClipsOf) -> (i8, &str) {
+    match of {
+        ClipsOf::Stream(stream) => (0, stream.as_str()),
+        ClipsOf::Broadcast(broadcast) => (1, broadcast.as_str()),
+    }
+}
+
+#[async_trait]
+impl Meta for Scylla {
+    async fn create_stream(&self, row: StreamRow) -> Result<()> {
+        let id = row.id.as_str();
+        match self.decide(|s| &s.create_stream, (part(id), id, json(&row))).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::Exists),
+            // Its key's hash is salted: nobody else's row is the same.
+            Err(Error::Unavailable(why)) => match self.stream(&row.id).await {
+                Ok(Some(there)) if there == row => Ok(()),
+                Ok(Some(_)) => Err(Error::Exists),
+                _ => Err(Error::Unavailable(why)),
+            },
+            Err(other) => Err(other),
+        }
+    }
+
+    async fn update_stream(&self, row: StreamRow) -> Result<()> {
+        let id = row.id.as_str();
+        let changed = self.decide(|s| &s.update_stream, (json(&row), part(id), id)).await?;
+        if changed { Ok(()) } else { Err(Error::NotFound) }
+    }
+
+    async fn delete_stream(&self, id: &StreamId) -> Result<()> {
+        let deleted = self.decide(|s| &s.delete_stream, (part(id.as_str()), id.as_str())).await?;
+        if deleted { Ok(()) } else { Err(Error::NotFound) }
+    }
+
+    async fn stream(&self, id: &StreamId) -> Result<Option<StreamRow>> {
+        self.body(&format!("stream {id}"), |s| &s.stream, (part(id.as_str()), id.as_str())).await
+    }
+
+    async fn streams(&self, after: Option<&StreamId>, limit: usize) -> Result<Vec<StreamRow>> {
+        let rows = self.spread(|s| &s.streams, after.map_or("", |after| after.as_str()), limit).await?;
+        Ok(rows.iter().filter_map(|(id, body)| readable(&format!("stream {id}"), body)).collect())
+    }
+
+    async fn put_access(&self, row: AccessRow) -> Result<()> {
+        let name = row.name();
+        let before = self.one::<(Option<String>, Option<i64>)>(|s| &s.access_stamp, (&name,)).await?;
+        let stamp = Self::stamp(before.and_then(|row| row.1));
+        self.write(|s| &s.put_access, (stamp, json(&row), &name)).await
+    }
+
+    async fn delete_access(&self, name: &str) -> Result<()> {
+        let before = self.one::<(Option<String>, Option<i64>)>(|s| &s.access_stamp, (name,)).await?;
+        let (body, at) = before.unwrap_or_default();
+        if body.is_none_or(|body| body.is_empty()) {
+            return Err(Error::NotFound);
+        }
+        self.write(|s| &s.drop_access, (Self::stamp(at), DROPPED, name)).await
+    }
+
+    async fn access(&self) -> Result<Vec<AccessRow>> {
+        let rows = self.read::<(String, Option<String>)>(|s| &s.access, (), usize::MAX).await?;
+        let rows = rows.iter().filter_map(|(name, body)| Some((name, body.as_ref().filter(|body| !body.is_empty())?)));
+        Ok(rows.filter_map(|(name, body)| readable(&format!("access row {name}"), body)).collect())
+    }
+
+    async fn last_epoch(&self, stream: &StreamId) -> Result<Option<EpochRow>> {
+        self.body(&format!("epoch log of {stream}"), |s| &s.last_epoch, (stream.as_str(),)).await
+    }
+
+    async fn take_epoch(&self, stream: &StreamId, row: EpochRow) -> Result<()> {
+        let last = self.last_epoch(stream).await?.map_or(0, |last| last.epoch);
+        if row.epoch != last + 1 {
+            return Err(Error::EpochTaken(row.epoch));
+        }
+        let (writer, body, epoch) = (Uuid::new_v4(), json(&row), row.epoch as i64);
+        let connected = self.shared.connected.load_full();
+        let Statements { take_epoch, note_epoch, .. } = &connected.statements;
+        // Both rows lie in one partition, so they are written together or not at all.
+        let mut batch = Batch::new(BatchType::Unlogged);
+        batch.append_statement(take_epoch.clone());
+        batch.append_statement(note_epoch.clone());
+        batch.set_execution_profile_handle(Some(self.shared.profiles.serial.clone()));
+        let values =
+            ((stream.as_str(), epoch, writer, &body), (stream.as_str(), row.broadcast.as_str(), epoch, writer, &body));
+        match connected.session.batch(&batch, values).await {
+            Ok(answer) => {
+                if applied(answer)? {
+                    Ok(())
+                } else {
+                    Err(Error::EpochTaken(row.epoch))
+                }
+            }
+            Err(why) => match self.failed(why) {
+                Error::Unavailable(why) => self.took_epoch(stream, row.epoch, writer, why).await,
+                other => Err(other),
+            },
+        }
+    }
+
+    async fn epochs(&self, stream: &StreamId, broadcast: &BroadcastId) -> Result<Vec<EpochRow>> {
+        // Not a page: who owns which number cannot be told from a log with a hole.
+        let rows = self.read::<(String,)>(|s| &s.epochs, (stream.as_str(), broadcast.as_str()), usize::MAX).await?;
+        rows.iter().rev().map(|(body,)| decode(&format!("an epoch of {stream}/{broadcast}"), body)).collect()
+    }
+
+    async fn put_broadcast(&self, row: BroadcastRow) -> Result<()> {
+        let (stream, id, body) = (row.stream.as_str(), row.id.as_str(), json(&row));
+        let stamp = self.stamp_of(|s| &s.broadcast_stamp, (stream, id)).await?;
+        // A row that is not found yet does no harm; one that nothing leads to does.
+        self.write(|s| &s.put_broadcast_id, (part(id), id, stream)).await?;
+        if row.ended.is_none() {
+            self.write(|s| &s.put_broadcast_open, (stamp, &body, part(stream), stream, id)).await?;
+        }
+        self.write(|s| &s.put_broadcast, (stamp, &body, stream, id)).await?;
+        if row.ended.is_some() {
+            self.write(|s| &s.drop_broadcast_open, (stamp, part(stream), stream, id)).await?;
+        }
+        Ok(())
+    }
+
+    async fn broadcast(&self, stream: &StreamId, id: &BroadcastId) -> Result<Option<BroadcastRow>> {
+        self.body(&format!("broadcast {stream}/{id}"), |s| &s.broadcast, (stream.as_str(), id.as_str())).await
+    }
+
+    async fn broadcasts(
+        &self,
+        stream: &StreamId,
+        before: Option<&BroadcastId>,
+        limit: usize,
+    ) -> Result<Vec<BroadcastRow>> {
+        let (name, most) = (stream.as_str(), cql_limit(limit));
+        let rows = match before {
+            Some(before) => {
+                self.read::<(String,)>(|s| &s.broadcasts_before, (name, before.as_str(), most), limit).await?
+            }
+            None => self.read::<(String,)>(|s| &s.broadcasts, (name, most), limit).await?,
+        };
+        Ok(rows.iter().filter_map(|(body,)| readable(&format!("a broadcast of {stream}"), body)).collect())
+    }
+
+    async fn stream_of(&self, id: &BroadcastId) -> Result<Option<StreamId>> {
+        let row = self.one::<(String,)>(|s| &s.stream_of, (part(id.as_str()), id.as_str())).await?;
+        row.map(|(name,)| name.parse().map_err(|_| Error::Damaged(format!("stream of {id}: {name:?}")))).transpose()
+    }
+
+    async fn put_about(&self, stream: &StreamId, id: &BroadcastId, about: About) -> Result<()> {
+        let stamp = self.stamp_of(|s| &s.about_stamp, (stream.as_str(), id.as_str())).await?;
+        self.write(|s| &s.put_about, (stamp, json(&about), stream.as_str(), id.as_str())).await
+    }
+
+    async fn about(&self, stream: &StreamId, id: &BroadcastId) -> Result<About> {
+        let what = format!("title of {stream}/{id}");
+        let about = self.body(&what, |s| &s.about, (stream.as_str(), id.as_str())).await?;
+        Ok(about.unwrap_or_default())
+    }
+
+    async fn all_broadcasts(&self, after: Option<&BroadcastId>, limit: usize) -> Result<Vec<(BroadcastId, StreamId)>> {
+        let rows = self.spread(|s| &s.broadcast_ids, after.map_or("", |after| after.as_str()), limit).await?;
+        let parse = |(id, stream): (String, String)| match (id.parse(), stream.parse()) {
+            (Ok(id), Ok(stream)) => Ok((id, stream)),
+            _ => Err(Error::Damaged(format!("stream of {id}: {stream:?}"))),
+        };
+        rows.into_iter().map(parse).collect()
+    }
+
+    async fn open_broadcasts(&self) -> Result<Vec<BroadcastRow>> {
+        let parts =
+            (0..SPREAD).map(|part| self.read::<(String, Option<String>)>(|s| &s.broadcasts_open, (part,), usize::MAX));
+        let rows = try_join_all(parts).await?.into_iter().flatten();
+        Ok(rows.filter_map(|(id, body)| readable(&format!("broadcast {id}"), &body?)).collect())
+    }
+
+    async fn put_chunk(&self, stream: &StreamId, broadcast: &BroadcastId, row: ChunkRow) -> Result<()> {
+        let bucket = row.k / BUCKET;
+        self.note_bucket(stream, broadcast, bucket).await?;
+        let values = (stream.as_str(), broadcast.as_str(), bucket as i64, row.k as i64, row.epoch as i64, json(&row));
+        self.write(|s| &s.put_chunk, values).await
+    }
+
+    async fn chunks(
+        &self,
+        stream: &StreamId,
+        broadcast: &BroadcastId,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<ChunkRow>> {
+        let from = i64::try_from(from).unwrap_or(i64::MAX);
+        self.page(stream, broadcast, (from, false), limit).await
+    }
+
+    async fn chunks_back(
+        &self,
+        stream: &StreamId,
+        broadcast: &BroadcastId,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<ChunkRow>> {
+        let before = before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
+        self.page(stream, broadcast, (before, true), limit).await
+    }
+
+    async fn has_chunk(&self, stream: &StreamId, broadcast: &BroadcastId, k: u64, epoch: u64) -> Result<bool> {
+        let values = (stream.as_str(), broadcast.as_str(), (k / BUCKET) as i64, k as i64, epoch as i64);
+        Ok(self.one::<(i64,)>(|s| &s.chunk, values).await?.is_some())
+    }
+
+    async fn delete_chunks(&self, stream: &StreamId, broadcast: &BroadcastId, rows: &[(u64, u64)]) -> Result<()> {
+        for rows in rows.chunks(DELETES) {
+            let drops = rows.iter().map(|&(k, epoch)| {
+                let values = (stream.as_str(), broadcast.as_str(), (k / BUCKET) as i64, k as i64, epoch as i64);
+                self.write(|s| &s.drop_chunk, values)
+            });
+            try_join_all(drops).await?;
+        }
+        let mut buckets: Vec<_> = rows.iter().map(|(k, _)| (k / BUCKET) as i64).collect();
+        buckets.sort_unstable();
+        buckets.dedup();
+        for bucket in buckets {
+            let values = (stream.as_str(), broadcast.as_str(), bucket, 0i64, 1);
+            if self.one::<(i64, i64, String)>(|s| &s.chunks, values).await?.is_none() {
+                let noted = (stream.clone(), broadcast.clone(), bucket as u64);
+                self.shared.noted.lock().unwrap_or_else(PoisonError::into_inner).remove(&noted);
+                self.write(|s| &s.drop_bucket, (stream.as_str(), broadcast.as_str(), bucket)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn put_clip(&self, row: ClipRow) -> Result<()> {
+        let (id, body) = (row.id.as_str(), json(&row));
+        for of in [ClipsOf::Stream(row.stream.clone()), ClipsOf::Broadcast(row.broadcast.clone())] {
+            let (kind, owner) = owner(&of);
+            self.write(|s| &s.put_clip_of, (kind, owner, id, &body)).await?;
+        }
+        self.write(|s| &s.put_clip, (id, &body)).await
+    }
+
+    async fn clip(&self, id: &ClipId) -> Result<Option<ClipRow>> {
+        self.body(&format!("clip {id}"), |s| &s.clip, (id.as_str(),)).await
+    }
+
+    async fn clips(&self, of: &ClipsOf, before: Option<&ClipId>, limit: usize) -> Result<Vec<ClipRow>> {
+        let ((kind, owner), most) = (owner(of), cql_limit(limit));
+        let rows = match before {
+            Some(before) => {
+                self.read::<(String, String)>(|s| &s.clips_before, (kind, owner, before.as_str(), most), limit).await?
+            }
+            None => self.read::<(String, String)>(|s| &s.clips, (kind, owner, most), limit).await?,
+        };
+        Ok(rows.iter().filter_map(|(id, body)| readable(&format!("clip {id}"), body)).collect())
+    }
+
+    async fn delete_clip(&self, id: &ClipId) -> Result<()> {
+        let row = self.clip(id).await?.ok_or(Error::NotFound)?;
+        // The row that leads to the others goes last, so that a crash leaves something to begin again from.
+        for of in [ClipsOf::Stream(row.stream), ClipsOf::Broadcast(row.broadcast)] {
+            let (kind, owner) = owner(&of);
+            self.write(|s| &s.drop_clip_of, (kind, owner, id.as_str())).await?;
+        }
+        self.write(|s| &s.drop_clip, (id.as_str(),)).await
+    }
+
+    async fn put_job(&self, row: JobRow) -> Result<()> {
+        let stamp = self.stamp_of(|s| &s.job_stamp, (&row.id,)).await?;
+        self.write(|s| &s.put_job, (stamp, json(&row), &row.id)).await
+    }
+
+    async fn jobs(&self) -> Result<Vec<JobRow>> {
+        let rows = self.read::<(String, Option<String>)>(|s| &s.jobs, (), usize::MAX).await?;
+        Ok(rows.iter().filter_map(|(id, body)| readable(&format!("job {id}"), body.as_ref()?)).collect())
+    }
+
+    async fn delete_job(&self, id: &str) -> Result<()> {
+        self.write(|s| &s.drop_job, (id,)).await
+    }
+}
+
+impl Scylla {
+    /// The buckets in which a broadcast has chunks, in order.
+    async fn buckets(&self, stream: &StreamId, broadcast: &BroadcastId) -> Result<Vec<i64>> {
+        let rows = self.read::<(i64,)>(|s| &s.buckets, (stream.as_str(), broadcast.as_str()), usize::MAX).await?;
+        Ok(rows.into_iter().map(|row| row.0).collect())
+    }
+
+    /// Notes that a bucket has chunks, before its first.
+    async fn note_bucket(&self, stream: &StreamId, broadcast: &BroadcastId, bucket: u64) -> Result<()> {
+        let key = (stream.clone(), broadcast.clone(), bucket);
+        let noted = || self.shared.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        if noted().contains(&key) {
+            return Ok(());
+        }
+        self.write(|s| &s.put_bucket, (stream.as_str(), broadcast.as_str(), bucket as i64)).await?;
+        let mut noted = noted();
+        if noted.len() >= NOTED_MAX {
+            noted.clear();
+        }
+        noted.insert(key);
+        Ok(())
+    }
+
+    /// Finds out whether an epoch whose write had no answer was taken: what a read at SERIAL does not see is never made.
+    async fn took_epoch(&self, stream: &StreamId, epoch: u64, mine: Uuid, why: String) -> Result<()> {
+        for _ in 0..READ_BACK {
+            match self.one::<(Uuid,)>(|s| &s.epoch_writer, (stream.as_str(), epoch as i64)).await {
+                Ok(Some((writer,))) if writer == mine => return Ok(()),
+                Ok(Some(_)) => return Err(Error::EpochTaken(epoch)),
+                Ok(None) => return Err(Error::Unavailable(why)),
+                Err(_) => tokio::time::sleep(READ_BACK_PAUSE).await,
+            }
+        }
+        Err(Error::Unavailable(why))
+    }
+
+    /// Reads chunk rows from `bound` on, bucket by bucket, until there are `limit`, and all epochs of the last number.
+    async fn page(
+        &self,
+        stream: &StreamId,
+        broadcast: &BroadcastId,
+        (bound, back): (i64, bool),
+        limit: usize,
+    ) -> Result<Vec<ChunkRow>> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let mut buckets = self.buckets(stream, broadcast).await?;
+        let first = bound / BUCKET as i64;
+        buckets.retain(|bucket| if back { *bucket <= first } else { *bucket >= first });
+        if back {
+            buckets.reverse();
+        }
+        let (mut found, mut bound) = (Vec::new(), bound);
+        let what = |k: i64, epoch: i64| format!("chunk {k} of epoch {epoch} of {stream}/{broadcast}");
+        for bucket in buckets {
+            // Once more where rows were left out.
+            loop {
+                let left = limit - found.len();
+                let values = (stream.as_str(), broadcast.as_str(), bucket, bound, cql_limit(left));
+                let pick: fn(&Statements) -> &_ = if back { |s| &s.chunks_back } else { |s| &s.chunks };
+                let mut rows = self.read::<(i64, i64, String)>(pick, values, left).await?;
+                let is_full = rows.len() >= left;
+                if let Some(last) = rows.last().map(|row| row.0).filter(|_| is_full) {
+                    let values = (stream.as_str(), broadcast.as_str(), bucket, last);
+                    let mut whole = self.read::<(i64, i64, String)>(|s| &s.chunks_of_k, values, usize::MAX).await?;
+                    if back {
+                        whole.reverse();
+                    }
+                    rows.retain(|row| row.0 != last);
+                    rows.extend(whole);
+                    bound = if back { last } else { last + 1 };
+                }
+                found.extend(rows.iter().filter_map(|(k, epoch, body)| readable(&what(*k, *epoch), body)));
+                if found.len() >= limit {
+                    return Ok(found);
+                }
+                if !is_full {
+                    break;
+                }
+            }
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,309 @@
+//! Metadata in a cluster of ScyllaDB or Apache Cassandra nodes, for all nodes of a cluster.
+//!
+//! Enter rows, leave rows, as JSON in the tables of [`schema`], by the statements of `statements`. What must be decided by exactly
+//! one (streams and the epoch log) is written by LWT and lies in a keyspace of its own; an LWT without an answer has an unknown
+//! outcome, which is read back at SERIAL. Everything else is idempotent. Rows that several nodes write are stamped later than
+//! what they replace, so that the last write counts whatever their clocks say.
+//!
+//! A session that lost its connections is replaced as soon as a new one can be made.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use futures::{TryStreamExt, future::try_join_all};
+use scylla::{
+    client::session::Session,
+    deserialize::row::DeserializeRow,
+    errors::{ExecutionError, NextPageError, PagerExecutionError, RequestError},
+    serialize::row::SerializeRow,
+    statement::prepared::PreparedStatement,
+    value::{CqlValue, Row},
+};
+use serde::de::DeserializeOwned;
+
+use super::{Error, Result};
+use crate::{
+    auth::Secret,
+    id::{BroadcastId, StreamId},
+    time::unix_now,
+};
+use connect::Profiles;
+use schema::Standing;
+use statements::Statements;
+
+mod connect;
+mod meta;
+pub mod schema;
+mod statements;
+
+/// Partitions of the tables in which rows are found by their id.
+pub const SPREAD: i8 = 16;
+/// Between two tries to make a new session.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Where the database is, and how to speak to it.
+#[derive(Clone)]
+pub struct Settings {
+    /// `host:port`, several for the case that some are away at start.
+    pub nodes: Vec<String>,
+    pub keyspace: String,
+    pub login: Option<(String, Secret)>,
+    pub datacenter: Option<String>,
+    /// Copies of each row in a keyspace that is made; 0: as many as there are nodes, three at most.
+    pub replicas: u32,
+    /// Conditional writes are decided within the datacenter, not among all.
+    pub serial_local: bool,
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// Whether keyspaces and tables may be made at start.
+    pub create: bool,
+}
+
+/// The metadata store of a cluster. Clones share it.
+#[derive(Clone)]
+pub struct Scylla {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    settings: Settings,
+    profiles: Profiles,
+    connected: ArcSwap<Connected>,
+    reconnecting: AtomicBool,
+    /// Chunk buckets that were noted by this process.
+    noted: Mutex<HashSet<(StreamId, BroadcastId, u64)>>,
+}
+
+struct Connected {
+    session: Session,
+    statements: Statements,
+}
+
+impl Scylla {
+    /// Connects, and makes keyspaces and tables where they are missing and that is allowed.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when no node answers; [`Error::Unfit`] when what is there cannot be used: it says what is missing.
+    pub async fn open(settings: Settings) -> Result<Self> {
+        let profiles = Profiles::new(&settings);
+        let session = connect::session(&settings, &profiles).await?;
+        match schema::look(&session, &settings).await? {
+            Standing::Whole => {}
+            Standing::Older(_) if settings.create => schema::make(&session, &settings).await?,
+            Standing::Older(0) => {
+                return Err(Error::Unfit(format!(
+                    "keyspace {} has no tables: run `weir store init`, or set store.create",
+                    settings.keyspace
+                )));
+            }
+            Standing::Older(version) => {
+                return Err(Error::Unfit(format!(
+                    "keyspace {} has tables of version {version}, this weir needs {}: run `weir store init`, or set \
+                     store.create",
+                    settings.keyspace,
+                    schema::VERSION
+                )));
+            }
+        }
+        let statements = Statements::prepare(&session, &settings, &profiles).await?;
+        let store = Self {
+            shared: Arc::new(Shared {
+                settings,
+                profiles,
+                connected: ArcSwap::from_pointee(Connected { session, statements }),
+                reconnecting: AtomicBool::new(false),
+                noted: Mutex::default(),
+            }),
+        };
+        store.probe().await?;
+        Ok(store)
+    }
+
+    /// Makes keyspaces and tables, or says that they are there. Gives the tables' version.
+    pub async fn init(settings: &Settings) -> Result<i32> {
+        let session = connect::session(settings, &Profiles::new(settings)).await?;
+        schema::make(&session, settings).await?;
+        Ok(schema::VERSION)
+    }
+
+    /// Learns at once whether conditional writes work and are allowed: one that changes nothing.
+    async fn probe(&self) -> Result<()> {
+        let applied = self.decide(|s| &s.delete_stream, (0i8, "")).await;
+        applied.map(|_| ()).map_err(|why| match why {
+            Error::Unfit(why) => Error::Unfit(format!("conditional writes do not work here: {why}")),
+            other => other,
+        })
+    }
+
+    fn failed(&self, why: ExecutionError) -> Error {
+        let gone = matches!(
+            &why,
+            ExecutionError::ConnectionPoolError(_) | ExecutionError::EmptyPlan | ExecutionError::RequestTimeout(_)
+        );
+        if gone {
+            self.reconnect();
+        }
+        connect::execution(why)
+    }
+
+    /// Makes a new session in the background and puts it in the place of the one that lost its connections: its own tries lie up
+    /// to ten seconds apart.
+    fn reconnect(&self) {
+        if self.shared.reconnecting.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let shared = Arc::downgrade(&self.shared);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(AGAIN).await;
+                let Some(shared) = shared.upgrade() else { return };
+                let made = async {
+                    let session = connect::session(&shared.settings, &shared.profiles).await?;
+                    let statements = Statements::prepare(&session, &shared.settings, &shared.profiles).await?;
+                    Ok::<_, Error>(Connected { session, statements })
+                };
+                if let Ok(connected) = made.await {
+                    shared.connected.store(Arc::new(connected));
+                    shared.reconnecting.store(false, Ordering::Release);
+                    return;
+                }
+            }
+        });
+    }
+
+    async fn write(&self, pick: impl Fn(&Statements) -> &PreparedStatement, values: impl SerializeRow) -> Result<()> {
+        let connected = self.shared.connected.load_full();
+        let done = connected.session.execute_unpaged(pick(&connected.statements), values).await;
+        done.map(|_| ()).map_err(|why| self.failed(why))
+    }
+
+    /// Reads all rows, at most `limit`.
+    async fn read<R>(
+        &self,
+        pick: impl Fn(&Statements) -> &PreparedStatement,
+        values: impl SerializeRow,
+        limit: usize,
+    ) -> Result<Vec<R>>
+    where
+        R: for<'f, 'm> DeserializeRow<'f, 'm> + 'static,
+    {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let connected = self.shared.connected.load_full();
+        let pager = connected.session.execute_iter(pick(&connected.statements).clone(), values).await;
+        let pager = pager.map_err(|why| self.paging(why))?;
+        let rows = pager.rows_stream::<R>().map_err(|why| Error::Damaged(why.to_string()))?;
+        let mut rows = std::pin::pin!(rows);
+        let mut read = Vec::new();
+        while read.len() < limit {
+            match rows.try_next().await {
+                Ok(Some(row)) => read.push(row),
+                Ok(None) => break,
+                Err(why) => return Err(Error::Unavailable(why.to_string())),
+            }
+        }
+        Ok(read)
+    }
+
+    fn paging(&self, why: PagerExecutionError) -> Error {
+        match why {
+            PagerExecutionError::PrepareError(why) => connect::prepare(why),
+            PagerExecutionError::NextPageError(NextPageError::RequestFailure(why)) => self.failed(match why {
+                RequestError::EmptyPlan => ExecutionError::EmptyPlan,
+                RequestError::ConnectionPoolError(why) => ExecutionError::ConnectionPoolError(why),
+                RequestError::RequestTimeout(after) => ExecutionError::RequestTimeout(after),
+                RequestError::LastAttemptError(why) => ExecutionError::LastAttemptError(why),
+                other => return Error::Unavailable(other.to_string()),
+            }),
+            other => Error::Unavailable(other.to_string()),
+        }
+    }
+
+    async fn one<R>(
+        &self,
+        pick: impl Fn(&Statements) -> &PreparedStatement,
+        values: impl SerializeRow,
+    ) -> Result<Option<R>>
+    where
+        R: for<'f, 'm> DeserializeRow<'f, 'm> + 'static,
+    {
+        Ok(self.read(pick, values, 1).await?.pop())
+    }
+
+    /// Reads a row's JSON.
+    async fn body<T: DeserializeOwned>(
+        &self,
+        what: &str,
+        pick: impl Fn(&Statements) -> &PreparedStatement,
+        values: impl SerializeRow,
+    ) -> Result<Option<T>> {
+        let row = self.one::<(String,)>(pick, values).await?;
+        row.map(|(body,)| decode(what, &body)).transpose()
+    }
+
+    /// Makes a conditional write; says whether it was made.
+    async fn decide(
+        &self,
+        pick: impl Fn(&Statements) -> &PreparedStatement,
+        values: impl SerializeRow,
+    ) -> Result<bool> {
+        let connected = self.shared.connected.load_full();
+        let answer = connected.session.execute_unpaged(pick(&connected.statements), values).await;
+        applied(answer.map_err(|why| self.failed(why))?)
+    }
+
+    /// The time of a write that takes the place of one made at `before`, microseconds: later than that whatever the clocks say.
+    fn stamp(before: Option<i64>) -> i64 {
+        let now = unix_now().0 * 1000;
+        before.map_or(now, |before| now.max(before + 1))
+    }
+
+    /// The time of a row's last write.
+    async fn stamp_of(
+        &self,
+        pick: impl Fn(&Statements) -> &PreparedStatement,
+        values: impl SerializeRow,
+    ) -> Result<i64> {
+        Ok(Self::stamp(self.one::<(Option<i64>,)>(pick, values).await?.and_then(|row| row.0)))
+    }
+
+    /// Reads the rows of a table in the order of their ids, from all of its partitions.
+    async fn spread(
+        &self,
+        pick: impl Fn(&Statements) -> &PreparedStatement + Copy,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<(String, String)>> {
+        let parts = (0..SPREAD).map(|part| self.read::<(String, String)>(pick, (part, after, cql_limit(limit)), limit));
+        let mut rows: Vec<_> = try_join_all(parts).await?.into_iter().flatten().collect();
+        rows.sort_unstable();
+        rows.truncate(limit);
+        Ok(rows)
+    }
+}
+
+/// Whether a conditional write was made, in the first column of its answer: ScyllaDB and Cassandra differ in the others.
+fn applied(answer: scylla::response::query_result::QueryResult) -> Result<bool> {
+    let damaged = |why: &dyn std::fmt::Display| Error::Damaged(format!("the answer to a conditional write: {why}"));
+    let rows = answer.into_rows_result().map_err(|why| damaged(&why))?;
+    let row = rows.first_row::<Row>().map_err(|why| damaged(&why))?;
+    match row.columns.first() {
+        Some(Some(CqlValue::Boolean(applied))) => Ok(*applied),
+        other => Err(damaged(&format!("{other:?}"))),
+    }
+}
+
+fn decode<T: DeserializeOwned>(what: &str, body: &str) -> Result<T> {
+    serde_json::from_str(body).map_err(|error| Error::Damaged(format!("{what}: {error}")))
+}
+
+fn cql_limit(limit: usize) -> i32 {
+    i32::try_from(limit).unwrap_or(i32::MAX)
+}

@@ -1,0 +1,80 @@
+//! The database and the object store that `make test` starts for all tests (`scripts/test-servers`).
+
+use std::time::Duration;
+
+use tokio::sync::OnceCell;
+use url::Url;
+use weir::{
+    auth::Secret,
+    store::{
+        objects::{self, Objects},
+        scylla::{self, Scylla},
+    },
+};
+
+/// A variable of the environment that the script tells.
+pub fn told(name: &str) -> String {
+    let how = "run `make test`, or `eval \"$(scripts/test-servers start target/test-servers)\"` first";
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: {how}"))
+}
+
+/// Keyspaces and prefixes of this process.
+pub fn own(kind: &str) -> String {
+    format!("{kind}_{}", std::process::id())
+}
+
+/// The settings of a database at `node`.
+pub fn cql_at(node: &str, keyspace: &str) -> scylla::Settings {
+    scylla::Settings {
+        nodes: vec![node.to_owned()],
+        keyspace: keyspace.to_owned(),
+        login: None,
+        datacenter: None,
+        replicas: 0,
+        serial_local: false,
+        tls: None,
+        create: true,
+    }
+}
+
+/// A store in the shared database. All tests of a process share its keyspace, which is made once.
+pub async fn cql() -> Scylla {
+    static MADE: OnceCell<()> = OnceCell::const_new();
+    let settings = cql_at(&told("WEIR_TEST_CQL"), &own("weir_test"));
+    let make = async {
+        Scylla::init(&settings).await.expect("the tables");
+    };
+    MADE.get_or_init(|| make).await;
+    // Sessions belong to the runtime that made them, and each test has its own.
+    let mut tries = 0;
+    loop {
+        match Scylla::open(settings.clone()).await {
+            Ok(store) => return store,
+            Err(why) if tries < 3 => {
+                eprintln!("{why}");
+                tries += 1;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            Err(why) => panic!("{why}"),
+        }
+    }
+}
+
+/// The settings of an object store at `endpoint`.
+pub fn s3_at(endpoint: &str, prefix: &str) -> objects::Settings {
+    objects::Settings {
+        url: format!("s3://{}/{prefix}", told("WEIR_TEST_S3_BUCKET")).parse().expect("a URL"),
+        endpoint: Some(endpoint.parse::<Url>().expect("a URL")),
+        region: Some("us-east-1".into()),
+        login: Some((told("WEIR_TEST_S3_KEY"), Secret::new(&told("WEIR_TEST_S3_SECRET")))),
+        virtual_host: false,
+        hedge: false,
+    }
+}
+
+/// A store in the shared object store, with a prefix of its own.
+pub async fn s3(hedge: bool) -> Objects {
+    let prefix = format!("{}/{:016x}", own("test"), rand::random::<u64>());
+    let settings = objects::Settings { hedge, ..s3_at(&told("WEIR_TEST_S3"), &prefix) };
+    Objects::open(&settings).await.expect("the object store")
+}
