@@ -284,7 +284,7 @@ fn a_stopped_node_stores_its_open_chunk_and_ends_in_time() {
 
 #[test]
 fn a_store_that_fails_does_not_stop_the_show() {
-    let node = Node::start(&[SOURCE_ONLY]);
+    let node = Node::start_local(&[SOURCE_ONLY]);
     let _publisher = Publisher::test_picture(&node, "ken", "320x180", 30, "-g 60 -b:v 200k", "-b:a 64k", 60);
     let (_, mut client) = live(&node, "ken");
     client.follow_media(2, secs(15));

@@ -142,7 +142,7 @@ fn a_broadcast_that_survives_crashes_is_one_recording() {
     node.crash();
     drop(first);
     // A power failure takes the bytes of what was written last, but not always its row.
-    let folder = node.dir.path().join(format!("data/blobs/bob/{broadcast}/source/0"));
+    let folder = node.blobs().join(format!("bob/{broadcast}/source/0"));
     let number = |path: &std::path::Path| path.file_name()?.to_str()?.split('.').next()?.parse::<u64>().ok();
     let mut files = walk(&folder);
     files.sort_by_key(|path| number(path));
@@ -439,7 +439,7 @@ fn what_is_deleted_is_gone_everywhere_but_for_its_clips() {
         (jobs["jobs"][0]["state"] == "done").then_some(jobs)
     });
     assert_eq!(jobs["jobs"][0]["subject"], format!("frank/{broadcast}"));
-    let files = || walk(&node.dir.path().join("data/blobs/frank"));
+    let files = || walk(&node.blobs().join("frank"));
     assert_eq!(files().iter().filter(|path| path.extension().is_some_and(|e| e == "m4s")).count(), 4);
     assert_eq!(node.admin("DELETE", &format!("/api/v1/clips/{clip_id}"), None).status, 204);
     wait("the last bytes", secs(10), || files().is_empty().then_some(()));
@@ -474,11 +474,9 @@ fn recordings_go_when_they_have_been_kept_long_enough() {
     // A node looks at its start, and every minute.
     assert!(node.terminate().1.success());
     let check = |node: &Node| {
-        let data = format!("data.dir={}", node.dir.path().join("data").display());
-        std::process::Command::new(env!("CARGO_BIN_EXE_weir"))
-            .args(["store", "check", "--set", &data])
-            .output()
-            .unwrap()
+        let mut weir = std::process::Command::new(env!("CARGO_BIN_EXE_weir"));
+        weir.args(["store", "check"]).args(node.all_settings().iter().flat_map(|setting| ["--set", setting]));
+        weir.output().unwrap()
     };
     let sound = check(&node);
     assert!(sound.status.success() && String::from_utf8_lossy(&sound.stdout).contains("nothing is wrong"), "{sound:?}");
@@ -489,9 +487,9 @@ fn recordings_go_when_they_have_been_kept_long_enough() {
     };
     wait("the end of what is not kept", secs(10), || gone("gina").then_some(()));
     assert!(!gone("hugo"));
-    wait("its bytes", secs(10), || (!node.dir.path().join("data/blobs/gina").exists()).then_some(()));
+    wait("its bytes", secs(10), || walk(&node.blobs().join("gina")).is_empty().then_some(()));
     // A chunk that someone took away is told.
-    let lost = node.dir.path().join("data/blobs/hugo");
+    let lost = node.blobs().join("hugo");
     let chunk = walk(&lost).into_iter().find(|path| path.extension().is_some_and(|e| e == "m4s")).unwrap();
     assert!(node.terminate().1.success());
     std::fs::remove_file(chunk).unwrap();

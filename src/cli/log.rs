@@ -28,14 +28,16 @@ pub fn init(format: LogFormat, level: &str) -> Result<(), Error> {
 }
 
 /// What `level` lets through. At `info` the embedded database is held to warnings, unless it is named: what it has to say
-/// about its own files at each start is nothing a streamer can use.
+/// about its own files at each start is nothing a streamer can use. The drivers of remote stores are silent.
 fn filter(level: &str) -> Result<Targets, tracing_subscriber::filter::ParseError> {
     let asked: Targets = level.parse()?;
     if asked.default_level() != Some(LevelFilter::INFO) {
         return Ok(asked);
     }
     let quiet = ["fjall", "lsm_tree"].map(|target| (target.to_owned(), LevelFilter::WARN));
-    Ok(quiet.into_iter().chain(asked).collect::<Targets>().with_default(LevelFilter::INFO))
+    // A store elsewhere that does not answer is told by this program, once; its driver would tell it at every try.
+    let quieter = ["scylla", "object_store"].map(|target| (target.to_owned(), LevelFilter::OFF));
+    Ok(quiet.into_iter().chain(quieter).chain(asked).collect::<Targets>().with_default(LevelFilter::INFO))
 }
 
 fn layer<W>(format: LogFormat, colour: bool, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::{
-    config::{Config, Publish, Role, text::print_duration},
+    config::{Config, Publish, Role, stores::Kind, text::print_duration},
     transcode::Choice,
 };
 
@@ -30,6 +30,12 @@ pub fn render(config: &Config) -> String {
     }
     line("other nodes", config.internal.listen.to_string());
     line("data", config.data.dir.display().to_string());
+    if config.store.kind == Kind::Scylla {
+        line("rows", format!("keyspace {} at {}", config.store.keyspace, config.store.nodes.join(", ")));
+    }
+    if let Some(url) = &config.blobs.url {
+        line("chunk bytes", url.to_string());
+    }
     if has(Role::Origin) {
         tell_chunks(config, line);
     }

@@ -1,17 +1,11 @@
 //! `weir recording`, `weir jobs`, `weir store`: what was recorded, what happens to it, whether it is sound.
 
-use std::sync::Arc;
-
 use clap::Subcommand;
 use serde_json::json;
 
 use super::{Error, Named, Remote, Settings, print, show};
 use crate::{
-    id::BroadcastId,
-    line::Stores,
-    recording::sweep,
-    store::{blobs::Folder, embedded::Embedded, health::Health},
-    time::unix_now,
+    config::stores::Kind, id::BroadcastId, node::Opened, recording::sweep, store::scylla::Scylla, time::unix_now,
 };
 
 /// Broadcasts that are listed at once.
@@ -47,7 +41,10 @@ pub enum Action {
 
 #[derive(Debug, Subcommand)]
 pub enum Store {
-    /// Compare the rows and the bytes in the data folder of a node that is stopped, and tell what is wrong. Changes nothing.
+    /// Make the keyspaces and tables of the database that the configuration names, or bring them to this release's version.
+    /// Changes nothing that is there.
+    Init(Settings),
+    /// Compare the rows and the bytes of a node that is stopped, and tell what is wrong. Changes nothing.
     Check(Settings),
     /// Have the running node do the same, and remove bytes that no row names.
     Sweep(Remote),
@@ -79,6 +76,7 @@ pub fn jobs(remote: &Remote) -> Result<(), Error> {
 
 pub fn store(action: Store) -> Result<(), Error> {
     match action {
+        Store::Init(settings) => init(&settings),
         Store::Check(settings) => check(&settings),
         Store::Sweep(remote) => {
             let answer = remote.connect()?.post("/api/v1/jobs/sweep", &json!({}), None)?;
@@ -87,17 +85,32 @@ pub fn store(action: Store) -> Result<(), Error> {
     }
 }
 
+fn init(settings: &Settings) -> Result<(), Error> {
+    let config = settings.load()?;
+    if config.store.kind == Kind::Embedded {
+        return print("store.kind is \"embedded\": its tables are made by themselves\n");
+    }
+    let scylla = config.store.scylla().map_err(Error::Store)?;
+    let version = runtime()?.block_on(Scylla::init(&scylla)).map_err(|why| Error::Store(why.to_string()))?;
+    print(&format!("keyspace {} has the tables of version {version}\n", scylla.keyspace))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    tokio::runtime::Runtime::new().map_err(|why| Error::Store(why.to_string()))
+}
+
 fn check(settings: &Settings) -> Result<(), Error> {
-    let dir = settings.load()?.data.dir;
+    let config = settings.load()?;
+    let dir = &config.data.dir;
     let failed = |why: crate::store::Error| Error::Store(why.to_string());
-    if !dir.join("meta").is_dir() {
+    if config.store.kind == Kind::Embedded && !dir.join("meta").is_dir() {
         return Err(Error::Store(format!("there is no store in {}", dir.display())));
     }
-    let meta = Arc::new(Embedded::open(&dir.join("meta")).map_err(failed)?);
-    let blobs = Arc::new(Folder::open(&dir.join("blobs")).map_err(failed)?);
-    let stores = Stores { meta, blobs, health: Arc::new(Health::default()) };
-    let runtime = tokio::runtime::Runtime::new().map_err(|why| Error::Store(why.to_string()))?;
-    let found = runtime.block_on(sweep::look(&stores, unix_now(), |_, _| {})).map_err(failed)?;
+    let look = async {
+        let opened = Opened::open(&config).await.map_err(|why| Error::Store(format!("{why:#}")))?;
+        sweep::look(&opened.stores, unix_now(), |_, _| {}).await.map_err(failed)
+    };
+    let found = runtime()?.block_on(look)?;
     let sweep::Found { blobs, bytes, orphans, orphan_bytes, missing, strange } = &found;
     let mut text = format!("{blobs} objects, {bytes} bytes\n");
     let mut tell = |what: &str, names: &[String]| {

@@ -121,6 +121,10 @@ pub fn status(answer: &Value) -> String {
         (Some(false), None) => text.push_str("NOT READY\n"),
         (None, _) => {}
     }
+    let degraded = rest.remove("degraded");
+    for reason in degraded.iter().filter_map(Value::as_array).flatten() {
+        _ = writeln!(text, "degraded: {}", cell(reason));
+    }
     let streams = rest.remove("streams");
     if !rest.is_empty() {
         text.push_str(&fields(&Value::Object(rest)));
@@ -232,11 +236,13 @@ bob    offline  -             -        open_gop  -
     fn status_tells_ready_reasons_and_streams() {
         let answer = json!({
             "node": "node-1", "version": "0.1.0", "uptime_s": 3725, "ready": false, "reasons": ["disk full"],
+            "degraded": ["7 writes wait in the spool"],
             "viewers": 3, "streams": [{ "id": "alice", "mode": "reencode", "viewers": 3 }],
         });
         let expected = "\
 node-1, version 0.1.0, up 1h 2m
 NOT READY: disk full
+degraded: 7 writes wait in the spool
 viewers  3
 
 ID     MODE      VIEWERS

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, time::Duration};
 
-use super::{Config, Publish, Role, text::print_duration};
+use super::{Config, Publish, Role, stores::Kind, text::print_duration};
 use crate::id::Rendition;
 
 /// Letters of `internal.secret`; fewer can be guessed.
@@ -23,6 +23,7 @@ impl Config {
         self.check_ladder(&mut found);
         self.check_node(&mut found);
         self.check_edge(&mut found);
+        self.check_stores(&mut found);
         self.check_ports(&mut found);
         found.0
     }
@@ -100,6 +101,44 @@ impl Config {
         if self.ladder.len() > 16 {
             found.add("ladder", format!("has {} rungs, at most 16 are possible", self.ladder.len()));
         }
+    }
+
+    fn check_stores(&self, found: &mut Found) {
+        let store = &self.store;
+        if store.kind == Kind::Scylla && store.nodes.is_empty() {
+            found.add(
+                "store.nodes",
+                "is empty: store.kind = \"scylla\" needs contact points, such as [\"10.0.0.5:9042\"]",
+            );
+        }
+        for node in &store.nodes {
+            let port = node.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+            if !port.is_some_and(|(host, port)| !host.is_empty() && port > 0) {
+                found.add("store.nodes", format!("{node:?} is not host:port, such as \"10.0.0.5:9042\""));
+            }
+        }
+        // It stands in statements, and a second one is named after it.
+        let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        let begins = store.keyspace.starts_with(|c: char| c.is_ascii_lowercase());
+        if !begins || store.keyspace.len() > 40 || !store.keyspace.chars().all(letters) {
+            let rule = "1 to 40 of a-z, 0-9 and '_', starting with a letter";
+            found.add("store.keyspace", format!("{:?} is not legal: {rule}", store.keyspace));
+        }
+        let name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if !store.datacenter.chars().all(name) {
+            found.add("store.datacenter", format!("{:?} has letters that no datacenter's name has", store.datacenter));
+        }
+        if store.user.is_empty() && store.password.is_some() {
+            found.add("store.user", "is empty, but store.password is set");
+        }
+        found.number("store.replicas", store.replicas, 0..=9);
+        if self.blobs.key.is_empty() && self.blobs.secret.is_some() {
+            found.add("blobs.key", "is empty, but blobs.secret is set");
+        }
+        if self.blobs.url.is_none() && self.blobs.endpoint.is_some() {
+            found.add("blobs.url", "is empty, but blobs.endpoint is set: it names the bucket, such as \"s3://bucket\"");
+        }
+        found.number("spool.disk_mb", self.spool.disk_mb, 16..=10_000_000);
     }
 
     fn check_node(&self, found: &mut Found) {

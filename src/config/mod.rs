@@ -19,6 +19,7 @@ use crate::{
 
 mod check;
 mod load;
+pub mod stores;
 pub mod text;
 
 pub use load::{Error, Fault, Place, VARIABLES, keys, load, parse};
@@ -34,6 +35,9 @@ pub struct Config {
     pub https: Https,
     pub internal: Internal,
     pub data: Data,
+    pub store: stores::Store,
+    pub blobs: stores::Blobs,
+    pub spool: stores::Spool,
     pub auth: Auth,
     pub live: Live,
     pub recording: Recording,
@@ -52,6 +56,9 @@ impl Default for Config {
             https: Https::default(),
             internal: Internal::default(),
             data: Data::default(),
+            store: stores::Store::default(),
+            blobs: stores::Blobs::default(),
+            spool: stores::Spool::default(),
             auth: Auth::default(),
             live: Live::default(),
             recording: Recording::default(),
@@ -158,7 +165,8 @@ impl Default for Internal {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Data {
-    /// The folder of chunks, rows and the admin token; made when absent. Relative to the working folder.
+    /// The folder of chunks, rows, what waits for a remote store, and the admin token; made when absent. Relative to the working
+    /// folder.
     pub dir: PathBuf,
 }
 

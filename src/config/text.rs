@@ -88,6 +88,22 @@ pub mod path {
     }
 }
 
+/// An optional URL; the empty text is none.
+pub mod url {
+    use super::*;
+    use ::url::Url;
+
+    pub fn serialize<S: Serializer>(value: &Option<Url>, to: S) -> Result<S::Ok, S::Error> {
+        value.as_ref().map_or("", Url::as_str).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Url>, D::Error> {
+        let text = String::deserialize(from)?;
+        let wrong = |why| D::Error::custom(format!("{text:?} is no URL ({why}), such as \"s3://bucket/folder\""));
+        (!text.is_empty()).then(|| Url::parse(&text).map_err(wrong)).transpose()
+    }
+}
+
 /// An optional secret; the empty text is none.
 pub mod secret {
     use super::*;

@@ -296,6 +296,7 @@ async fn status(_: Admin, State(app): Shared) -> Response {
         "uptime_s": (now() - app.started).as_secs(),
         "ready": reasons.is_empty(),
         "reasons": reasons,
+        "degraded": app.degraded(),
         "publish": if app.open { "open" } else { "keys" },
         "streams": live,
     });

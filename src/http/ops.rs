@@ -61,12 +61,17 @@ impl App {
         }
         reasons
     }
+
+    /// What is not as it should be, but keeps nobody from being served.
+    pub fn degraded(&self) -> Vec<String> {
+        self.health.delay().iter().map(ToString::to_string).collect()
+    }
 }
 
 async fn ready(State(app): Shared) -> Response {
     let reasons = app.not_ready();
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = serde_json::json!({ "ready": reasons.is_empty(), "reasons": reasons });
+    let body = serde_json::json!({ "ready": reasons.is_empty(), "reasons": reasons, "degraded": app.degraded() });
     (status, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
 }
 

@@ -53,6 +53,8 @@ const STORED: usize = 256;
 pub struct Config {
     /// Name of this node in the epoch log.
     pub node: String,
+    /// No other node writes to the same stores.
+    pub alone: bool,
     /// Nominal chunk duration.
     pub chunk: Duration,
     /// About how long a part of a chunk is.

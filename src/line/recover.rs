@@ -60,9 +60,30 @@ async fn make_sound(stores: &Stores, stream: &StreamId, id: &BroadcastId, chunk:
     }
 }
 
+/// Ends a broadcast of another node, if that has written nothing of it for long.
+async fn end_abandoned(config: &Config, stores: &Stores, mut row: BroadcastRow) -> store::Result<()> {
+    let last = stores.meta.chunks_back(&row.stream, &row.id, None, 1).await?;
+    let end = last.first().map_or(row.started, end_of);
+    if unix_now().since(end) > config.reconnect_window.max(DOWN_MAX) {
+        info!(stream = %row.stream, broadcast = %row.id, "broadcast ended: its node has left it");
+        row.ended = Some(end);
+        stores.meta.put_broadcast(row).await?;
+    }
+    Ok(())
+}
+
+/// When a chunk ended, by the wall clock.
+fn end_of(chunk: &ChunkRow) -> UnixMs {
+    UnixMs(chunk.wall.0 + chunk.duration * 1000 / i64::from(crate::media::VIDEO_TIMESCALE))
+}
+
 async fn rebuild(config: &Config, stores: &Stores, mut row: BroadcastRow) -> store::Result<Option<Broadcast>> {
     let (stream, id) = (row.stream.clone(), row.id.clone());
     let epochs = stores.meta.epochs(&stream, &id).await?;
+    if !config.alone && epochs.last().is_some_and(|epoch| epoch.node != config.node) {
+        end_abandoned(config, stores, row).await?;
+        return Ok(None);
+    }
     // Several epochs may have written the same numbers: read some more than the window.
     let rows = stores.meta.chunks_back(&stream, &id, None, config.window * 3 + 16).await?;
     let mut chunks = valid_chunks(rows, &epochs);
@@ -77,7 +98,7 @@ async fn rebuild(config: &Config, stores: &Stores, mut row: BroadcastRow) -> sto
         stores.meta.put_broadcast(row).await?;
         return Ok(None);
     };
-    let end = UnixMs(last.wall.0 + last.duration * 1000 / i64::from(crate::media::VIDEO_TIMESCALE));
+    let end = end_of(last);
     let away = unix_now().since(end);
     if away > config.reconnect_window.max(DOWN_MAX) {
         info!(%stream, broadcast = %id, "broadcast ended while the node was down");

@@ -2,7 +2,6 @@
 
 use std::{
     net::SocketAddr,
-    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -17,7 +16,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 mod gate;
+mod stores;
 mod welcome;
+
+pub use stores::Opened;
 
 use crate::{
     auth,
@@ -30,12 +32,11 @@ use crate::{
     http::{self, App, Peer, Readiness, front::Front, serve::serve as serve_http, tls::Tls},
     ingest::{Gate, Ingest},
     line::{
-        self, Lines, Stores,
+        self, Lines,
         announce::{Announcements, BACKLOG},
     },
     recording::{Archive, Jobs, Library, Pictures, Policy},
     rtmp,
-    store::{blobs::Folder, embedded::Embedded, health::Health},
     time::now,
     transcode,
 };
@@ -85,7 +86,7 @@ struct Node {
     app: Arc<App>,
     lines: Lines,
     ingest: Arc<Ingest>,
-    store: Arc<Embedded>,
+    opened: Opened,
     no_more_publishers: CancellationToken,
     no_more_viewers: CancellationToken,
     servers: TaskTracker,
@@ -122,12 +123,11 @@ impl Node {
 
         let dir = &config.data.dir;
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make data.dir {}", dir.display()))?;
-        let store = Arc::new(Embedded::open(&dir.join("meta")).with_context(|| in_dir(dir))?);
-        let blobs = Arc::new(Folder::open(&dir.join("blobs")).with_context(|| in_dir(dir))?);
         let token_file = dir.join("admin.token");
         let admin = auth::admin::ensure_token_file(&token_file)
             .with_context(|| format!("cannot write the admin token {}", token_file.display()))?;
-        let stores = Stores { meta: store.clone(), blobs, health: Arc::new(Health::default()) };
+        let opened = Opened::open(&config).await?;
+        let stores = opened.stores.clone();
 
         let open = config.auth.publish == config::Publish::Open;
         // An empty ladder needs no encoder on this machine.
@@ -141,8 +141,10 @@ impl Node {
         };
         let announcements = Announcements::new(BACKLOG);
         let lines = Lines::new(config.lines(), stores.clone(), transcoding, announcements.clone());
-        let gate: Arc<dyn Gate> =
-            if open { Arc::new(gate::Open(store.clone())) } else { Arc::new(gate::Keys(store.clone())) };
+        let gate: Arc<dyn Gate> = match open {
+            true => Arc::new(gate::Open(stores.meta.clone())),
+            false => Arc::new(gate::Keys(stores.meta.clone())),
+        };
         let ingest = Arc::new(Ingest::new(lines.clone(), gate, config.live.chunk.as_millis() as u32));
 
         let via = format!("weir-{:016x}", rand::random::<u64>());
@@ -208,6 +210,7 @@ impl Node {
         let limits = http::serve::Limits { per_address: connections, ..limits };
         servers.spawn(serve_http(internal_listener, internal, |_| Peer::Node, limits, None, stop(), HTTP_PATIENCE));
         servers.spawn(watch_access(app.clone(), stop()));
+        servers.spawn(Opened::run(opened.remote(), stop()));
         if let Some(links) = links {
             for upstream in 0..config.edge.upstream.len() {
                 let app = app.clone();
@@ -225,7 +228,7 @@ impl Node {
         welcome::welcome(&stores.meta, &config, rtmp_addr, http_addr).await?;
         servers.spawn(jobs.run(stop()));
         app.readiness.start();
-        Ok(Self { app, lines, ingest, store, no_more_publishers, no_more_viewers, servers })
+        Ok(Self { app, lines, ingest, opened, no_more_publishers, no_more_viewers, servers })
     }
 
     /// Stops in the order that loses nothing: no new work, open chunks finished and stored, viewers, store.
@@ -237,7 +240,7 @@ impl Node {
         self.no_more_viewers.cancel();
         self.servers.close();
         let _ = tokio::time::timeout(HTTP_PATIENCE, self.servers.wait()).await;
-        if let Err(why) = self.store.flush().await {
+        if let Err(why) = self.opened.flush().await {
             warn!(%why, "the store could not be flushed");
         }
     }
@@ -273,14 +276,11 @@ async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-fn in_dir(dir: &Path) -> String {
-    format!("cannot open the store in data.dir {}", dir.display())
-}
-
 impl Config {
     fn lines(&self) -> line::Config {
         line::Config {
             node: self.node.id.clone(),
+            alone: self.store.kind == config::stores::Kind::Embedded,
             chunk: self.live.chunk,
             part: self.live.even_part(),
             window: self.live.window as usize,

@@ -17,6 +17,7 @@ pub mod blobs;
 pub mod embedded;
 pub mod health;
 pub mod objects;
+pub mod remote;
 pub mod scylla;
 
 /// A stream as its owner made it.
@@ -209,6 +210,14 @@ pub enum AccessRow {
 }
 
 impl AccessRow {
+    /// When the row has no use any more; nothing for one that always has.
+    pub fn until(&self) -> Option<UnixMs> {
+        match self {
+            AccessRow::RevokedTicket { until, .. } | AccessRow::Deleted { until, .. } => Some(*until),
+            AccessRow::TicketKey { .. } | AccessRow::RevokedStream { .. } | AccessRow::Playback { .. } => None,
+        }
+    }
+
     /// Names the row: a later one of the same name takes its place.
     pub fn name(&self) -> String {
         match self {
@@ -230,7 +239,7 @@ pub enum Signature {
     EdDSA,
 }
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// The thing to be made is there already.
     #[error("already exists")]

@@ -21,16 +21,20 @@ use crate::{auth::Secret, media::Pieces, time::UnixMs};
 /// An object store on the same continent is reached in a fraction of that.
 const CONNECT: Duration = Duration::from_millis(500);
 /// One try at one object.
-const TRY: Duration = Duration::from_secs(2);
-/// Tries again, and until when they begin.
+const TRY: Duration = Duration::from_millis(1500);
+/// Tries again, and until when they begin: after the first has timed out, too.
 const RETRIES: usize = 2;
-const RETRY: Duration = Duration::from_millis(1500);
+const RETRY: Duration = Duration::from_millis(2200);
 const BACKOFF: BackoffConfig =
     BackoffConfig { init_backoff: Duration::from_millis(50), max_backoff: Duration::from_millis(500), base: 2.0 };
 /// A call with all its tries.
 const CALL: Duration = Duration::from_secs(4);
-/// A put that takes longer is tried a second time beside the first, where that is wished.
+/// The same of a list, which may have many pages.
+const LIST: Duration = Duration::from_secs(60);
+/// A put that takes longer is tried a second time beside the first, where that is wished; more for what is large, which
+/// takes its time on a link that is full.
 const HEDGE: Duration = Duration::from_millis(150);
+const HEDGE_BYTES: usize = 1 << 20;
 /// Letters of what a store says that are passed on.
 const WORDS: usize = 300;
 
@@ -68,7 +72,14 @@ impl Objects {
     pub async fn open(settings: &Settings) -> Result<Self> {
         // Two kinds of cryptography are built in, because two libraries bring one each: one must be chosen before it is used.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let unfit = |why: &dyn std::fmt::Display| Error::Unfit(format!("blobs.url = {}: {why}", settings.url));
+        let mut shown = settings.url.clone();
+        shown.set_query(None);
+        // Neither can fail on a URL with a host; the other kind has none of them.
+        let _ = (shown.set_username(""), shown.set_password(None));
+        let unfit = |why: &dyn std::fmt::Display| Error::Unfit(format!("blobs.url = {shown}: {why}"));
+        if shown != settings.url {
+            return Err(unfit(&"it may not hold a key or a query: set blobs.key and blobs.secret"));
+        }
         let (scheme, prefix) = ObjectStoreScheme::parse(&settings.url).map_err(|why| unfit(&why))?;
         let is_plain = settings.endpoint.as_ref().is_some_and(|endpoint| endpoint.scheme() == "http");
         let client = ClientOptions::new().with_connect_timeout(CONNECT).with_timeout(TRY).with_allow_http(is_plain);
@@ -80,7 +91,9 @@ impl Objects {
                     .with_url(url)
                     .with_client_options(client)
                     .with_retry(retry)
-                    .with_virtual_hosted_style_request(settings.virtual_host);
+                    .with_virtual_hosted_style_request(settings.virtual_host)
+                    // Not all stores that speak like S3 can, and one by one it may be tried again.
+                    .with_disable_bulk_delete(true);
                 if let Some(endpoint) = &settings.endpoint {
                     builder = builder.with_endpoint(endpoint.as_str().trim_end_matches('/'));
                 }
@@ -105,7 +118,7 @@ impl Objects {
             }
             _ => return Err(unfit(&"this is none of s3://, gs:// and az://")),
         };
-        let objects = Self { store, prefix, place: settings.url.to_string(), hedge: settings.hedge };
+        let objects = Self { store, prefix, place: shown.to_string(), hedge: settings.hedge };
         objects.probe().await?;
         Ok(objects)
     }
@@ -113,12 +126,8 @@ impl Objects {
     /// Learns at once whether the bucket can be used.
     async fn probe(&self) -> Result<()> {
         let name = format!("weir-probe/{:016x}", rand::random::<u64>());
-        let told = |why: Error| match why {
-            Error::NotFound => Error::Unfit(format!("{}: there is no such bucket", self.place)),
-            other => other,
-        };
-        self.put(&name, Bytes::from_static(b"weir").into()).await.map_err(told)?;
-        let read = self.get(&name).await.map_err(told)?;
+        self.put(&name, Bytes::from_static(b"weir").into()).await?;
+        let read = self.get(&name).await?;
         if read != "weir" {
             return Err(Error::Unfit(format!("{}: what was written is not what is read", self.place)));
         }
@@ -142,8 +151,10 @@ impl Objects {
     fn translate(&self, name: &str, why: object_store::Error) -> Error {
         let words = |why: &object_store::Error| {
             let text = why.to_string();
-            let text = text.split("<?xml").next().unwrap_or_default().lines().next().unwrap_or_default();
-            text.chars().take(WORDS).collect::<String>()
+            // Of an answer in XML its code is told, which is a word, and nothing of what was asked.
+            let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>")).map(|(code, _)| code);
+            let line = text.split("<?xml").next().unwrap_or_default().lines().next().unwrap_or_default();
+            line.chars().chain(code.unwrap_or_default().chars()).take(WORDS).collect::<String>()
         };
         match &why {
             object_store::Error::NotFound { .. } => {
@@ -154,9 +165,13 @@ impl Objects {
                     false => Error::NotFound,
                 }
             }
-            object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => Error::Unfit(
-                format!("{} does not let us in: look at blobs.key and blobs.secret, and at what they may", self.place),
-            ),
+            object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
+                let hint = match why.to_string().contains("RequestTimeTooSkewed") {
+                    true => "the clock of this machine is wrong",
+                    false => "look at blobs.key and blobs.secret, and at what they may do",
+                };
+                Error::Unfit(format!("{} does not let us in: {hint}", self.place))
+            }
             _ => Error::Unavailable(format!("{}: {name}: {}", self.place, words(&why))),
         }
     }
@@ -170,12 +185,18 @@ impl Blobs for Objects {
             let payload = PutPayload::from_iter(bytes.iter().cloned());
             self.store.put(&path, payload).await.map(|_| ())
         };
+        // Only a bucket can be missing where something is put.
+        let told = |why| match why {
+            Error::NotFound => Error::Unfit(format!("{}: there is no such bucket", self.place)),
+            other => other,
+        };
         if !self.hedge {
-            return self.call(name, put()).await;
+            return self.call(name, put()).await.map_err(told);
         }
-        self.call(name, async {
+        let put = self.call(name, async {
             let first = Box::pin(put());
-            match select(first, Box::pin(tokio::time::sleep(HEDGE))).await {
+            let patience = HEDGE * (1 + bytes.len() / HEDGE_BYTES) as u32;
+            match select(first, Box::pin(tokio::time::sleep(patience))).await {
                 Either::Left((done, _)) => done,
                 Either::Right(((), first)) => {
                     metrics::counter!("weir_store_hedges_total").increment(1);
@@ -186,8 +207,8 @@ impl Blobs for Objects {
                     }
                 }
             }
-        })
-        .await
+        });
+        put.await.map_err(told)
     }
 
     async fn get(&self, name: &str) -> Result<Bytes> {
@@ -227,7 +248,9 @@ impl Blobs for Objects {
 
     async fn list(&self, folder: &str) -> Result<Vec<Child>> {
         let path = if folder.is_empty() { self.prefix.clone() } else { self.path(folder)? };
-        let listed = self.call(folder, self.store.list_with_delimiter(Some(&path))).await?;
+        let listed = timeout(LIST, self.store.list_with_delimiter(Some(&path))).await;
+        let listed = listed.map_err(|_| Error::Unavailable(format!("{}: no list within {LIST:?}", self.place)))?;
+        let listed = listed.map_err(|why| self.translate(folder, why))?;
         let own = |path: &Path| {
             let name =
                 path.prefix_match(&self.prefix)?.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/");

@@ -8,6 +8,7 @@
 pub mod hls;
 pub mod mp4;
 pub mod rtmp;
+pub mod servers;
 pub mod upstream;
 
 use std::{
@@ -55,8 +56,17 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts a node where any stream name may publish, with `settings` (`key=value`) on top.
+    /// Starts a node where any stream name may publish, with `settings` (`key=value`) on top. Its rows and bytes lie in its own
+    /// folder, or in the shared servers where the environment says so.
     pub fn start(settings: &[&str]) -> Self {
+        let remote = std::env::var_os(servers::REMOTE).map(|_| servers::node_settings());
+        let remote = remote.unwrap_or_default();
+        let remote: Vec<_> = remote.iter().map(String::as_str).collect();
+        Self::start_local(&[&remote, settings].concat())
+    }
+
+    /// The same, always in its own folder.
+    pub fn start_local(settings: &[&str]) -> Self {
         let mut all = vec!["auth.publish=open".to_owned()];
         all.extend(settings.iter().map(|s| s.to_string()));
         let (rtmp, http, internal) = (free_port(), free_port(), free_port());
@@ -108,6 +118,21 @@ impl Node {
         let made = self.admin("POST", &format!("/api/v1/streams/{stream}/tickets"), Some("{}"));
         let made: serde_json::Value = serde_json::from_slice(&made.body).expect("JSON");
         made["ticket"].as_str().expect("a ticket").to_owned()
+    }
+
+    /// What its process was told.
+    pub fn all_settings(&self) -> Vec<String> {
+        let data = format!("data.dir={}", self.dir.path().join("data").display());
+        self.settings.iter().cloned().chain([data]).collect()
+    }
+
+    /// The folder of chunk files, here or of the object store's server.
+    pub fn blobs(&self) -> PathBuf {
+        let url = self.settings.iter().find_map(|setting| setting.strip_prefix("blobs.url=s3://"));
+        match url {
+            Some(folder) => Path::new(&servers::told("TESTS_S3_BUCKETS")).join(folder),
+            None => self.dir.path().join("data/blobs"),
+        }
     }
 
     pub fn pid(&self) -> u32 {

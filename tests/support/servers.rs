@@ -1,6 +1,9 @@
 //! The database and the object store that `make test` starts for all tests (`scripts/test-servers`).
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use tokio::sync::OnceCell;
 use url::Url;
@@ -11,6 +14,27 @@ use weir::{
         scylla::{self, Scylla},
     },
 };
+
+/// Set in the environment: nodes of tests keep their rows and bytes in these servers.
+pub const REMOTE: &str = "TESTS_REMOTE";
+
+/// What a node needs to be told to keep its rows and bytes in these servers, apart from all other nodes'.
+pub fn node_settings() -> Vec<String> {
+    static NODES: AtomicU32 = AtomicU32::new(0);
+    let name = format!("{}_{}", own("t"), NODES.fetch_add(1, Ordering::Relaxed));
+    let [cql, s3, bucket, key, secret] =
+        ["TESTS_CQL", "TESTS_S3", "TESTS_S3_BUCKET", "TESTS_S3_KEY", "TESTS_S3_SECRET"].map(told);
+    vec![
+        "store.kind=scylla".into(),
+        format!("store.nodes=[\"{cql}\"]"),
+        format!("store.keyspace={name}"),
+        format!("blobs.url=s3://{bucket}/{name}"),
+        format!("blobs.endpoint={s3}"),
+        "blobs.region=us-east-1".into(),
+        format!("blobs.key={key}"),
+        format!("blobs.secret={secret}"),
+    ]
+}
 
 /// A variable of the environment that the script tells.
 pub fn told(name: &str) -> String {
@@ -40,7 +64,7 @@ pub fn cql_at(node: &str, keyspace: &str) -> scylla::Settings {
 /// A store in the shared database. All tests of a process share its keyspace, which is made once.
 pub async fn cql() -> Scylla {
     static MADE: OnceCell<()> = OnceCell::const_new();
-    let settings = cql_at(&told("WEIR_TEST_CQL"), &own("weir_test"));
+    let settings = cql_at(&told("TESTS_CQL"), &own("weir_test"));
     let make = async {
         Scylla::init(&settings).await.expect("the tables");
     };
@@ -63,10 +87,10 @@ pub async fn cql() -> Scylla {
 /// The settings of an object store at `endpoint`.
 pub fn s3_at(endpoint: &str, prefix: &str) -> objects::Settings {
     objects::Settings {
-        url: format!("s3://{}/{prefix}", told("WEIR_TEST_S3_BUCKET")).parse().expect("a URL"),
+        url: format!("s3://{}/{prefix}", told("TESTS_S3_BUCKET")).parse().expect("a URL"),
         endpoint: Some(endpoint.parse::<Url>().expect("a URL")),
         region: Some("us-east-1".into()),
-        login: Some((told("WEIR_TEST_S3_KEY"), Secret::new(&told("WEIR_TEST_S3_SECRET")))),
+        login: Some((told("TESTS_S3_KEY"), Secret::new(&told("TESTS_S3_SECRET")))),
         virtual_host: false,
         hedge: false,
     }
@@ -75,6 +99,6 @@ pub fn s3_at(endpoint: &str, prefix: &str) -> objects::Settings {
 /// A store in the shared object store, with a prefix of its own.
 pub async fn s3(hedge: bool) -> Objects {
     let prefix = format!("{}/{:016x}", own("test"), rand::random::<u64>());
-    let settings = objects::Settings { hedge, ..s3_at(&told("WEIR_TEST_S3"), &prefix) };
+    let settings = objects::Settings { hedge, ..s3_at(&told("TESTS_S3"), &prefix) };
     Objects::open(&settings).await.expect("the object store")
 }

@@ -15,6 +15,7 @@ use scylla::{
     policies::{
         retry::{DefaultRetryPolicy, FallthroughRetryPolicy},
         speculative_execution::SimpleSpeculativeExecutionPolicy,
+        timestamp_generator::MonotonicTimestampGenerator,
     },
     response::query_result::QueryRowsResult,
     serialize::row::SerializeRow,
@@ -30,20 +31,23 @@ const CONNECT: Duration = Duration::from_secs(1);
 const REQUEST: Duration = Duration::from_secs(2);
 /// A connection that is silent for so long is given up.
 const SILENT: Duration = Duration::from_secs(2);
-/// A read that takes longer is asked of another replica, too.
+/// A read that takes longer is asked of another replica, too; a write, which may be made twice, as well.
 const SLOW_READ: Duration = Duration::from_millis(50);
+const SLOW_WRITE: Duration = Duration::from_millis(250);
 /// Changes of the schema wait for all nodes.
 const CHANGE: Duration = Duration::from_secs(30);
 
 /// How statements are executed.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Profiles {
-    /// Plain writes: a quorum of the datacenter; tried again, because they are idempotent.
+    /// Plain writes: a quorum of the datacenter; a slow one is made a second time, because they are idempotent.
     pub write: ExecutionProfileHandle,
     /// Reads: the same, and a slow replica is not waited for.
     pub read: ExecutionProfileHandle,
     /// Conditional writes and what is read beside them. Never tried again: an unknown outcome is read back.
     pub serial: ExecutionProfileHandle,
+    /// Gives every write of this process a later time than the one before, whatever node takes it and whatever session it is of.
+    clock: Arc<MonotonicTimestampGenerator>,
 }
 
 impl Profiles {
@@ -55,14 +59,15 @@ impl Profiles {
                 .serial_consistency(Some(serial))
                 .request_timeout(Some(REQUEST))
         };
-        let speculative = SimpleSpeculativeExecutionPolicy { max_retry_count: 1, retry_interval: SLOW_READ };
+        let twice = |after| {
+            let speculative = SimpleSpeculativeExecutionPolicy { max_retry_count: 1, retry_interval: after };
+            let plain = base().retry_policy(Arc::new(DefaultRetryPolicy::new()));
+            plain.speculative_execution_policy(Some(Arc::new(speculative))).build().into_handle()
+        };
         Self {
-            write: base().retry_policy(Arc::new(DefaultRetryPolicy::new())).build().into_handle(),
-            read: base()
-                .retry_policy(Arc::new(DefaultRetryPolicy::new()))
-                .speculative_execution_policy(Some(Arc::new(speculative)))
-                .build()
-                .into_handle(),
+            clock: Arc::new(MonotonicTimestampGenerator::new()),
+            write: twice(SLOW_WRITE),
+            read: twice(SLOW_READ),
             serial: base().retry_policy(Arc::new(FallthroughRetryPolicy::new())).build().into_handle(),
         }
     }
@@ -81,6 +86,7 @@ pub async fn session(settings: &Settings, profiles: &Profiles) -> Result<Session
     let mut builder = SessionBuilder::new()
         .known_nodes(&settings.nodes)
         .default_execution_profile_handle(profiles.write.clone())
+        .timestamp_generator(profiles.clock.clone())
         .connection_timeout(CONNECT)
         .keepalive_interval(SILENT)
         .keepalive_timeout(SILENT)
@@ -97,7 +103,17 @@ pub async fn session(settings: &Settings, profiles: &Profiles) -> Result<Session
     if let Some(tls) = &settings.tls {
         builder = builder.tls_context(Some(tls.clone()));
     }
-    builder.build().await.map_err(|why| no_session(settings, &why))
+    let session = builder.build().await.map_err(|why| no_session(settings, &why))?;
+    let state = session.get_cluster_state();
+    let mut known: Vec<_> = state.get_nodes_info().iter().filter_map(|node| node.datacenter.clone()).collect();
+    known.sort();
+    known.dedup();
+    match &settings.datacenter {
+        Some(wanted) if !known.is_empty() && !known.contains(wanted) => {
+            Err(Error::Unfit(format!("store.datacenter = {wanted:?}: the cluster has {}", known.join(", "))))
+        }
+        _ => Ok(session),
+    }
 }
 
 fn no_session(settings: &Settings, why: &NewSessionError) -> Error {
@@ -163,6 +179,10 @@ pub fn prepare(why: PrepareError) -> Error {
 
 fn database(kind: &DbError, words: &str) -> Error {
     match kind {
+        // Who may do what is itself kept in the database, a part of which may be away.
+        DbError::Unauthorized | DbError::AuthenticationError if words.contains("Unable to perform") => {
+            Error::Unavailable(words.to_owned())
+        }
         DbError::Unauthorized | DbError::AuthenticationError => {
             Error::Unfit(format!("the database refuses what store.user asks for: {words}"))
         }

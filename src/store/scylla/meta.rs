@@ -4,7 +4,10 @@ use std::{sync::PoisonError, time::Duration};
 
 use async_trait::async_trait;
 use futures::future::try_join_all;
-use scylla::statement::batch::{Batch, BatchType};
+use scylla::{
+    serialize::batch::BatchValues,
+    statement::batch::{Batch, BatchType},
+};
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
@@ -14,15 +17,18 @@ use crate::{
     store::{
         About, AccessRow, BroadcastRow, ChunkRow, ClipRow, ClipsOf, EpochRow, Error, JobRow, Meta, Result, StreamRow,
     },
+    time::{now, unix_now},
 };
 
 /// Chunk numbers per partition: an hour of 2 s chunks.
 const BUCKET: u64 = 1800;
 /// How long a deleted access row is remembered, seconds: longer than clocks differ.
 const DROPPED: i32 = 86_400;
-/// How often an LWT without an answer is read back, and what lies between.
-const READ_BACK: u32 = 5;
-const READ_BACK_PAUSE: Duration = Duration::from_millis(200);
+/// How long it is tried to find out what became of an LWT without an answer, and what lies between two tries.
+const FIND_OUT: Duration = Duration::from_secs(4);
+const FIND_OUT_PAUSE: Duration = Duration::from_millis(100);
+/// The partition of tables that have one.
+const ONE: i8 = 0;
 /// Buckets that are known to be noted, before the set is begun anew.
 const NOTED_MAX: usize = 100_000;
 /// Chunk rows deleted at the same time.
@@ -57,10 +63,10 @@ impl Meta for Scylla {
             Ok(true) => Ok(()),
             Ok(false) => Err(Error::Exists),
             // Its key's hash is salted: nobody else's row is the same.
-            Err(Error::Unavailable(why)) => match self.stream(&row.id).await {
-                Ok(Some(there)) if there == row => Ok(()),
-                Ok(Some(_)) => Err(Error::Exists),
-                _ => Err(Error::Unavailable(why)),
+            Err(Error::Unavailable(why)) => match self.stream_decided(&row.id).await? {
+                Some(there) if there == row => Ok(()),
+                Some(_) => Err(Error::Exists),
+                None => Err(Error::Unavailable(why)),
             },
             Err(other) => Err(other),
         }
@@ -68,13 +74,28 @@ impl Meta for Scylla {
 
     async fn update_stream(&self, row: StreamRow) -> Result<()> {
         let id = row.id.as_str();
-        let changed = self.decide(|s| &s.update_stream, (json(&row), part(id), id)).await?;
-        if changed { Ok(()) } else { Err(Error::NotFound) }
+        match self.decide(|s| &s.update_stream, (json(&row), part(id), id)).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::NotFound),
+            Err(Error::Unavailable(why)) => match self.stream_decided(&row.id).await? {
+                Some(there) if there == row => Ok(()),
+                Some(_) => Err(Error::Unavailable(why)),
+                None => Err(Error::NotFound),
+            },
+            Err(other) => Err(other),
+        }
     }
 
     async fn delete_stream(&self, id: &StreamId) -> Result<()> {
-        let deleted = self.decide(|s| &s.delete_stream, (part(id.as_str()), id.as_str())).await?;
-        if deleted { Ok(()) } else { Err(Error::NotFound) }
+        match self.decide(|s| &s.delete_stream, (part(id.as_str()), id.as_str())).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::NotFound),
+            Err(Error::Unavailable(why)) => match self.stream_decided(id).await? {
+                None => Ok(()),
+                Some(_) => Err(Error::Unavailable(why)),
+            },
+            Err(other) => Err(other),
+        }
     }
 
     async fn stream(&self, id: &StreamId) -> Result<Option<StreamRow>> {
@@ -88,22 +109,27 @@ impl Meta for Scylla {
 
     async fn put_access(&self, row: AccessRow) -> Result<()> {
         let name = row.name();
-        let before = self.one::<(Option<String>, Option<i64>)>(|s| &s.access_stamp, (&name,)).await?;
+        let before = self.one::<(Option<String>, Option<i64>)>(|s| &s.access_stamp, (ONE, &name)).await?;
         let stamp = Self::stamp(before.and_then(|row| row.1));
-        self.write(|s| &s.put_access, (stamp, json(&row), &name)).await
+        let ttl = row.until().map_or(0, |until| {
+            // What has no use any more goes by itself; a day later, as clocks differ.
+            let left = until.since(unix_now()).as_secs() + DROPPED as u64;
+            i32::try_from(left).unwrap_or(0)
+        });
+        self.write(|s| &s.put_access, (stamp, ttl, json(&row), ONE, &name)).await
     }
 
     async fn delete_access(&self, name: &str) -> Result<()> {
-        let before = self.one::<(Option<String>, Option<i64>)>(|s| &s.access_stamp, (name,)).await?;
+        let before = self.one::<(Option<String>, Option<i64>)>(|s| &s.access_stamp, (ONE, name)).await?;
         let (body, at) = before.unwrap_or_default();
         if body.is_none_or(|body| body.is_empty()) {
             return Err(Error::NotFound);
         }
-        self.write(|s| &s.drop_access, (Self::stamp(at), DROPPED, name)).await
+        self.write(|s| &s.put_access, (Self::stamp(at), DROPPED, "", ONE, name)).await
     }
 
     async fn access(&self) -> Result<Vec<AccessRow>> {
-        let rows = self.read::<(String, Option<String>)>(|s| &s.access, (), usize::MAX).await?;
+        let rows = self.read::<(String, Option<String>)>(|s| &s.access, (ONE,), usize::MAX).await?;
         let rows = rows.iter().filter_map(|(name, body)| Some((name, body.as_ref().filter(|body| !body.is_empty())?)));
         Ok(rows.filter_map(|(name, body)| readable(&format!("access row {name}"), body)).collect())
     }
@@ -127,16 +153,12 @@ impl Meta for Scylla {
         batch.set_execution_profile_handle(Some(self.shared.profiles.serial.clone()));
         let values =
             ((stream.as_str(), epoch, writer, &body), (stream.as_str(), row.broadcast.as_str(), epoch, writer, &body));
-        match connected.session.batch(&batch, values).await {
-            Ok(answer) => {
-                if applied(answer)? {
-                    Ok(())
-                } else {
-                    Err(Error::EpochTaken(row.epoch))
-                }
-            }
-            Err(why) => match self.failed(why) {
-                Error::Unavailable(why) => self.took_epoch(stream, row.epoch, writer, why).await,
+        match connected.session.batch(&batch, &values).await {
+            Ok(answer) if applied(&answer)? => Ok(()),
+            // A driver may have tried more than once after all: the row itself says whose it is.
+            Ok(_) => self.took_epoch(stream, row.epoch, writer, &batch, &values).await,
+            Err(why) => match self.failed(&connected, why) {
+                Error::Unavailable(_) => self.took_epoch(stream, row.epoch, writer, &batch, &values).await,
                 other => Err(other),
             },
         }
@@ -150,17 +172,24 @@ impl Meta for Scylla {
 
     async fn put_broadcast(&self, row: BroadcastRow) -> Result<()> {
         let (stream, id, body) = (row.stream.as_str(), row.id.as_str(), json(&row));
-        let stamp = self.stamp_of(|s| &s.broadcast_stamp, (stream, id)).await?;
         // A row that is not found yet does no harm; one that nothing leads to does.
-        self.write(|s| &s.put_broadcast_id, (part(id), id, stream)).await?;
-        if row.ended.is_none() {
-            self.write(|s| &s.put_broadcast_open, (stamp, &body, part(stream), stream, id)).await?;
+        let (closed, open, ()) = tokio::try_join!(
+            self.stamp_of(|s| &s.broadcast_stamp, (stream, id)),
+            self.stamp_of(|s| &s.broadcast_open_stamp, (part(stream), stream, id)),
+            self.write(|s| &s.put_broadcast_id, (part(id), id, stream)),
+        )?;
+        let stamp = closed.max(open);
+        let put = self.write(|s| &s.put_broadcast, (stamp, &body, stream, id));
+        match row.ended {
+            None => {
+                let open = self.write(|s| &s.put_broadcast_open, (stamp, &body, part(stream), stream, id));
+                tokio::try_join!(put, open).map(|_| ())
+            }
+            Some(_) => {
+                put.await?;
+                self.write(|s| &s.drop_broadcast_open, (stamp, part(stream), stream, id)).await
+            }
         }
-        self.write(|s| &s.put_broadcast, (stamp, &body, stream, id)).await?;
-        if row.ended.is_some() {
-            self.write(|s| &s.drop_broadcast_open, (stamp, part(stream), stream, id)).await?;
-        }
-        Ok(())
     }
 
     async fn broadcast(&self, stream: &StreamId, id: &BroadcastId) -> Result<Option<BroadcastRow>> {
@@ -257,17 +286,7 @@ impl Meta for Scylla {
             });
             try_join_all(drops).await?;
         }
-        let mut buckets: Vec<_> = rows.iter().map(|(k, _)| (k / BUCKET) as i64).collect();
-        buckets.sort_unstable();
-        buckets.dedup();
-        for bucket in buckets {
-            let values = (stream.as_str(), broadcast.as_str(), bucket, 0i64, 1);
-            if self.one::<(i64, i64, String)>(|s| &s.chunks, values).await?.is_none() {
-                let noted = (stream.clone(), broadcast.clone(), bucket as u64);
-                self.shared.noted.lock().unwrap_or_else(PoisonError::into_inner).remove(&noted);
-                self.write(|s| &s.drop_bucket, (stream.as_str(), broadcast.as_str(), bucket)).await?;
-            }
-        }
+        // The notes of their buckets stay: another node may write there now, and an empty bucket costs a read only.
         Ok(())
     }
 
@@ -297,26 +316,28 @@ impl Meta for Scylla {
 
     async fn delete_clip(&self, id: &ClipId) -> Result<()> {
         let row = self.clip(id).await?.ok_or(Error::NotFound)?;
+        let stamp = self.stamp_of(|s| &s.clip_stamp, (id.as_str(),)).await?;
         // The row that leads to the others goes last, so that a crash leaves something to begin again from.
         for of in [ClipsOf::Stream(row.stream), ClipsOf::Broadcast(row.broadcast)] {
             let (kind, owner) = owner(&of);
-            self.write(|s| &s.drop_clip_of, (kind, owner, id.as_str())).await?;
+            self.write(|s| &s.drop_clip_of, (stamp, kind, owner, id.as_str())).await?;
         }
-        self.write(|s| &s.drop_clip, (id.as_str(),)).await
+        self.write(|s| &s.drop_clip, (stamp, id.as_str())).await
     }
 
     async fn put_job(&self, row: JobRow) -> Result<()> {
-        let stamp = self.stamp_of(|s| &s.job_stamp, (&row.id,)).await?;
-        self.write(|s| &s.put_job, (stamp, json(&row), &row.id)).await
+        let stamp = self.stamp_of(|s| &s.job_stamp, (ONE, &row.id)).await?;
+        self.write(|s| &s.put_job, (stamp, json(&row), ONE, &row.id)).await
     }
 
     async fn jobs(&self) -> Result<Vec<JobRow>> {
-        let rows = self.read::<(String, Option<String>)>(|s| &s.jobs, (), usize::MAX).await?;
+        let rows = self.read::<(String, Option<String>)>(|s| &s.jobs, (ONE,), usize::MAX).await?;
         Ok(rows.iter().filter_map(|(id, body)| readable(&format!("job {id}"), body.as_ref()?)).collect())
     }
 
     async fn delete_job(&self, id: &str) -> Result<()> {
-        self.write(|s| &s.drop_job, (id,)).await
+        let stamp = self.stamp_of(|s| &s.job_stamp, (ONE, id)).await?;
+        self.write(|s| &s.drop_job, (stamp, ONE, id)).await
     }
 }
 
@@ -343,17 +364,47 @@ impl Scylla {
         Ok(())
     }
 
-    /// Finds out whether an epoch whose write had no answer was taken: what a read at SERIAL does not see is never made.
-    async fn took_epoch(&self, stream: &StreamId, epoch: u64, mine: Uuid, why: String) -> Result<()> {
-        for _ in 0..READ_BACK {
+    /// Finds out whether an epoch whose write had no answer, or not the wished one, was taken by it. Where nobody has it, it is
+    /// taken once more: that one is applied, or the row says whose it is.
+    async fn took_epoch(
+        &self,
+        stream: &StreamId,
+        epoch: u64,
+        mine: Uuid,
+        batch: &Batch,
+        values: &(impl BatchValues + Sync),
+    ) -> Result<()> {
+        let until = now() + FIND_OUT;
+        let mut last = Error::Unavailable("the database did not say what became of it".into());
+        while now() < until {
             match self.one::<(Uuid,)>(|s| &s.epoch_writer, (stream.as_str(), epoch as i64)).await {
                 Ok(Some((writer,))) if writer == mine => return Ok(()),
                 Ok(Some(_)) => return Err(Error::EpochTaken(epoch)),
-                Ok(None) => return Err(Error::Unavailable(why)),
-                Err(_) => tokio::time::sleep(READ_BACK_PAUSE).await,
+                Ok(None) => {
+                    let connected = self.shared.connected.load_full();
+                    match connected.session.batch(batch, values).await {
+                        Ok(answer) if applied(&answer)? => return Ok(()),
+                        Ok(_) => {}
+                        Err(why) => last = self.failed(&connected, why),
+                    }
+                }
+                Err(why) => last = why,
+            }
+            tokio::time::sleep(FIND_OUT_PAUSE).await;
+        }
+        Err(last)
+    }
+
+    /// A stream's row as conditional writes decided, after one of them had no answer.
+    async fn stream_decided(&self, id: &StreamId) -> Result<Option<StreamRow>> {
+        let until = now() + FIND_OUT;
+        loop {
+            let values = (part(id.as_str()), id.as_str());
+            match self.body(&format!("stream {id}"), |s| &s.stream_decided, values).await {
+                Err(Error::Unavailable(_)) if now() < until => tokio::time::sleep(FIND_OUT_PAUSE).await,
+                read => return read,
             }
         }
-        Err(Error::Unavailable(why))
     }
 
     /// Reads chunk rows from `bound` on, bucket by bucket, until there are `limit`, and all epochs of the last number.

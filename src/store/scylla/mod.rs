@@ -21,7 +21,7 @@ use futures::{TryStreamExt, future::try_join_all};
 use scylla::{
     client::session::Session,
     deserialize::row::DeserializeRow,
-    errors::{ExecutionError, NextPageError, PagerExecutionError, RequestError},
+    errors::{ExecutionError, NextPageError, NextRowError, PagerExecutionError, RequestError},
     serialize::row::SerializeRow,
     statement::prepared::PreparedStatement,
     value::{CqlValue, Row},
@@ -45,8 +45,9 @@ mod statements;
 
 /// Partitions of the tables in which rows are found by their id.
 pub const SPREAD: i8 = 16;
-/// Between two tries to make a new session.
+/// Between two tries to make a new session, and how long one may take.
 const AGAIN: Duration = Duration::from_secs(1);
+const CONNECT_MAX: Duration = Duration::from_secs(20);
 
 /// Where the database is, and how to speak to it.
 #[derive(Clone)]
@@ -132,8 +133,9 @@ impl Scylla {
         Ok(schema::VERSION)
     }
 
-    /// Learns at once whether conditional writes work and are allowed: one that changes nothing.
+    /// Learns at once whether writes work and are allowed, by two that change nothing.
     async fn probe(&self) -> Result<()> {
+        self.write(|s| &s.drop_job, (0i64, 0i8, "")).await?;
         let applied = self.decide(|s| &s.delete_stream, (0i8, "")).await;
         applied.map(|_| ()).map_err(|why| match why {
             Error::Unfit(why) => Error::Unfit(format!("conditional writes do not work here: {why}")),
@@ -141,12 +143,10 @@ impl Scylla {
         })
     }
 
-    fn failed(&self, why: ExecutionError) -> Error {
-        let gone = matches!(
-            &why,
-            ExecutionError::ConnectionPoolError(_) | ExecutionError::EmptyPlan | ExecutionError::RequestTimeout(_)
-        );
-        if gone {
+    /// Says what an error means; a session that has no connections any more is replaced, unless it was already.
+    fn failed(&self, connected: &Arc<Connected>, why: ExecutionError) -> Error {
+        let gone = matches!(&why, ExecutionError::ConnectionPoolError(_) | ExecutionError::EmptyPlan);
+        if gone && Arc::ptr_eq(connected, &self.shared.connected.load()) {
             self.reconnect();
         }
         connect::execution(why)
@@ -160,6 +160,7 @@ impl Scylla {
         }
         let shared = Arc::downgrade(&self.shared);
         tokio::spawn(async move {
+            let mut told = false;
             loop {
                 tokio::time::sleep(AGAIN).await;
                 let Some(shared) = shared.upgrade() else { return };
@@ -168,10 +169,19 @@ impl Scylla {
                     let statements = Statements::prepare(&session, &shared.settings, &shared.profiles).await?;
                     Ok::<_, Error>(Connected { session, statements })
                 };
-                if let Ok(connected) = made.await {
-                    shared.connected.store(Arc::new(connected));
-                    shared.reconnecting.store(false, Ordering::Release);
-                    return;
+                // A database that takes connections but says nothing is none.
+                let made = tokio::time::timeout(CONNECT_MAX, made).await;
+                match made.unwrap_or_else(|_| Err(Error::Unavailable("the database says nothing".into()))) {
+                    Ok(connected) => {
+                        shared.connected.store(Arc::new(connected));
+                        shared.reconnecting.store(false, Ordering::Release);
+                        return;
+                    }
+                    Err(why) if !told => {
+                        told = true;
+                        tracing::warn!(%why, "the database is away");
+                    }
+                    Err(_) => {}
                 }
             }
         });
@@ -180,7 +190,7 @@ impl Scylla {
     async fn write(&self, pick: impl Fn(&Statements) -> &PreparedStatement, values: impl SerializeRow) -> Result<()> {
         let connected = self.shared.connected.load_full();
         let done = connected.session.execute_unpaged(pick(&connected.statements), values).await;
-        done.map(|_| ()).map_err(|why| self.failed(why))
+        done.map(|_| ()).map_err(|why| self.failed(&connected, why))
     }
 
     /// Reads all rows, at most `limit`.
@@ -198,7 +208,7 @@ impl Scylla {
         }
         let connected = self.shared.connected.load_full();
         let pager = connected.session.execute_iter(pick(&connected.statements).clone(), values).await;
-        let pager = pager.map_err(|why| self.paging(why))?;
+        let pager = pager.map_err(|why| self.paging(&connected, why))?;
         let rows = pager.rows_stream::<R>().map_err(|why| Error::Damaged(why.to_string()))?;
         let mut rows = std::pin::pin!(rows);
         let mut read = Vec::new();
@@ -206,22 +216,28 @@ impl Scylla {
             match rows.try_next().await {
                 Ok(Some(row)) => read.push(row),
                 Ok(None) => break,
-                Err(why) => return Err(Error::Unavailable(why.to_string())),
+                Err(NextRowError::NextPageError(why)) => {
+                    return Err(self.paging(&connected, PagerExecutionError::NextPageError(why)));
+                }
+                Err(why) => return Err(Error::Damaged(why.to_string())),
             }
         }
         Ok(read)
     }
 
-    fn paging(&self, why: PagerExecutionError) -> Error {
+    fn paging(&self, connected: &Arc<Connected>, why: PagerExecutionError) -> Error {
         match why {
             PagerExecutionError::PrepareError(why) => connect::prepare(why),
-            PagerExecutionError::NextPageError(NextPageError::RequestFailure(why)) => self.failed(match why {
-                RequestError::EmptyPlan => ExecutionError::EmptyPlan,
-                RequestError::ConnectionPoolError(why) => ExecutionError::ConnectionPoolError(why),
-                RequestError::RequestTimeout(after) => ExecutionError::RequestTimeout(after),
-                RequestError::LastAttemptError(why) => ExecutionError::LastAttemptError(why),
-                other => return Error::Unavailable(other.to_string()),
-            }),
+            PagerExecutionError::NextPageError(NextPageError::RequestFailure(why)) => self.failed(
+                connected,
+                match why {
+                    RequestError::EmptyPlan => ExecutionError::EmptyPlan,
+                    RequestError::ConnectionPoolError(why) => ExecutionError::ConnectionPoolError(why),
+                    RequestError::RequestTimeout(after) => ExecutionError::RequestTimeout(after),
+                    RequestError::LastAttemptError(why) => ExecutionError::LastAttemptError(why),
+                    other => return Error::Unavailable(other.to_string()),
+                },
+            ),
             other => Error::Unavailable(other.to_string()),
         }
     }
@@ -256,7 +272,7 @@ impl Scylla {
     ) -> Result<bool> {
         let connected = self.shared.connected.load_full();
         let answer = connected.session.execute_unpaged(pick(&connected.statements), values).await;
-        applied(answer.map_err(|why| self.failed(why))?)
+        applied(&answer.map_err(|why| self.failed(&connected, why))?)
     }
 
     /// The time of a write that takes the place of one made at `before`, microseconds: later than that whatever the clocks say.
@@ -290,9 +306,9 @@ impl Scylla {
 }
 
 /// Whether a conditional write was made, in the first column of its answer: ScyllaDB and Cassandra differ in the others.
-fn applied(answer: scylla::response::query_result::QueryResult) -> Result<bool> {
+fn applied(answer: &scylla::response::query_result::QueryResult) -> Result<bool> {
     let damaged = |why: &dyn std::fmt::Display| Error::Damaged(format!("the answer to a conditional write: {why}"));
-    let rows = answer.into_rows_result().map_err(|why| damaged(&why))?;
+    let rows = answer.clone().into_rows_result().map_err(|why| damaged(&why))?;
     let row = rows.first_row::<Row>().map_err(|why| damaged(&why))?;
     match row.columns.first() {
         Some(Some(CqlValue::Boolean(applied))) => Ok(*applied),

@@ -29,7 +29,10 @@ const VERSIONS: &[&[&str]] = &[&[
     "CREATE TABLE IF NOT EXISTS {ks}.clip (id text PRIMARY KEY, body text)",
     "CREATE TABLE IF NOT EXISTS {ks}.clip_of (kind tinyint, owner text, id text, body text, \
      PRIMARY KEY ((kind, owner), id)) WITH CLUSTERING ORDER BY (id DESC)",
-    "CREATE TABLE IF NOT EXISTS {ks}.access (spread tinyint, name text, body text, PRIMARY KEY (spread, name))",
+    // Read as a whole once a second: what is over must be gone soon. Repair runs more often than every three hours, or a
+    // row that is over may come back, which does no harm.
+    "CREATE TABLE IF NOT EXISTS {ks}.access (spread tinyint, name text, body text, PRIMARY KEY (spread, name)) \
+     WITH gc_grace_seconds = 10800",
     "CREATE TABLE IF NOT EXISTS {ks}.job (spread tinyint, id text, body text, PRIMARY KEY (spread, id))",
 ]];
 

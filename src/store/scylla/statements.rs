@@ -43,7 +43,8 @@ statements! {
     create_stream: Lwt "INSERT INTO {log}.stream (spread, id, body) VALUES (?, ?, ?) IF NOT EXISTS";
     update_stream: Lwt "UPDATE {log}.stream SET body = ? WHERE spread = ? AND id = ? IF EXISTS";
     delete_stream: Lwt "DELETE FROM {log}.stream WHERE spread = ? AND id = ? IF EXISTS";
-    stream: Serial "SELECT body FROM {log}.stream WHERE spread = ? AND id = ?";
+    stream: Read "SELECT body FROM {log}.stream WHERE spread = ? AND id = ?";
+    stream_decided: Serial "SELECT body FROM {log}.stream WHERE spread = ? AND id = ?";
     streams: Read "SELECT id, body FROM {log}.stream WHERE spread = ? AND id > ? LIMIT ?";
 
     take_epoch: Lwt "INSERT INTO {log}.epoch (stream, kind, broadcast, epoch, writer, body) \
@@ -51,14 +52,15 @@ statements! {
     note_epoch: Lwt "INSERT INTO {log}.epoch (stream, kind, broadcast, epoch, writer, body) VALUES (?, 1, ?, ?, ?, ?)";
     epoch_writer: Serial "SELECT writer FROM {log}.epoch WHERE stream = ? AND kind = 0 AND broadcast = '' AND epoch = ?";
     last_epoch: Serial "SELECT body FROM {log}.epoch WHERE stream = ? AND kind = 0 LIMIT 1";
-    epochs: Serial "SELECT body FROM {log}.epoch WHERE stream = ? AND kind = 1 AND broadcast = ?";
+    epochs: Read "SELECT body FROM {log}.epoch WHERE stream = ? AND kind = 1 AND broadcast = ?";
 
-    access_stamp: Read "SELECT body, WRITETIME(body) FROM {ks}.access WHERE spread = 0 AND name = ?";
-    put_access: Write "UPDATE {ks}.access USING TIMESTAMP ? SET body = ? WHERE spread = 0 AND name = ?";
-    drop_access: Write "UPDATE {ks}.access USING TIMESTAMP ? AND TTL ? SET body = '' WHERE spread = 0 AND name = ?";
-    access: Read "SELECT name, body FROM {ks}.access WHERE spread = 0";
+    access_stamp: Read "SELECT body, WRITETIME(body) FROM {ks}.access WHERE spread = ? AND name = ?";
+    put_access: Write "UPDATE {ks}.access USING TIMESTAMP ? AND TTL ? SET body = ? WHERE spread = ? AND name = ?";
+    access: Read "SELECT name, body FROM {ks}.access WHERE spread = ?";
 
     broadcast_stamp: Read "SELECT WRITETIME(body) FROM {ks}.broadcast WHERE stream = ? AND id = ?";
+    broadcast_open_stamp: Read "SELECT WRITETIME(body) FROM {ks}.broadcast_open \
+        WHERE spread = ? AND stream = ? AND id = ?";
     put_broadcast: Write "UPDATE {ks}.broadcast USING TIMESTAMP ? SET body = ? WHERE stream = ? AND id = ?";
     put_broadcast_id: Write "INSERT INTO {ks}.broadcast_id (spread, id, stream) VALUES (?, ?, ?)";
     put_broadcast_open: Write "UPDATE {ks}.broadcast_open USING TIMESTAMP ? SET body = ? \
@@ -77,7 +79,6 @@ statements! {
     about: Read "SELECT body FROM {ks}.about WHERE stream = ? AND broadcast = ?";
 
     put_bucket: Write "INSERT INTO {ks}.chunk_bucket (stream, broadcast, bucket) VALUES (?, ?, ?)";
-    drop_bucket: Write "DELETE FROM {ks}.chunk_bucket WHERE stream = ? AND broadcast = ? AND bucket = ?";
     buckets: Read "SELECT bucket FROM {ks}.chunk_bucket WHERE stream = ? AND broadcast = ?";
     put_chunk: Write "INSERT INTO {ks}.chunk (stream, broadcast, bucket, k, epoch, body) VALUES (?, ?, ?, ?, ?, ?)";
     drop_chunk: Write "DELETE FROM {ks}.chunk WHERE stream = ? AND broadcast = ? AND bucket = ? AND k = ? AND epoch = ?";
@@ -91,16 +92,17 @@ statements! {
 
     put_clip: Write "INSERT INTO {ks}.clip (id, body) VALUES (?, ?)";
     put_clip_of: Write "INSERT INTO {ks}.clip_of (kind, owner, id, body) VALUES (?, ?, ?, ?)";
-    drop_clip: Write "DELETE FROM {ks}.clip WHERE id = ?";
-    drop_clip_of: Write "DELETE FROM {ks}.clip_of WHERE kind = ? AND owner = ? AND id = ?";
+    clip_stamp: Read "SELECT WRITETIME(body) FROM {ks}.clip WHERE id = ?";
+    drop_clip: Write "DELETE FROM {ks}.clip USING TIMESTAMP ? WHERE id = ?";
+    drop_clip_of: Write "DELETE FROM {ks}.clip_of USING TIMESTAMP ? WHERE kind = ? AND owner = ? AND id = ?";
     clip: Read "SELECT body FROM {ks}.clip WHERE id = ?";
     clips: Read "SELECT id, body FROM {ks}.clip_of WHERE kind = ? AND owner = ? LIMIT ?";
     clips_before: Read "SELECT id, body FROM {ks}.clip_of WHERE kind = ? AND owner = ? AND id < ? LIMIT ?";
 
-    job_stamp: Read "SELECT WRITETIME(body) FROM {ks}.job WHERE spread = 0 AND id = ?";
-    put_job: Write "UPDATE {ks}.job USING TIMESTAMP ? SET body = ? WHERE spread = 0 AND id = ?";
-    drop_job: Write "DELETE FROM {ks}.job WHERE spread = 0 AND id = ?";
-    jobs: Read "SELECT id, body FROM {ks}.job WHERE spread = 0";
+    job_stamp: Read "SELECT WRITETIME(body) FROM {ks}.job WHERE spread = ? AND id = ?";
+    put_job: Write "UPDATE {ks}.job USING TIMESTAMP ? SET body = ? WHERE spread = ? AND id = ?";
+    drop_job: Write "DELETE FROM {ks}.job USING TIMESTAMP ? WHERE spread = ? AND id = ?";
+    jobs: Read "SELECT id, body FROM {ks}.job WHERE spread = ?";
 }
 
 async fn prepare(

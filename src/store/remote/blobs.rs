@@ -1,0 +1,79 @@
+//! Objects: written at once or later, read once for all who ask.
+
+use std::{ops::Range, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{Entry, Remote, Side, spool};
+use crate::{
+    media::Pieces,
+    store::{Blobs, Child, Result, blobs::legal},
+};
+
+/// The bytes' side of a [`Remote`].
+pub struct RemoteBlobs(pub Arc<Remote>);
+
+#[async_trait]
+impl Blobs for RemoteBlobs {
+    async fn put(&self, name: &str, bytes: Pieces) -> Result<()> {
+        let remote = &self.0;
+        let entry = Entry::Blob { name: legal(name)?.to_owned(), len: bytes.len() as u64 };
+        remote.kept.remove(name);
+        remote.write(Side::Bytes, entry, bytes.clone(), remote.blobs.put(name, bytes)).await
+    }
+
+    async fn get(&self, name: &str) -> Result<Bytes> {
+        let remote = &self.0;
+        if let Some(bytes) = remote.waits(name, None).await? {
+            return Ok(bytes);
+        }
+        if let Some(bytes) = remote.kept.get(name) {
+            return Ok(bytes);
+        }
+        let (blobs, owned) = (remote.blobs.clone(), name.to_owned());
+        let bytes = remote.objects.join(name.to_owned(), move || async move { blobs.get(&owned).await }).await?;
+        remote.kept.insert(name.to_owned(), bytes.clone());
+        Ok(bytes)
+    }
+
+    async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
+        let remote = &self.0;
+        if let Some(bytes) = remote.waits(name, Some(range.clone())).await? {
+            return Ok(bytes);
+        }
+        if let Some(bytes) = remote.kept.get(name) {
+            let clamp = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
+            return Ok(bytes.slice(clamp(range.start)..clamp(range.end.max(range.start))));
+        }
+        let (blobs, owned) = (remote.blobs.clone(), name.to_owned());
+        let key = format!("{name}#{}-{}", range.start, range.end);
+        remote.objects.join(key, move || async move { blobs.get_range(&owned, range).await }).await
+    }
+
+    async fn delete(&self, name: &str) -> Result<()> {
+        self.0.kept.remove(name);
+        self.0.blobs.delete(name).await
+    }
+
+    async fn list(&self, folder: &str) -> Result<Vec<Child>> {
+        self.0.blobs.list(folder).await
+    }
+}
+
+impl Remote {
+    /// The bytes of an object that waits in the spool; nothing where it does not, or does no more.
+    async fn waits(&self, name: &str, range: Option<Range<u64>>) -> Result<Option<Bytes>> {
+        let found = {
+            let spool = self.spool();
+            spool.blob(name).map(|number| (spool.files(), number))
+        };
+        let Some((files, number)) = found else { return Ok(None) };
+        match spool::read(&files, number, range).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            // It was written out meanwhile.
+            Err(crate::store::Error::NotFound) => Ok(None),
+            Err(why) => Err(why),
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Rows: those of what is recorded are written at once or later, and read with those that wait.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{Entry, Remote, Side};
+use crate::{
+    id::{BroadcastId, ClipId, StreamId},
+    media::Pieces,
+    store::{About, AccessRow, BroadcastRow, ChunkRow, ClipRow, ClipsOf, EpochRow, JobRow, Meta, Result, StreamRow},
+};
+
+/// The rows' side of a [`Remote`].
+pub struct RemoteMeta(pub Arc<Remote>);
+
+#[async_trait]
+impl Meta for RemoteMeta {
+    async fn put_chunk(&self, stream: &StreamId, broadcast: &BroadcastId, row: ChunkRow) -> Result<()> {
+        let remote = &self.0;
+        let entry = Entry::Chunk { stream: stream.clone(), broadcast: broadcast.clone(), row: row.clone() };
+        let done =
+            remote.write(Side::Rows, entry, Pieces::default(), remote.meta.put_chunk(stream, broadcast, row)).await;
+        remote.chunks.forget();
+        done
+    }
+
+    async fn put_broadcast(&self, row: BroadcastRow) -> Result<()> {
+        let remote = &self.0;
+        let entry = Entry::Broadcast { row: row.clone() };
+        let done = remote.write(Side::Rows, entry, Pieces::default(), remote.meta.put_broadcast(row)).await;
+        remote.broadcast.forget();
+        remote.broadcasts.forget();
+        done
+    }
+
+    async fn broadcast(&self, stream: &StreamId, id: &BroadcastId) -> Result<Option<BroadcastRow>> {
+        let remote = &self.0;
+        if let Some(row) = remote.spool().broadcasts().remove(id) {
+            return Ok(Some(row));
+        }
+        let (meta, of, show) = (remote.meta.clone(), stream.clone(), id.clone());
+        remote.broadcast.join(format!("{stream}/{id}"), move || async move { meta.broadcast(&of, &show).await }).await
+    }
+
+    async fn broadcasts(
+        &self,
+        stream: &StreamId,
+        before: Option<&BroadcastId>,
+        limit: usize,
+    ) -> Result<Vec<BroadcastRow>> {
+        let remote = &self.0;
+        let (meta, of, bound) = (remote.meta.clone(), stream.clone(), before.cloned());
+        let name = format!("{stream}<{}#{limit}", before.map_or("", |before| before.as_str()));
+        let read = move || async move { meta.broadcasts(&of, bound.as_ref(), limit).await };
+        let mut rows = remote.broadcasts.join(name, read).await?;
+        let waiting = remote.spool().broadcasts();
+        for row in &mut rows {
+            if let Some(newer) = waiting.get(&row.id) {
+                *row = newer.clone();
+            }
+        }
+        Ok(rows)
+    }
+
+    async fn open_broadcasts(&self) -> Result<Vec<BroadcastRow>> {
+        let mut rows = self.0.meta.open_broadcasts().await?;
+        for (id, waiting) in self.0.spool().broadcasts() {
+            rows.retain(|row| row.id != id);
+            rows.extend(Some(waiting).filter(|row| row.ended.is_none()));
+        }
+        Ok(rows)
+    }
+
+    async fn epochs(&self, stream: &StreamId, broadcast: &BroadcastId) -> Result<Vec<EpochRow>> {
+        let (meta, of, show) = (self.0.meta.clone(), stream.clone(), broadcast.clone());
+        let read = move || async move { meta.epochs(&of, &show).await };
+        self.0.epochs.join(format!("{stream}/{broadcast}"), read).await
+    }
+
+    async fn chunks(
+        &self,
+        stream: &StreamId,
+        broadcast: &BroadcastId,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<ChunkRow>> {
+        let (meta, of, show) = (self.0.meta.clone(), stream.clone(), broadcast.clone());
+        let read = move || async move { meta.chunks(&of, &show, from, limit).await };
+        let rows = self.0.chunks.join(format!("{stream}/{broadcast}>{from}#{limit}"), read).await?;
+        // A full page ends where the store's does: what waits behind it is in the next.
+        let end = rows.last().filter(|_| rows.len() >= limit).map(|row| row.k);
+        let waiting = self.0.spool().chunks(stream, broadcast);
+        let waiting = waiting.into_iter().filter(|row| row.k >= from && end.is_none_or(|end| row.k <= end));
+        Ok(merged(rows, waiting, false))
+    }
+
+    async fn chunks_back(
+        &self,
+        stream: &StreamId,
+        broadcast: &BroadcastId,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<ChunkRow>> {
+        let (meta, of, show) = (self.0.meta.clone(), stream.clone(), broadcast.clone());
+        let read = move || async move { meta.chunks_back(&of, &show, before, limit).await };
+        let rows = self.0.chunks.join(format!("{stream}/{broadcast}<{before:?}#{limit}"), read).await?;
+        let end = rows.last().filter(|_| rows.len() >= limit).map(|row| row.k);
+        let waiting = self.0.spool().chunks(stream, broadcast);
+        let waiting = waiting
+            .into_iter()
+            .filter(|row| before.is_none_or(|before| row.k < before) && end.is_none_or(|end| row.k >= end));
+        Ok(merged(rows, waiting, true))
+    }
+
+    async fn has_chunk(&self, stream: &StreamId, broadcast: &BroadcastId, k: u64, epoch: u64) -> Result<bool> {
+        let waits = self.0.spool().chunks(stream, broadcast).iter().any(|row| (row.k, row.epoch) == (k, epoch));
+        if waits { Ok(true) } else { self.0.meta.has_chunk(stream, broadcast, k, epoch).await }
+    }
+
+    async fn create_stream(&self, row: StreamRow) -> Result<()> {
+        let done = self.0.meta.create_stream(row).await;
+        self.0.forget_reads();
+        done
+    }
+
+    async fn update_stream(&self, row: StreamRow) -> Result<()> {
+        let done = self.0.meta.update_stream(row).await;
+        self.0.forget_reads();
+        done
+    }
+
+    async fn delete_stream(&self, id: &StreamId) -> Result<()> {
+        let done = self.0.meta.delete_stream(id).await;
+        self.0.forget_reads();
+        done
+    }
+
+    async fn stream(&self, id: &StreamId) -> Result<Option<StreamRow>> {
+        self.0.meta.stream(id).await
+    }
+
+    async fn streams(&self, after: Option<&StreamId>, limit: usize) -> Result<Vec<StreamRow>> {
+        self.0.meta.streams(after, limit).await
+    }
+
+    async fn put_access(&self, row: AccessRow) -> Result<()> {
+        let done = self.0.meta.put_access(row).await;
+        self.0.forget_reads();
+        done
+    }
+
+    async fn delete_access(&self, name: &str) -> Result<()> {
+        let done = self.0.meta.delete_access(name).await;
+        self.0.forget_reads();
+        done
+    }
+
+    async fn access(&self) -> Result<Vec<AccessRow>> {
+        self.0.meta.access().await
+    }
+
+    async fn last_epoch(&self, stream: &StreamId) -> Result<Option<EpochRow>> {
+        self.0.meta.last_epoch(stream).await
+    }
+
+    async fn take_epoch(&self, stream: &StreamId, row: EpochRow) -> Result<()> {
+        let done = self.0.meta.take_epoch(stream, row).await;
+        self.0.forget_reads();
+        done
+    }
+
+    async fn stream_of(&self, id: &BroadcastId) -> Result<Option<StreamId>> {
+        self.0.meta.stream_of(id).await
+    }
+
+    async fn put_about(&self, stream: &StreamId, id: &BroadcastId, about: About) -> Result<()> {
+        let done = self.0.meta.put_about(stream, id, about).await;
+        self.0.forget_reads();
+        done
+    }
+
+    async fn about(&self, stream: &StreamId, id: &BroadcastId) -> Result<About> {
+        self.0.meta.about(stream, id).await
+    }
+
+    async fn all_broadcasts(&self, after: Option<&BroadcastId>, limit: usize) -> Result<Vec<(BroadcastId, StreamId)>> {
+        self.0.meta.all_broadcasts(after, limit).await
+    }
+
+    async fn delete_chunks(&self, stream: &StreamId, broadcast: &BroadcastId, rows: &[(u64, u64)]) -> Result<()> {
+        let done = self.0.meta.delete_chunks(stream, broadcast, rows).await;
+        self.0.forget_reads();
+        done
+    }
+
+    async fn put_clip(&self, row: ClipRow) -> Result<()> {
+        let done = self.0.meta.put_clip(row).await;
+        self.0.forget_reads();
+        done
+    }
+
+    async fn clip(&self, id: &ClipId) -> Result<Option<ClipRow>> {
+        self.0.meta.clip(id).await
+    }
+
+    async fn clips(&self, of: &ClipsOf, before: Option<&ClipId>, limit: usize) -> Result<Vec<ClipRow>> {
+        self.0.meta.clips(of, before, limit).await
+    }
+
+    async fn delete_clip(&self, id: &ClipId) -> Result<()> {
+        let done = self.0.meta.delete_clip(id).await;
+        self.0.forget_reads();
+        done
+    }
+
+    async fn put_job(&self, row: JobRow) -> Result<()> {
+        let done = self.0.meta.put_job(row).await;
+        self.0.forget_reads();
+        done
+    }
+
+    async fn jobs(&self) -> Result<Vec<JobRow>> {
+        self.0.meta.jobs().await
+    }
+
+    async fn delete_job(&self, id: &str) -> Result<()> {
+        let done = self.0.meta.delete_job(id).await;
+        self.0.forget_reads();
+        done
+    }
+}
+
+/// Rows of the store with those that wait, which are newer, in the page's order. It may have more rows than were asked for.
+fn merged(rows: Vec<ChunkRow>, waiting: impl Iterator<Item = ChunkRow>, back: bool) -> Vec<ChunkRow> {
+    let mut all: std::collections::BTreeMap<_, _> = rows.into_iter().map(|row| ((row.k, row.epoch), row)).collect();
+    all.extend(waiting.map(|row| ((row.k, row.epoch), row)));
+    if back { all.into_values().rev().collect() } else { all.into_values().collect() }
+}

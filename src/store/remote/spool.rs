@@ -1,0 +1,317 @@
+//! What waits on the local disk for stores that are away: one file per write, in order, within a bound.
+//!
+//! Enter writes, leave the oldest that may be made next. Files survive a crash as chunk files do. Over the bound the least is
+//! lost: the oldest chunks of the smallest renditions are given up, and the rows that name them are written without them.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    path::Path,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{BroadcastId, Rendition, StreamId},
+    media::Pieces,
+    store::{Blobs, BroadcastRow, Child, ChunkRow, Error, Result, blob_name, blobs::Folder},
+};
+
+/// Files per folder.
+const FOLDER: u64 = 1000;
+/// A file's first line is shorter.
+const HEAD_MAX: u64 = 64 << 10;
+/// What a waiting write costs beside its bytes: a block of the disk.
+const OVERHEAD: u64 = 4 << 10;
+
+/// A write that waits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Entry {
+    /// The bytes of an object, of this length: they follow in the file.
+    Blob {
+        name: String,
+        len: u64,
+    },
+    Chunk {
+        stream: StreamId,
+        broadcast: BroadcastId,
+        row: ChunkRow,
+    },
+    Broadcast {
+        row: BroadcastRow,
+    },
+}
+
+impl Entry {
+    /// The broadcast it is of, `stream/broadcast`.
+    pub fn show(&self) -> String {
+        match self {
+            Entry::Blob { name, .. } => show_of(name),
+            Entry::Chunk { stream, broadcast, .. } => format!("{stream}/{broadcast}"),
+            Entry::Broadcast { row } => format!("{}/{}", row.stream, row.id),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        OVERHEAD + if let Entry::Blob { len, .. } = self { *len } else { 0 }
+    }
+
+    /// What it is worth to keep; what is not a chunk's bytes is always kept.
+    fn value(&self) -> Option<u32> {
+        let Entry::Blob { name, .. } = self else { return None };
+        let rendition = name.split('/').nth(2)?;
+        name.ends_with(".m4s").then_some(())?;
+        let lines = rendition.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok();
+        // What nothing can be made of without: the source, the sound, and what is named by its owner.
+        Some(lines.unwrap_or(u32::MAX))
+    }
+}
+
+/// The broadcast of a blob's name.
+pub fn show_of(name: &str) -> String {
+    name.split('/').take(2).collect::<Vec<_>>().join("/")
+}
+
+/// How much waits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Waiting {
+    pub writes: u64,
+    pub bytes: u64,
+}
+
+/// The index of what waits; the bytes lie in files.
+pub struct Spool {
+    files: Arc<Folder>,
+    bytes_max: u64,
+    next: u64,
+    waiting: BTreeMap<u64, Entry>,
+    /// Those that are being made now.
+    busy: HashSet<u64>,
+    bytes: u64,
+    /// Of each broadcast how many wait.
+    shows: HashMap<String, u64>,
+    /// Where an object's bytes wait.
+    blobs: HashMap<String, u64>,
+    /// Objects that were given up before their row came.
+    given_up: HashSet<String>,
+}
+
+/// What is to be done with files; done without the lock on the index.
+#[derive(Debug, PartialEq)]
+pub enum Change {
+    Write(u64, Entry),
+    Remove(u64),
+}
+
+impl Spool {
+    /// Opens a folder and reads what waits there. What a power failure left half of is told and dropped.
+    pub async fn open(dir: &Path, bytes_max: u64) -> Result<Self> {
+        let mut spool = Self {
+            files: Arc::new(Folder::open(dir)?),
+            bytes_max,
+            next: 0,
+            waiting: BTreeMap::new(),
+            busy: HashSet::new(),
+            bytes: 0,
+            shows: HashMap::new(),
+            blobs: HashMap::new(),
+            given_up: HashSet::new(),
+        };
+        for folder in spool.files.list("").await? {
+            let Child::Folder(folder) = folder else { continue };
+            for file in spool.files.list(&folder).await? {
+                let Child::Blob { name, bytes, .. } = file else { continue };
+                let number = name.rsplit('/').next().and_then(|number| number.parse::<u64>().ok());
+                let head = spool.files.get_range(&name, 0..HEAD_MAX).await?;
+                match number.zip(head_of(&head, bytes)) {
+                    Some((number, entry)) => spool.note(number, entry),
+                    None => {
+                        tracing::warn!(name, "half a write waited in the spool: it is lost");
+                        spool.files.delete(&name).await?;
+                    }
+                }
+            }
+        }
+        Ok(spool)
+    }
+
+    pub fn files(&self) -> Arc<Folder> {
+        self.files.clone()
+    }
+
+    pub fn waiting(&self) -> Waiting {
+        Waiting { writes: self.waiting.len() as u64, bytes: self.bytes }
+    }
+
+    /// Whether anything of a broadcast waits: then what comes after it must wait, too.
+    pub fn has(&self, show: &str) -> bool {
+        self.shows.contains_key(show)
+    }
+
+    fn note(&mut self, number: u64, entry: Entry) {
+        self.next = self.next.max(number + 1);
+        self.bytes += entry.bytes();
+        *self.shows.entry(entry.show()).or_default() += 1;
+        if let Entry::Blob { name, .. } = &entry {
+            self.blobs.insert(name.clone(), number);
+        }
+        self.waiting.insert(number, entry);
+    }
+
+    /// Takes a place for a write, and says what to do with files for it: in this order. What had to be given up is told by name.
+    pub fn add(&mut self, mut entry: Entry) -> (u64, Vec<Change>, Vec<String>) {
+        if let Entry::Chunk { stream, broadcast, row } = &mut entry {
+            row.renditions
+                .retain(|made| !self.given_up.remove(&blob_name(stream, broadcast, &made.rendition, row.k, row.epoch)));
+        }
+        let number = self.next;
+        self.note(number, entry.clone());
+        // Until its file is written it cannot be made.
+        self.busy.insert(number);
+        let (mut changes, mut lost) = (Vec::new(), Vec::new());
+        while self.bytes > self.bytes_max {
+            let Some(victim) = self.victim() else { break };
+            lost.extend(self.give_up(victim, &mut changes));
+        }
+        changes.push(Change::Write(number, entry));
+        (number, changes, lost)
+    }
+
+    /// The oldest chunk of the lowest value.
+    fn victim(&self) -> Option<u64> {
+        let idle = self.waiting.iter().filter(|(number, _)| !self.busy.contains(number));
+        idle.filter_map(|(number, entry)| Some((entry.value()?, *number))).min().map(|(_, number)| number)
+    }
+
+    fn give_up(&mut self, number: u64, changes: &mut Vec<Change>) -> Option<String> {
+        let Entry::Blob { name, .. } = self.forget(number)? else { return None };
+        // The row that names it is written anew first: a crash in between leaves bytes without a row, not the reverse.
+        let numbers = numbers(&name);
+        let names = |entry: &Entry| match entry {
+            Entry::Chunk { stream, broadcast, row } if Some((row.k, row.epoch)) == numbers => row
+                .renditions
+                .iter()
+                .any(|made| blob_name(stream, broadcast, &made.rendition, row.k, row.epoch) == name),
+            _ => false,
+        };
+        match self.waiting.iter_mut().find(|(_, entry)| names(entry)) {
+            Some((row_number, entry)) => {
+                if let Entry::Chunk { stream, broadcast, row } = entry {
+                    let (k, epoch) = (row.k, row.epoch);
+                    let is_named = |made: &Rendition| blob_name(stream, broadcast, made, k, epoch) == name;
+                    row.renditions.retain(|made| !is_named(&made.rendition));
+                }
+                changes.push(Change::Write(*row_number, entry.clone()));
+            }
+            None => _ = self.given_up.insert(name.clone()),
+        }
+        changes.push(Change::Remove(number));
+        Some(name)
+    }
+
+    fn forget(&mut self, number: u64) -> Option<Entry> {
+        let entry = self.waiting.remove(&number)?;
+        self.busy.remove(&number);
+        self.bytes -= entry.bytes();
+        let show = entry.show();
+        let left = self.shows.get_mut(&show).expect("it was counted");
+        *left -= 1;
+        if *left == 0 {
+            self.shows.remove(&show);
+        }
+        if let Entry::Blob { name, .. } = &entry
+            && self.blobs.get(name) == Some(&number)
+        {
+            self.blobs.remove(name);
+        }
+        Some(entry)
+    }
+
+    /// A write that was begun has a file now, or failed to be made and waits again.
+    pub fn rest(&mut self, number: u64) {
+        self.busy.remove(&number);
+    }
+
+    /// It was made, or has no file: it waits no more.
+    pub fn done(&mut self, number: u64) {
+        self.forget(number);
+    }
+
+    /// The oldest write that may be made now: bytes at any time, a row when nothing before it waits of its broadcast.
+    pub fn begin(&mut self) -> Option<(u64, Entry)> {
+        let mut behind = HashSet::new();
+        let next = self.waiting.iter().find(|(number, entry)| {
+            let is_first = behind.insert(entry.show());
+            let may = matches!(entry, Entry::Blob { .. }) || is_first;
+            may && !self.busy.contains(number)
+        });
+        let (number, entry) = next.map(|(number, entry)| (*number, entry.clone()))?;
+        self.busy.insert(number);
+        Some((number, entry))
+    }
+
+    /// Where the bytes of an object wait.
+    pub fn blob(&self, name: &str) -> Option<u64> {
+        self.blobs.get(name).copied()
+    }
+
+    /// The chunk rows of a broadcast that wait.
+    pub fn chunks(&self, stream: &StreamId, broadcast: &BroadcastId) -> Vec<ChunkRow> {
+        let rows = self.waiting.values().filter_map(|entry| match entry {
+            Entry::Chunk { stream: of, broadcast: show, row } if of == stream && show == broadcast => Some(row.clone()),
+            _ => None,
+        });
+        rows.collect()
+    }
+
+    /// The newest row of each broadcast whose row waits.
+    pub fn broadcasts(&self) -> BTreeMap<BroadcastId, BroadcastRow> {
+        let rows = self.waiting.values().filter_map(|entry| match entry {
+            Entry::Broadcast { row } => Some((row.id.clone(), row.clone())),
+            _ => None,
+        });
+        rows.collect()
+    }
+}
+
+/// The number and epoch in a chunk's name.
+fn numbers(name: &str) -> Option<(u64, u64)> {
+    let (k, epoch) = name.rsplit('/').next()?.strip_suffix(".m4s")?.split_once('.')?;
+    Some((k.parse().ok()?, epoch.parse().ok()?))
+}
+
+/// The name of a waiting write's file.
+pub fn file(number: u64) -> String {
+    format!("{}/{number:016}", number / FOLDER)
+}
+
+/// A file's content.
+pub fn content(entry: &Entry, bytes: &Pieces) -> Pieces {
+    let mut head = serde_json::to_vec(entry).expect("a row is plain data");
+    head.push(b'\n');
+    std::iter::once(Bytes::from(head)).chain(bytes.iter().cloned()).collect()
+}
+
+/// Reads the first line of a file of so many bytes; nothing where the file is not whole.
+fn head_of(head: &[u8], bytes: u64) -> Option<Entry> {
+    let end = head.iter().position(|byte| *byte == b'\n')?;
+    let entry: Entry = serde_json::from_slice(&head[..end]).ok()?;
+    let len = if let Entry::Blob { len, .. } = &entry { *len } else { 0 };
+    (end as u64 + 1 + len == bytes).then_some(entry)
+}
+
+/// Reads an object's bytes, or a part of them, where they wait.
+pub async fn read(files: &Folder, number: u64, range: Option<std::ops::Range<u64>>) -> Result<Bytes> {
+    let whole = files.get(&file(number)).await?;
+    let end = whole.iter().position(|byte| *byte == b'\n').ok_or_else(|| Error::Damaged(file(number)))?;
+    let bytes = whole.slice(end + 1..);
+    let Some(range) = range else { return Ok(bytes) };
+    let clamp = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
+    Ok(bytes.slice(clamp(range.start)..clamp(range.end.max(range.start))))
+}
+
+#[cfg(test)]
+#[path = "spool_tests.rs"]
+mod tests;
