@@ -1,7 +1,8 @@
 //! Writes what a line made to the store: bytes first, then the row, so that a row means stored.
 //!
-//! Jobs enter a bounded queue; the line learns by [`Stored`] what is safe. A store that fails or is slow never holds up
-//! the live edge: jobs are retried in order, and over the bound new chunks are not stored (and said so), never waited for.
+//! Jobs enter a bounded queue; the line learns by [`Stored`] what is safe. The renditions of a chunk are put beside each other. A
+//! store that fails or is slow never holds up the live edge: what failed is tried again, and over the bound new chunks are not
+//! stored (and said so), never waited for.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +14,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info};
 
 use super::grid::Slot;
@@ -27,6 +29,8 @@ use crate::{
 const QUEUE_BYTES: usize = 48 << 20;
 /// Jobs that may wait; a second bound for tiny chunks.
 const QUEUE_JOBS: usize = 512;
+/// Objects that are put at the same time, per line: a full ladder and what is late.
+const AT_ONCE: usize = 8;
 /// One attempt at one object.
 const ATTEMPT: Duration = Duration::from_secs(4);
 /// A row whose last renditions do not come is written without them after this quiet time.
@@ -68,6 +72,8 @@ pub struct Keeper {
     jobs: mpsc::Sender<Job>,
     waiting: Arc<AtomicUsize>,
     stream: StreamId,
+    /// Tells the writer's puts that the line has ended.
+    _ended: DropGuard,
 }
 
 /// What the writer needs.
@@ -83,8 +89,11 @@ impl Keeper {
     pub fn new(stream: StreamId, stores: Stores, stored: mpsc::Sender<Stored>) -> (Self, impl Future<Output = ()>) {
         let (jobs, queue) = mpsc::channel(QUEUE_JOBS);
         let waiting = Arc::new(AtomicUsize::new(0));
-        let writer = Writer { stream: stream.clone(), stores, stored, waiting: waiting.clone(), open: BTreeMap::new() };
-        (Self { jobs, waiting, stream }, writer.run(queue))
+        let ended = CancellationToken::new();
+        let hand = Hand { stream: stream.clone(), stores, ended: ended.clone() };
+        let (open, waiting_too) = (BTreeMap::new(), waiting.clone());
+        let writer = Writer { hand, stored, waiting: waiting_too, open, putting: JoinSet::new() };
+        (Self { jobs, waiting, stream, _ended: ended.drop_guard() }, writer.run(queue))
     }
 
     /// Hands a job to the writer; when the queue is full it is given up, counted and said, and the answer is `false`.
@@ -120,60 +129,88 @@ struct Row {
     written: bool,
 }
 
-struct Writer {
+/// What every write needs. Cheap to clone.
+#[derive(Clone)]
+struct Hand {
     stream: StreamId,
     stores: Stores,
+    ended: CancellationToken,
+}
+
+struct Writer {
+    hand: Hand,
     stored: mpsc::Sender<Stored>,
     waiting: Arc<AtomicUsize>,
     /// Rows under way, by (k, epoch); a late rendition writes its row again.
     open: BTreeMap<(u64, u64), (BroadcastId, Row)>,
+    /// Chunks that are being put: each with the bytes it held in the queue, and whether it was stored.
+    putting: JoinSet<(ChunkJob, usize, bool)>,
 }
 
 impl Writer {
     async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
-        loop {
-            match tokio::time::timeout(ROW_WAIT, queue.recv()).await {
-                Ok(Some(job)) => {
-                    let size = job.size();
-                    self.write(job, &queue).await;
-                    self.waiting.fetch_sub(size, Ordering::Relaxed);
-                }
-                Ok(None) => break,
-                Err(_quiet) => self.flush(u64::MAX, &queue).await,
+        let mut open = true;
+        while open || !self.putting.is_empty() {
+            tokio::select! {
+                job = queue.recv(), if open && self.putting.len() < AT_ONCE => match job {
+                    Some(job) => self.begin(job).await,
+                    None => open = false,
+                },
+                Some(put) = self.putting.join_next() => self.put(put).await,
+                () = tokio::time::sleep(ROW_WAIT) => self.flush(u64::MAX).await,
             }
         }
-        self.flush(u64::MAX, &queue).await;
+        self.flush(u64::MAX).await;
     }
 
-    async fn write(&mut self, job: Job, queue: &mpsc::Receiver<Job>) {
+    async fn begin(&mut self, job: Job) {
+        let size = job.size();
+        let stream = &self.hand.stream;
         match job {
+            Job::Chunk(mut job) => {
+                let name = blob_name(stream, &job.broadcast, &job.made.rendition, job.slot.k, job.slot.epoch);
+                let (hand, bytes) = (self.hand.clone(), std::mem::take(&mut job.bytes));
+                self.putting.spawn(async move {
+                    let stored = hand.put(&name, bytes).await;
+                    (*job, size, stored)
+                });
+                return;
+            }
             Job::Init { broadcast, rendition, hash, bytes } => {
-                let name = init_name(&self.stream, &broadcast, &rendition, &hash);
-                self.put(&name, bytes.into(), queue).await;
+                let name = init_name(stream, &broadcast, &rendition, &hash);
+                self.hand.put(&name, bytes.into()).await;
             }
             Job::Broadcast(row) => {
-                let (meta, ends) = (self.stores.meta.clone(), row.ended.is_some());
+                let ends = row.ended.is_some();
                 if ends {
                     // Whoever reads that it has ended finds all of it.
-                    self.flush(u64::MAX, queue).await;
+                    while let Some(put) = self.putting.join_next().await {
+                        self.put(put).await;
+                    }
+                    self.flush(u64::MAX).await;
                 }
-                if self.persist(queue, || meta.put_broadcast((*row).clone())).await && ends {
+                let meta = self.hand.stores.meta.clone();
+                if self.hand.persist(|| meta.put_broadcast((*row).clone())).await && ends {
                     let _ = self.stored.try_send(Stored::End);
                 }
             }
-            Job::Chunk(job) => self.chunk(*job, queue).await,
         }
+        self.waiting.fetch_sub(size, Ordering::Relaxed);
     }
 
-    async fn chunk(&mut self, job: ChunkJob, queue: &mpsc::Receiver<Job>) {
+    /// A chunk was put, or given up.
+    async fn put(&mut self, put: Result<(ChunkJob, usize, bool), tokio::task::JoinError>) {
+        let (job, size, stored) = put.expect("a put does not panic");
+        if stored {
+            metrics::counter!("weir_store_bytes_total").increment(u64::from(job.made.bytes));
+            self.chunk(job).await;
+        }
+        self.waiting.fetch_sub(size, Ordering::Relaxed);
+    }
+
+    async fn chunk(&mut self, job: ChunkJob) {
         let (k, epoch) = (job.slot.k, job.slot.epoch);
         let rendition = job.made.rendition.clone();
-        let name = blob_name(&self.stream, &job.broadcast, &rendition, k, epoch);
-        let size = job.bytes.len();
-        if !self.put(&name, job.bytes, queue).await {
-            return;
-        }
-        metrics::counter!("weir_store_bytes_total").increment(size as u64);
         let (_, row) = self.open.entry((k, epoch)).or_insert_with(|| {
             let slot = &job.slot;
             let row = ChunkRow {
@@ -191,33 +228,29 @@ impl Writer {
         row.row.renditions.push(job.made);
         let complete = row.row.renditions.len() >= row.expected;
         if complete || row.written {
-            self.put_row(k, epoch, queue).await;
+            self.put_row(k, epoch).await;
         }
-        self.flush(k.saturating_sub(1), queue).await;
+        self.flush(k.saturating_sub(1)).await;
         while self.open.len() > OPEN_ROWS {
             self.open.pop_first();
         }
     }
 
     /// Writes the rows below `k` that wait for a rendition that is late.
-    async fn flush(&mut self, k: u64, queue: &mpsc::Receiver<Job>) {
+    async fn flush(&mut self, k: u64) {
         let late: Vec<_> =
             self.open.iter().filter(|((n, _), (_, row))| *n < k && !row.written).map(|(key, _)| *key).collect();
         for (k, epoch) in late {
-            self.put_row(k, epoch, queue).await;
+            self.put_row(k, epoch).await;
         }
     }
 
-    async fn put_row(&mut self, k: u64, epoch: u64, queue: &mpsc::Receiver<Job>) {
+    async fn put_row(&mut self, k: u64, epoch: u64) {
         let Some((broadcast, row)) = self.open.get(&(k, epoch)).map(|(b, r)| (b.clone(), r.row.clone())) else {
             return;
         };
-        let (meta, stream) = (self.stores.meta.clone(), self.stream.clone());
-        let written = self.persist(queue, || {
-            let (meta, stream, broadcast, row) = (meta.clone(), stream.clone(), broadcast.clone(), row.clone());
-            async move { meta.put_chunk(&stream, &broadcast, row).await }
-        });
-        if !written.await {
+        let (meta, stream) = (&self.hand.stores.meta, &self.hand.stream);
+        if !self.hand.persist(|| meta.put_chunk(stream, &broadcast, row.clone())).await {
             return;
         }
         if let Some((_, open)) = self.open.get_mut(&(k, epoch)) {
@@ -228,20 +261,16 @@ impl Writer {
             let _ = self.stored.try_send(Stored::Chunk { rendition: made.rendition, k, epoch });
         }
     }
+}
 
-    async fn put(&self, name: &str, bytes: Pieces, queue: &mpsc::Receiver<Job>) -> bool {
-        let blobs = self.stores.blobs.clone();
-        self.persist(queue, || {
-            let (blobs, name, bytes) = (blobs.clone(), name.to_owned(), bytes.clone());
-            async move { blobs.put(&name, bytes).await }
-        })
-        .await
+impl Hand {
+    async fn put(&self, name: &str, bytes: Pieces) -> bool {
+        self.persist(|| self.stores.blobs.put(name, bytes.clone())).await
     }
 
     /// Tries until it is written, or until the line has ended and one more try failed.
-    async fn persist<F, W>(&self, queue: &mpsc::Receiver<Job>, write: F) -> bool
+    async fn persist<W>(&self, write: impl Fn() -> W) -> bool
     where
-        F: Fn() -> W,
         W: Future<Output = store::Result<()>>,
     {
         let mut pause = Duration::from_millis(250);
@@ -260,7 +289,7 @@ impl Writer {
             if self.stores.health.failed(why.clone()) {
                 error!(stream = %self.stream, %why, "store does not take writes: live goes on from memory, nothing is recorded");
             }
-            if queue.is_closed() {
+            if self.ended.is_cancelled() {
                 return false;
             }
             tokio::time::sleep(pause).await;

@@ -7,6 +7,7 @@
 
 pub mod hls;
 pub mod mp4;
+pub mod proxy;
 pub mod rtmp;
 pub mod servers;
 pub mod upstream;

@@ -1,6 +1,13 @@
 //! The database and the object store that `make test` starts for all tests (`scripts/test-servers`).
 
+// Each test binary uses a part of this.
+#![allow(dead_code)]
+
 use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    os::unix::process::CommandExt,
+    process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -101,4 +108,71 @@ pub async fn s3(hedge: bool) -> Objects {
     let prefix = format!("{}/{:016x}", own("test"), rand::random::<u64>());
     let settings = objects::Settings { hedge, ..s3_at(&told("TESTS_S3"), &prefix) };
     Objects::open(&settings).await.expect("the object store")
+}
+
+/// A database server of a test's own, to be stopped and killed.
+pub struct OwnCql {
+    child: Child,
+    dir: tempfile::TempDir,
+    pub address: String,
+}
+
+impl OwnCql {
+    pub fn start() -> Self {
+        // An address of its own, as the script that starts it would take: none that a driver learned of another server.
+        let pid = std::process::id();
+        let host = format!("127.{}.{}.2", 1 + pid / 254 % 254, 1 + pid % 254);
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let child = Self::spawn(&dir, &host);
+        let server = Self { child, dir, address: format!("{host}:9042") };
+        server.wait();
+        server
+    }
+
+    fn spawn(dir: &tempfile::TempDir, host: &str) -> Child {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/test-servers");
+        let mut command = Command::new(script);
+        command.arg("cql").arg(dir.path().join("cql")).args([host, "9042", "7000"]).stdin(Stdio::null());
+        command.process_group(0).spawn().expect("the script")
+    }
+
+    /// Waits until it answers a request for its options (native protocol 4, section 4.1.3).
+    fn wait(&self) {
+        let answers = || {
+            let mut stream = TcpStream::connect(&self.address).ok()?;
+            stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+            stream.write_all(&[4, 0, 0, 1, 5, 0, 0, 0, 0]).ok()?;
+            let mut head = [0; 5];
+            stream.read_exact(&mut head).ok()?;
+            (head[4] == 6).then_some(())
+        };
+        let until = weir::time::now() + Duration::from_secs(60);
+        while answers().is_none() {
+            assert!(weir::time::now() < until, "the database does not start");
+            std::thread::park_timeout(Duration::from_millis(100));
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().expect("our child");
+        self.child.wait().expect("our child");
+    }
+
+    /// The same server with the same data.
+    pub fn start_again(&mut self) {
+        let host = self.address.split(':').next().expect("a host").to_owned();
+        self.child = Self::spawn(&self.dir, &host);
+        self.wait();
+    }
+}
+
+impl Drop for OwnCql {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }

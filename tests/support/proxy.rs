@@ -1,0 +1,152 @@
+//! A TCP proxy that misbehaves when it is told to: between a node, or a store, and a server.
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU8, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Mode {
+    Pass,
+    /// Every connection is closed, new ones at once.
+    Refuse,
+    /// Answers come two seconds late.
+    Slow,
+    /// Connections stay, but nothing passes.
+    Hang,
+}
+
+/// How late a slow one is.
+pub const LATE: Duration = Duration::from_secs(2);
+
+pub struct Proxy {
+    pub address: String,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    server: String,
+    mode: AtomicU8,
+    /// The answer to the next CQL batch is lost with its connection, after it was forwarded.
+    cut_batch: AtomicBool,
+    open: Mutex<Vec<TcpStream>>,
+    ended: AtomicBool,
+}
+
+impl Proxy {
+    /// Listens on a free port of the address of `server` (`host:port`): drivers of databases go to the address that the server
+    /// names, at the port they were told.
+    pub fn start(server: &str) -> Self {
+        let host = server.split(':').next().expect("a host");
+        let listener = TcpListener::bind((host, 0)).expect("loopback");
+        let address = listener.local_addr().expect("bound").to_string();
+        let shared = Arc::new(Shared {
+            server: server.to_owned(),
+            mode: AtomicU8::new(Mode::Pass as u8),
+            cut_batch: AtomicBool::new(false),
+            open: Mutex::default(),
+            ended: AtomicBool::new(false),
+        });
+        let accepting = shared.clone();
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                if accepting.ended.load(Ordering::Relaxed) {
+                    return;
+                }
+                let shared = accepting.clone();
+                thread::spawn(move || shared.serve(client));
+            }
+        });
+        Self { address, shared }
+    }
+
+    pub fn set(&self, mode: Mode) {
+        self.shared.mode.store(mode as u8, Ordering::SeqCst);
+        if mode == Mode::Refuse {
+            self.shared.close();
+        }
+    }
+
+    /// Loses the answer to the next CQL batch.
+    pub fn cut_next_batch(&self) {
+        self.shared.cut_batch.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it still waits for a batch.
+    pub fn waits_for_batch(&self) -> bool {
+        self.shared.cut_batch.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Relaxed);
+        self.shared.close();
+        // Wakes the thread that accepts.
+        let _ = TcpStream::connect(&self.address);
+    }
+}
+
+impl Shared {
+    fn is(&self, mode: Mode) -> bool {
+        self.mode.load(Ordering::SeqCst) == mode as u8
+    }
+
+    fn close(&self) {
+        for open in self.open.lock().expect("no panic while held").drain(..) {
+            let _ = open.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn serve(self: Arc<Self>, client: TcpStream) {
+        if self.is(Mode::Refuse) {
+            return;
+        }
+        let Ok(server) = TcpStream::connect(&self.server) else { return };
+        for stream in [&client, &server] {
+            let _ = stream.set_nodelay(true);
+            self.open.lock().expect("no panic while held").extend(stream.try_clone());
+        }
+        // Of this connection: the next answer is lost.
+        let cut = Arc::new(AtomicBool::new(false));
+        let (Ok(from_client), Ok(to_server)) = (client.try_clone(), server.try_clone()) else { return };
+        let (up, up_cut) = (self.clone(), cut.clone());
+        let asking = thread::spawn(move || up.copy(from_client, to_server, &up_cut, true));
+        self.copy(server, client, &cut, false);
+        let _ = asking.join();
+    }
+
+    fn copy(&self, mut from: TcpStream, mut to: TcpStream, cut: &AtomicBool, asking: bool) {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(len) = from.read(&mut buffer) {
+            if len == 0 {
+                break;
+            }
+            // The opcode of a CQL frame (native protocol 4, section 2).
+            if asking && len > 4 && buffer[0] == 4 && buffer[4] == 0x0d && self.cut_batch.swap(false, Ordering::SeqCst)
+            {
+                cut.store(true, Ordering::SeqCst);
+            }
+            if !asking && cut.load(Ordering::SeqCst) {
+                break;
+            }
+            if !asking && self.is(Mode::Slow) {
+                thread::sleep(LATE);
+            }
+            while self.is(Mode::Hang) && !self.ended.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(10));
+            }
+            if to.write_all(&buffer[..len]).is_err() {
+                break;
+            }
+        }
+        let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+    }
+}
