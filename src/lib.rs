@@ -5,6 +5,7 @@
 //! and `node` alone joins things.
 
 pub mod id;
+pub mod secret;
 pub mod time;
 
 pub mod media;

@@ -75,8 +75,11 @@ fn watch(node: &Node, stream: &str, broadcast: &str, how_long: Duration) -> BTre
     seen
 }
 
+/// Stream, broadcast, and what was seen of it: bytes by URL.
+type Seen = (String, String, BTreeMap<String, Vec<u8>>);
+
 /// Waits until nothing waits in the spool, ends the broadcasts, and compares their recordings with what was seen live.
-fn recorded(node: &Node, publishers: Vec<Publisher>, seen: &[(String, String, BTreeMap<String, Vec<u8>>)]) {
+fn recorded(node: &Node, publishers: Vec<Publisher>, seen: &[Seen]) {
     wait("an empty spool", secs(60), || (gauge(node, "weir_spool_writes") == 0.0).then_some(()));
     drop(publishers);
     for (stream, broadcast, seen) in seen {
@@ -197,6 +200,36 @@ fn a_full_spool_gives_up_the_oldest_and_says_so_but_never_the_show() {
     let kept: Vec<_> = list.segments.iter().filter(|segment| !segment.gap).collect();
     assert!(kept.iter().all(|segment| get(&segment.uri).status == 200));
     assert!(kept.iter().any(|segment| seen.contains_key(&segment.uri)));
+}
+
+#[test]
+fn a_crowd_at_a_recording_costs_the_bucket_one_read_a_chunk() {
+    let (mut node, _cql, _s3) = start(&[]);
+    let publisher = publish(&node, "gus");
+    let (broadcast, _) = newest(&node, "gus");
+    watch(&node, "gus", &broadcast, secs(2));
+    drop(publisher);
+    let url = node.url(&format!("/hls/gus/{broadcast}/source/index.m3u8"));
+    wait("the recording", secs(20), || hls::playlist(&url).filter(|list| list.vod));
+    // Nothing is in memory then.
+    assert!(node.terminate().1.success());
+    node.start_again();
+    let list = hls::playlist(&url).unwrap();
+    let before = reads(&node);
+    let crowd: Vec<_> = (0..30)
+        .map(|_| {
+            let urls: Vec<_> = list.segments.iter().map(|segment| segment.uri.clone()).collect();
+            std::thread::spawn(move || urls.iter().all(|url| get(url).status == 200))
+        })
+        .collect();
+    assert!(crowd.into_iter().all(|viewer| viewer.join().unwrap()));
+    assert_eq!(reads(&node) - before, list.segments.len() as f64);
+}
+
+/// Reads of objects so far.
+fn reads(node: &Node) -> f64 {
+    let metrics = get(&node.url("/metrics")).text();
+    metrics.lines().find_map(|line| line.strip_prefix("weir_store_reads_total ")?.parse().ok()).unwrap_or(0.0)
 }
 
 #[test]

@@ -12,6 +12,10 @@ use bytes::Bytes;
 use suite::{broadcast_row, chunk_row, epoch_row, show, stream, stream_row};
 use weir::store::{Blobs, Error, Meta, blobs::Folder, embedded::Embedded};
 
+#[path = "store/cql.rs"]
+mod cql;
+#[path = "support/proxy.rs"]
+mod proxy;
 #[path = "support/servers.rs"]
 mod servers;
 #[path = "store/suite.rs"]

@@ -11,6 +11,7 @@ use std::{
 const LAYERS: &[&[&str]] = &[
     &["time"],
     &["id"],
+    &["secret"],
     &["media"],
     &["rtmp"],
     &["store"],

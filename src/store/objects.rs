@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::{Blobs, Child, Error, Result, blobs::legal};
-use crate::{auth::Secret, media::Pieces, time::UnixMs};
+use crate::{media::Pieces, secret::Secret, time::UnixMs};
 
 /// An object store on the same continent is reached in a fraction of that.
 const CONNECT: Duration = Duration::from_millis(500);

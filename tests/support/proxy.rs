@@ -138,10 +138,11 @@ impl Shared {
                 break;
             }
             if !asking && self.is(Mode::Slow) {
-                thread::sleep(LATE);
+                // The server that is slow: nothing else is waited for.
+                thread::park_timeout(LATE);
             }
             while self.is(Mode::Hang) && !self.ended.load(Ordering::Relaxed) {
-                thread::sleep(Duration::from_millis(10));
+                thread::park_timeout(Duration::from_millis(10));
             }
             if to.write_all(&buffer[..len]).is_err() {
                 break;

@@ -97,7 +97,7 @@ pub fn s3_at(endpoint: &str, prefix: &str) -> objects::Settings {
         url: format!("s3://{}/{prefix}", told("TESTS_S3_BUCKET")).parse().expect("a URL"),
         endpoint: Some(endpoint.parse::<Url>().expect("a URL")),
         region: Some("us-east-1".into()),
-        login: Some((told("TESTS_S3_KEY"), Secret::new(&told("TESTS_S3_SECRET")))),
+        login: Some((told("TESTS_S3_KEY"), Secret::new(told("TESTS_S3_SECRET")))),
         virtual_host: false,
         hedge: false,
     }
@@ -114,25 +114,40 @@ pub async fn s3(hedge: bool) -> Objects {
 pub struct OwnCql {
     child: Child,
     dir: tempfile::TempDir,
+    passwords: bool,
     pub address: String,
 }
 
 impl OwnCql {
     pub fn start() -> Self {
+        Self::start_as(false)
+    }
+
+    /// One that asks for user and password, at first `cassandra` and `cassandra`.
+    pub fn start_with_passwords() -> Self {
+        Self::start_as(true)
+    }
+
+    fn start_as(passwords: bool) -> Self {
         // An address of its own, as the script that starts it would take: none that a driver learned of another server.
         let pid = std::process::id();
-        let host = format!("127.{}.{}.2", 1 + pid / 254 % 254, 1 + pid % 254);
+        static SERVERS: AtomicU32 = AtomicU32::new(2);
+        let last = SERVERS.fetch_add(1, Ordering::Relaxed);
+        let host = format!("127.{}.{}.{last}", 1 + pid / 254 % 254, 1 + pid % 254);
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let child = Self::spawn(&dir, &host);
-        let server = Self { child, dir, address: format!("{host}:9042") };
+        let child = Self::spawn(&dir, &host, passwords);
+        let server = Self { child, dir, passwords, address: format!("{host}:9042") };
         server.wait();
         server
     }
 
-    fn spawn(dir: &tempfile::TempDir, host: &str) -> Child {
+    fn spawn(dir: &tempfile::TempDir, host: &str, passwords: bool) -> Child {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/test-servers");
         let mut command = Command::new(script);
         command.arg("cql").arg(dir.path().join("cql")).args([host, "9042", "7000"]).stdin(Stdio::null());
+        if passwords {
+            command.env("TESTS_CQL_PASSWORDS", "yes");
+        }
         command.process_group(0).spawn().expect("the script")
     }
 
@@ -165,7 +180,7 @@ impl OwnCql {
     /// The same server with the same data.
     pub fn start_again(&mut self) {
         let host = self.address.split(':').next().expect("a host").to_owned();
-        self.child = Self::spawn(&self.dir, &host);
+        self.child = Self::spawn(&self.dir, &host, self.passwords);
         self.wait();
     }
 }

@@ -31,10 +31,15 @@ impl Blobs for RemoteBlobs {
         if let Some(bytes) = remote.kept.get(name) {
             return Ok(bytes);
         }
-        let (blobs, owned) = (remote.blobs.clone(), name.to_owned());
-        let bytes = remote.objects.join(name.to_owned(), move || async move { blobs.get(&owned).await }).await?;
-        remote.kept.insert(name.to_owned(), bytes.clone());
-        Ok(bytes)
+        let (remote, owned) = (remote.clone(), name.to_owned());
+        let read = move || async move {
+            count_read();
+            let bytes = remote.blobs.get(&owned).await?;
+            // Before the flight ends: whoever comes then finds it here.
+            remote.kept.insert(owned, bytes.clone());
+            Ok(bytes)
+        };
+        self.0.objects.join(name.to_owned(), read).await
     }
 
     async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
@@ -48,7 +53,11 @@ impl Blobs for RemoteBlobs {
         }
         let (blobs, owned) = (remote.blobs.clone(), name.to_owned());
         let key = format!("{name}#{}-{}", range.start, range.end);
-        remote.objects.join(key, move || async move { blobs.get_range(&owned, range).await }).await
+        let read = move || async move {
+            count_read();
+            blobs.get_range(&owned, range).await
+        };
+        remote.objects.join(key, read).await
     }
 
     async fn delete(&self, name: &str) -> Result<()> {
@@ -59,6 +68,10 @@ impl Blobs for RemoteBlobs {
     async fn list(&self, folder: &str) -> Result<Vec<Child>> {
         self.0.blobs.list(folder).await
     }
+}
+
+fn count_read() {
+    metrics::counter!("weir_store_reads_total").increment(1);
 }
 
 impl Remote {

@@ -15,10 +15,12 @@ use tokio::sync::Semaphore;
 use crate::store::{Error, Result};
 
 type Flight<T> = Shared<BoxFuture<'static, Result<T>>>;
+/// Those under way, each with a number that tells it from others of its name.
+type Open<T> = HashMap<String, (u64, Flight<T>)>;
 
 /// Reads of one kind that are under way, by what they read. Clones share them.
 pub struct Flights<T: Clone> {
-    open: Arc<Mutex<HashMap<String, (u64, Flight<T>)>>>,
+    open: Arc<Mutex<Open<T>>>,
     turns: Arc<Semaphore>,
 }
 

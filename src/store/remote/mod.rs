@@ -1,8 +1,8 @@
 //! What stands between a node and stores that are elsewhere: neither a database nor a bucket that is away, slow or refusing may
 //! hold up what is live, and no crowd may keep either from it.
 //!
-//! Writes of what is recorded enter; they leave for the stores at once, or wait in the [`spool`] on the local disk and are written
-//! out in order when the stores are back. What waits is read from there meanwhile. Reads of the same go on once ([`flights`]),
+//! Writes of what is recorded enter; they leave for the stores at once, or wait in the `spool` on the local disk and are written
+//! out in order when the stores are back. What waits is read from there meanwhile. Reads of the same go on once (`flights`),
 //! and chunks that were read are kept for a while. Everything else passes through.
 
 use std::{

@@ -30,8 +30,8 @@ use serde::de::DeserializeOwned;
 
 use super::{Error, Result};
 use crate::{
-    auth::Secret,
     id::{BroadcastId, StreamId},
+    secret::Secret,
     time::unix_now,
 };
 use connect::Profiles;
