@@ -203,6 +203,38 @@ fn a_full_spool_gives_up_the_oldest_and_says_so_but_never_the_show() {
 }
 
 #[test]
+fn an_encoder_that_comes_back_while_the_database_is_away_goes_on_and_is_recorded() {
+    let (node, cql, _s3) = start(&["auth.publish=keys", "live.reconnect_window=20s"]);
+    let made = node.admin("POST", "/api/v1/streams", Some(r#"{"id":"hana"}"#));
+    let made: Value = serde_json::from_slice(&made.body).unwrap();
+    let key = made["key"].as_str().unwrap();
+    let first = publish(&node, key);
+    let (broadcast, _) = newest(&node, "hana");
+    cql.set(Mode::Refuse);
+    first.kill();
+    node.wait_stream("hana", "away", |state| state["state"] == "away");
+    // A wrong key is still wrong.
+    let mut wrong = publish(&node, "hana?key=wrong");
+    assert!(!wrong.wait(secs(20)).success());
+    let second = publish(&node, key);
+    let back = node.wait_stream("hana", "back", |state| state["state"] == "live" && state["epoch"] == 2);
+    assert_eq!(back["broadcast"], Value::from(broadcast.as_str()));
+    let k = back["k"].as_u64().unwrap();
+    node.wait_stream("hana", "some chunks on", |state| state["k"].as_u64() >= Some(k + 3));
+    let seen = watch(&node, "hana", &broadcast, secs(3));
+    assert!(seen.keys().all(|url| url.ends_with(".2.m4s")), "{:?}", seen.keys());
+    cql.set(Mode::Pass);
+    wait("an empty spool", secs(60), || (gauge(&node, "weir_spool_writes") == 0.0).then_some(()));
+    drop(second);
+    let url = node.url(&format!("/hls/hana/{broadcast}/source/index.m3u8"));
+    let list = wait("the recording", secs(40), || hls::playlist(&url).filter(|list| list.vod));
+    for (url, bytes) in &seen {
+        assert!(list.segments.iter().any(|segment| segment.uri == *url && !segment.gap), "{url}: {list:?}");
+        assert!(get(url).body == *bytes);
+    }
+}
+
+#[test]
 fn a_crowd_at_a_recording_costs_the_bucket_one_read_a_chunk() {
     let (mut node, _cql, _s3) = start(&[]);
     let publisher = publish(&node, "gus");

@@ -25,7 +25,11 @@ use tokio_util::{
 use tracing::{info, warn};
 
 use super::{Cache, Object, What, upstream::Nodes};
-use crate::{id::StreamId, package::Extent, store::AccessRow};
+use crate::{
+    id::{BroadcastId, StreamId},
+    package::Extent,
+    store::AccessRow,
+};
 
 /// Where an upstream answers with its link.
 pub const PATH: &str = "/internal/v1/link";
@@ -163,6 +167,13 @@ impl Links {
     /// How an upstream shows a stream.
     pub fn stream(&self, id: &StreamId) -> Option<Value> {
         self.by_liveness().find_map(|heard| heard.lock().expect("no panic while held").streams.get(id).cloned())
+    }
+
+    /// Whether an upstream shows this broadcast of a stream.
+    pub fn is_shown(&self, stream: &StreamId, broadcast: &BroadcastId) -> bool {
+        let is_it = |view: &Value| view["broadcast"].as_str() == Some(broadcast.as_str());
+        self.by_liveness()
+            .any(|heard| heard.lock().expect("no panic while held").streams.get(stream).is_some_and(is_it))
     }
 
     /// Holds the link to one upstream until `stop`. What it has is asked for only after `told` heard who may watch it.

@@ -44,7 +44,7 @@ impl fmt::Display for Place {
             Self::File { path, line } => write!(f, "{}:{line}", path.display()),
             Self::Environment(variable) => write!(f, "environment variable {variable}"),
             // A secret that cannot be used is still one.
-            Self::Set(argument) => match argument.split_once('=').filter(|(key, _)| key.ends_with("secret")) {
+            Self::Set(argument) => match argument.split_once('=').filter(|(key, _)| is_secret(key)) {
                 Some((key, _)) => write!(f, "--set {key}=..."),
                 None => write!(f, "--set {argument}"),
             },
@@ -384,4 +384,8 @@ fn nearest<'a, T: AsRef<str> + ?Sized + 'a>(key: &str, valid: impl IntoIterator<
     };
     let valid = valid.into_iter().map(AsRef::as_ref);
     valid.max_by(|a, b| score(a).total_cmp(&score(b))).unwrap_or_default().to_owned()
+}
+/// Whether the value of a key is not to be seen.
+fn is_secret(key: &str) -> bool {
+    ["secret", "password"].iter().any(|ending| key.trim_end().ends_with(ending))
 }

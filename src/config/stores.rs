@@ -23,7 +23,7 @@ pub struct Store {
     pub user: String,
     #[serde(with = "text::secret")]
     pub password: Option<Secret>,
-    /// The datacenter whose nodes are asked; empty: the contact points' own.
+    /// The datacenter whose nodes are asked; needed where there are several.
     pub datacenter: String,
     /// Copies of each row in keyspaces that are made; 0: one per node, three at most.
     pub replicas: u32,

@@ -58,6 +58,19 @@ pub async fn object(
     if let Some(kept) = cache.kept(&object.to_string()) {
         return Ok(content::kept(&kept, headers));
     }
+    // What another node is making now is there first, and more of it, whatever a store that both share has of it.
+    let elsewhere = app.links.as_ref().zip(object.broadcast());
+    if elsewhere.is_some_and(|(links, broadcast)| links.is_shown(&object.stream, broadcast)) {
+        let pulled = match cache.get(object) {
+            Ok(reading) => content::pulled(reading, object, headers).await,
+            Err(failure) => Err(failure.into()),
+        };
+        // It may be gone since: what is stored outlives it.
+        return match pulled {
+            Err(problem) => app.recorded(object, headers).await.map_err(|_| problem),
+            answer => answer,
+        };
+    }
     match app.recorded(object, headers).await {
         Err(problem) if problem.is_not_found() => content::pulled(cache.get(object)?, object, headers).await,
         answer => answer,

@@ -8,7 +8,7 @@ use crate::{
     auth,
     config::{Config, Publish},
     id::StreamId,
-    store::{Meta, StreamRow},
+    store::{Error, Meta, StreamRow},
     time::unix_now,
 };
 
@@ -40,7 +40,14 @@ pub async fn welcome(meta: &Arc<dyn Meta>, config: &Config, rtmp: Option<SocketA
             let secret = auth::Secret::generate();
             let key_hash = auth::keys::hash(&secret);
             let row = StreamRow { id, key_hash, created: unix_now(), settings: serde_json::Value::Null };
-            meta.create_stream(row).await.context("cannot make the first stream")?;
+            match meta.create_stream(row).await {
+                // Another node that started in this moment made it, and printed the key.
+                Err(Error::Exists) => {
+                    println!("    Stream Key  as another node printed it.\n\n  Watch         {site}/watch/{DEMO}\n");
+                    return Ok(());
+                }
+                made => made.context("cannot make the first stream")?,
+            }
             println!("    Stream Key  {DEMO}?key={}", secret.expose());
             println!("\n  Watch         {site}/watch/{DEMO}\n");
             println!("  The key is shown once. `weir stream rotate-key {DEMO}` makes a new one.\n");

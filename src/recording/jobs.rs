@@ -39,6 +39,8 @@ const SHOWN: Duration = Duration::from_secs(86_400);
 const EXPIRY: Duration = Duration::from_secs(60);
 /// Before a job is tried again that a store interrupted.
 const AGAIN: Duration = Duration::from_secs(30);
+/// A job of another node that is not done after so long is done by whoever finds it.
+const LEFT: Duration = Duration::from_secs(600);
 /// Files that were made and are still there for who resumes, in memory; the index of one, not its bytes.
 const EXPORTS: usize = 100;
 const EXPORTS_BYTES: u64 = 64 << 20;
@@ -284,6 +286,8 @@ impl Jobs {
         for row in meta.jobs().await? {
             let done = match row.finished {
                 Some(finished) if unix_now().since(finished) > SHOWN => meta.delete_job(&row.id).await,
+                // Another node's, unless that one is gone.
+                None if row.node != self.node && unix_now().since(row.created) < LEFT => Ok(()),
                 None => self.job(row).await,
                 Some(_) => Ok(()),
             };

@@ -289,7 +289,8 @@ pub trait Meta: Send + Sync + 'static {
     /// The newest row of a stream's epoch log.
     async fn last_epoch(&self, stream: &StreamId) -> Result<Option<EpochRow>>;
     /// Appends to the epoch log: succeeds for exactly one caller per number, and only with the number after the last
-    /// ([`Error::EpochTaken`] otherwise); the first is 1. Durable when it returns.
+    /// ([`Error::EpochTaken`] otherwise); the first is 1. Durable when it returns. Where stores are elsewhere ([`remote`]), what
+    /// ends in [`Error::Unavailable`] is taken later, unless another writer has the number by then.
     async fn take_epoch(&self, stream: &StreamId, row: EpochRow) -> Result<()>;
     /// The epochs of one broadcast, oldest first.
     async fn epochs(&self, stream: &StreamId, broadcast: &BroadcastId) -> Result<Vec<EpochRow>>;

@@ -84,7 +84,7 @@ impl Task {
                 Ok(last) => last.map_or(0, |row| row.epoch),
                 Err(why) => {
                     self.alarm(&why);
-                    break;
+                    self.last_epoch
                 }
             };
             let row = EpochRow {
@@ -100,9 +100,10 @@ impl Task {
             match meta.take_epoch(&self.stream, row).await {
                 Ok(()) => return number,
                 Err(store::Error::EpochTaken(_)) => {}
+                // Live goes on; a store that is elsewhere takes it later.
                 Err(why) => {
                     self.alarm(&why);
-                    break;
+                    return number;
                 }
             }
         }

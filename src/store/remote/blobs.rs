@@ -9,6 +9,7 @@ use super::{Entry, Remote, Side, spool};
 use crate::{
     media::Pieces,
     store::{Blobs, Child, Result, blobs::legal},
+    time::unix_now,
 };
 
 /// The bytes' side of a [`Remote`].
@@ -66,7 +67,19 @@ impl Blobs for RemoteBlobs {
     }
 
     async fn list(&self, folder: &str) -> Result<Vec<Child>> {
-        self.0.blobs.list(folder).await
+        let mut listed = self.0.blobs.list(folder).await?;
+        let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+        for (name, bytes) in self.0.spool().blobs() {
+            let Some(rest) = name.strip_prefix(&prefix) else { continue };
+            let child = match rest.split_once('/') {
+                Some((inner, _)) => Child::Folder(format!("{prefix}{inner}")),
+                None => Child::Blob { name, bytes, modified: unix_now() },
+            };
+            if !listed.contains(&child) {
+                listed.push(child);
+            }
+        }
+        Ok(listed)
     }
 }
 

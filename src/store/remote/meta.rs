@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Entry, Remote, Side};
+use super::{EPOCH_PATIENCE, Entry, PATIENCE, Remote, Side};
 use crate::{
     id::{BroadcastId, ClipId, StreamId},
     media::Pieces,
-    store::{About, AccessRow, BroadcastRow, ChunkRow, ClipRow, ClipsOf, EpochRow, JobRow, Meta, Result, StreamRow},
+    store::{
+        About, AccessRow, BroadcastRow, ChunkRow, ClipRow, ClipsOf, EpochRow, Error, JobRow, Meta, Result, StreamRow,
+    },
 };
 
 /// The rows' side of a [`Remote`].
@@ -75,7 +77,13 @@ impl Meta for RemoteMeta {
     async fn epochs(&self, stream: &StreamId, broadcast: &BroadcastId) -> Result<Vec<EpochRow>> {
         let (meta, of, show) = (self.0.meta.clone(), stream.clone(), broadcast.clone());
         let read = move || async move { meta.epochs(&of, &show).await };
-        self.0.epochs.join(format!("{stream}/{broadcast}"), read).await
+        let mut rows = self.0.epochs.join(format!("{stream}/{broadcast}"), read).await?;
+        for waiting in self.0.spool().epochs(stream, broadcast) {
+            if rows.iter().all(|row| row.epoch != waiting.epoch) {
+                rows.push(waiting);
+            }
+        }
+        Ok(rows)
     }
 
     async fn chunks(
@@ -136,8 +144,26 @@ impl Meta for RemoteMeta {
         done
     }
 
+    /// While the database is away what was last known of a stream counts: its encoder may come back.
     async fn stream(&self, id: &StreamId) -> Result<Option<StreamRow>> {
-        self.0.meta.stream(id).await
+        let remote = &self.0;
+        let read = remote.meta.stream(id);
+        let read = match remote.is_away(Side::Rows) {
+            true => tokio::time::timeout(PATIENCE, read).await.unwrap_or_else(|_| Err(silent())),
+            false => read.await,
+        };
+        match read {
+            Ok(Some(row)) => {
+                remote.streams.insert(id.clone(), row.clone());
+                Ok(Some(row))
+            }
+            Ok(None) => {
+                remote.streams.remove(id);
+                Ok(None)
+            }
+            Err(why @ Error::Unavailable(_)) => remote.streams.get(id).map(Some).ok_or(why),
+            Err(why) => Err(why),
+        }
     }
 
     async fn streams(&self, after: Option<&StreamId>, limit: usize) -> Result<Vec<StreamRow>> {
@@ -161,13 +187,25 @@ impl Meta for RemoteMeta {
     }
 
     async fn last_epoch(&self, stream: &StreamId) -> Result<Option<EpochRow>> {
-        self.0.meta.last_epoch(stream).await
+        let read = self.0.meta.last_epoch(stream);
+        match self.0.is_away(Side::Rows) {
+            true => tokio::time::timeout(PATIENCE, read).await.unwrap_or_else(|_| Err(silent())),
+            false => read.await,
+        }
     }
 
     async fn take_epoch(&self, stream: &StreamId, row: EpochRow) -> Result<()> {
-        let done = self.0.meta.take_epoch(stream, row).await;
-        self.0.forget_reads();
-        done
+        let remote = &self.0;
+        let take = remote.meta.take_epoch(stream, row.clone());
+        let patience = if remote.is_away(Side::Rows) { PATIENCE } else { EPOCH_PATIENCE };
+        let taken = tokio::time::timeout(patience, take).await.unwrap_or_else(|_| Err(silent()));
+        if let Err(Error::Unavailable(why)) = &taken {
+            remote.set_away(Side::Rows, Some(&Error::Unavailable(why.clone())));
+            // The chunks of it come behind it.
+            remote.wait(Entry::Epoch { stream: stream.clone(), row }, Pieces::default()).await?;
+        }
+        remote.forget_reads();
+        taken
     }
 
     async fn stream_of(&self, id: &BroadcastId) -> Result<Option<StreamId>> {
@@ -236,4 +274,8 @@ fn merged(rows: Vec<ChunkRow>, waiting: impl Iterator<Item = ChunkRow>, back: bo
     let mut all: std::collections::BTreeMap<_, _> = rows.into_iter().map(|row| ((row.k, row.epoch), row)).collect();
     all.extend(waiting.map(|row| ((row.k, row.epoch), row)));
     if back { all.into_values().rev().collect() } else { all.into_values().collect() }
+}
+
+fn silent() -> Error {
+    Error::Unavailable("the database does not answer".into())
 }

@@ -22,10 +22,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
-    Blobs, BroadcastRow, ChunkRow, EpochRow, Error, Meta, Result,
+    Blobs, BroadcastRow, ChunkRow, EpochRow, Error, Meta, Result, StreamRow,
     health::{Delay, Health},
 };
 use crate::{
+    id::StreamId,
     media::Pieces,
     time::{Timestamp, now},
 };
@@ -42,6 +43,10 @@ pub use meta::RemoteMeta;
 
 /// How long a write may take before it waits on the disk instead. Half a chunk: the other half is for the disk.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The same of an epoch, which an encoder waits for.
+const EPOCH_PATIENCE: Duration = Duration::from_secs(5);
+/// Streams of which is remembered what was last known.
+const STREAMS: usize = 10_000;
 /// The same of a write that waited already.
 const LATER_PATIENCE: Duration = Duration::from_secs(10);
 /// Waiting writes that are made at the same time: live writes go before them.
@@ -74,6 +79,7 @@ pub struct Remote {
     health: Arc<Health>,
     objects: Flights<Bytes>,
     kept: Cache<String, Bytes, Weights>,
+    streams: Cache<StreamId, StreamRow>,
     broadcast: Flights<Option<BroadcastRow>>,
     broadcasts: Flights<Vec<BroadcastRow>>,
     epochs: Flights<Vec<EpochRow>>,
@@ -122,12 +128,16 @@ impl Remote {
             health,
             objects: Flights::new(objects),
             kept: Cache::with_weighter(1000, KEPT_BYTES, Weights),
+            streams: Cache::new(STREAMS),
             broadcast: Flights::new(rows.clone()),
             broadcasts: Flights::new(rows.clone()),
             epochs: Flights::new(rows.clone()),
             chunks: Flights::new(rows),
             given_up: Mutex::default(),
         };
+        for side in [Side::Rows, Side::Bytes] {
+            metrics::gauge!("weir_store_away", "store" => side.name()).set(0.0);
+        }
         remote.tell();
         Ok(Arc::new(remote))
     }
@@ -305,6 +315,7 @@ impl Remote {
                 }
                 Entry::Chunk { stream, broadcast, row } => self.meta.put_chunk(&stream, &broadcast, row).await,
                 Entry::Broadcast { row } => self.meta.put_broadcast(row).await,
+                Entry::Epoch { stream, row } => self.take_late(&stream, row).await,
             }
         };
         let made = tokio::time::timeout(LATER_PATIENCE, make).await;
@@ -327,6 +338,21 @@ impl Remote {
             }
         }
         made
+    }
+
+    /// Takes an epoch that was begun while the database was away.
+    async fn take_late(&self, stream: &StreamId, row: EpochRow) -> Result<()> {
+        let number = row.epoch;
+        match self.meta.take_epoch(stream, row.clone()).await {
+            Err(Error::EpochTaken(_)) => {
+                // The first try may have been made after all.
+                if !self.meta.epochs(stream, &row.broadcast).await?.contains(&row) {
+                    error!(%stream, epoch = number, "another node has this epoch: what was recorded in it is not shown");
+                }
+                Ok(())
+            }
+            taken => taken,
+        }
     }
 
     fn forget_reads(&self) {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::{BroadcastId, Rendition, StreamId},
     media::Pieces,
-    store::{Blobs, BroadcastRow, Child, ChunkRow, Error, Result, blob_name, blobs::Folder},
+    store::{Blobs, BroadcastRow, Child, ChunkRow, EpochRow, Error, Result, blob_name, blobs::Folder},
 };
 
 /// Files per folder.
@@ -42,6 +42,10 @@ pub enum Entry {
     Broadcast {
         row: BroadcastRow,
     },
+    Epoch {
+        stream: StreamId,
+        row: EpochRow,
+    },
 }
 
 impl Entry {
@@ -51,6 +55,7 @@ impl Entry {
             Entry::Blob { name, .. } => show_of(name),
             Entry::Chunk { stream, broadcast, .. } => format!("{stream}/{broadcast}"),
             Entry::Broadcast { row } => format!("{}/{}", row.stream, row.id),
+            Entry::Epoch { stream, row } => format!("{stream}/{}", row.broadcast),
         }
     }
 
@@ -264,6 +269,24 @@ impl Spool {
             _ => None,
         });
         rows.collect()
+    }
+
+    /// The epochs of a broadcast that wait, oldest first.
+    pub fn epochs(&self, stream: &StreamId, broadcast: &BroadcastId) -> Vec<EpochRow> {
+        let rows = self.waiting.values().filter_map(|entry| match entry {
+            Entry::Epoch { stream: of, row } if of == stream && row.broadcast == *broadcast => Some(row.clone()),
+            _ => None,
+        });
+        rows.collect()
+    }
+
+    /// The objects that wait, with their lengths.
+    pub fn blobs(&self) -> Vec<(String, u64)> {
+        let blobs = self.waiting.values().filter_map(|entry| match entry {
+            Entry::Blob { name, len } => Some((name.clone(), *len)),
+            _ => None,
+        });
+        blobs.collect()
     }
 
     /// The newest row of each broadcast whose row waits.

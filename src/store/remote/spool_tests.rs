@@ -59,6 +59,7 @@ fn order(spool: &mut Spool) -> Vec<String> {
                 format!("row {} {}", row.k, names.join(","))
             }
             Entry::Broadcast { row } => format!("broadcast {}", row.id),
+            Entry::Epoch { row, .. } => format!("epoch {}", row.epoch),
         });
         spool.done(number);
     }

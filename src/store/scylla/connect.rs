@@ -13,6 +13,7 @@ use scylla::{
         NewSessionError, PrepareError, RequestAttemptError,
     },
     policies::{
+        load_balancing::{NodeIdentifier, SingleTargetLoadBalancingPolicy},
         retry::{DefaultRetryPolicy, FallthroughRetryPolicy},
         speculative_execution::SimpleSpeculativeExecutionPolicy,
         timestamp_generator::MonotonicTimestampGenerator,
@@ -112,6 +113,11 @@ pub async fn session(settings: &Settings, profiles: &Profiles) -> Result<Session
         Some(wanted) if !known.is_empty() && !known.contains(wanted) => {
             Err(Error::Unfit(format!("store.datacenter = {wanted:?}: the cluster has {}", known.join(", "))))
         }
+        // Without one the driver would take all of them for near.
+        None if known.len() > 1 => Err(Error::Unfit(format!(
+            "the cluster has several datacenters: set store.datacenter to one of {}",
+            known.join(", ")
+        ))),
         _ => Ok(session),
     }
 }
@@ -150,6 +156,12 @@ pub async fn change(session: &Session, cql: &str) -> Result<()> {
     let mut statement = scylla::statement::unprepared::Statement::new(cql);
     statement.set_request_timeout(Some(CHANGE));
     statement.set_is_idempotent(true);
+    // All who do this at the same time ask the same node: two could make one table twice, each with an id of its own.
+    let state = session.get_cluster_state();
+    if let Some(first) = state.get_nodes_info().iter().map(|node| node.host_id).min() {
+        statement
+            .set_load_balancing_policy(Some(SingleTargetLoadBalancingPolicy::new(NodeIdentifier::HostId(first), None)));
+    }
     session.query_unpaged(statement, ()).await.map(|_| ()).map_err(|why| match execution(why) {
         Error::Unfit(why) => Error::Unfit(format!("the tables cannot be made: {why}")),
         other => other,

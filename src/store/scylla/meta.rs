@@ -8,10 +8,10 @@ use scylla::{
     serialize::batch::BatchValues,
     statement::batch::{Batch, BatchType},
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use uuid::Uuid;
 
-use super::{SPREAD, Scylla, applied, cql_limit, decode, statements::Statements};
+use super::{SPREAD, Scylla, applied, cql_limit, decode, readable, statements::Statements};
 use crate::{
     id::{BroadcastId, ClipId, StreamId},
     store::{
@@ -41,11 +41,6 @@ fn part(id: &str) -> i8 {
 
 fn json<T: Serialize>(row: &T) -> String {
     serde_json::to_string(row).expect("a row is plain data")
-}
-
-/// Leaves out and logs what does not decode: one bad row must not hide the others.
-fn readable<T: DeserializeOwned>(what: &str, body: &str) -> Option<T> {
-    decode(what, body).inspect_err(|error| tracing::error!(%error, "a row is left out")).ok()
 }
 
 fn owner(of: &ClipsOf) -> (i8, &str) {
@@ -103,8 +98,8 @@ impl Meta for Scylla {
     }
 
     async fn streams(&self, after: Option<&StreamId>, limit: usize) -> Result<Vec<StreamRow>> {
-        let rows = self.spread(|s| &s.streams, after.map_or("", |after| after.as_str()), limit).await?;
-        Ok(rows.iter().filter_map(|(id, body)| readable(&format!("stream {id}"), body)).collect())
+        let read = |id: &str, body: &str| readable(&format!("stream {id}"), body);
+        self.spread(|s| &s.streams, after.map_or("", |after| after.as_str()), limit, read).await
     }
 
     async fn put_access(&self, row: AccessRow) -> Result<()> {
@@ -202,14 +197,9 @@ impl Meta for Scylla {
         before: Option<&BroadcastId>,
         limit: usize,
     ) -> Result<Vec<BroadcastRow>> {
-        let (name, most) = (stream.as_str(), cql_limit(limit));
-        let rows = match before {
-            Some(before) => {
-                self.read::<(String,)>(|s| &s.broadcasts_before, (name, before.as_str(), most), limit).await?
-            }
-            None => self.read::<(String,)>(|s| &s.broadcasts, (name, most), limit).await?,
-        };
-        Ok(rows.iter().filter_map(|(body,)| readable(&format!("a broadcast of {stream}"), body)).collect())
+        let values = |before, most| (stream.as_str(), before, most);
+        let before = before.map(|before| before.as_str());
+        self.newest(&format!("broadcast {stream}/"), |s| &s.broadcasts, values, before, limit).await
     }
 
     async fn stream_of(&self, id: &BroadcastId) -> Result<Option<StreamId>> {
@@ -229,12 +219,14 @@ impl Meta for Scylla {
     }
 
     async fn all_broadcasts(&self, after: Option<&BroadcastId>, limit: usize) -> Result<Vec<(BroadcastId, StreamId)>> {
-        let rows = self.spread(|s| &s.broadcast_ids, after.map_or("", |after| after.as_str()), limit).await?;
-        let parse = |(id, stream): (String, String)| match (id.parse(), stream.parse()) {
-            (Ok(id), Ok(stream)) => Ok((id, stream)),
-            _ => Err(Error::Damaged(format!("stream of {id}: {stream:?}"))),
+        let parse = |id: &str, stream: &str| {
+            Some(match (id.parse(), stream.parse()) {
+                (Ok(id), Ok(stream)) => Ok((id, stream)),
+                _ => Err(Error::Damaged(format!("stream of {id}: {stream:?}"))),
+            })
         };
-        rows.into_iter().map(parse).collect()
+        let rows = self.spread(|s| &s.broadcast_ids, after.map_or("", |after| after.as_str()), limit, parse).await?;
+        rows.into_iter().collect()
     }
 
     async fn open_broadcasts(&self) -> Result<Vec<BroadcastRow>> {
@@ -304,14 +296,9 @@ impl Meta for Scylla {
     }
 
     async fn clips(&self, of: &ClipsOf, before: Option<&ClipId>, limit: usize) -> Result<Vec<ClipRow>> {
-        let ((kind, owner), most) = (owner(of), cql_limit(limit));
-        let rows = match before {
-            Some(before) => {
-                self.read::<(String, String)>(|s| &s.clips_before, (kind, owner, before.as_str(), most), limit).await?
-            }
-            None => self.read::<(String, String)>(|s| &s.clips, (kind, owner, most), limit).await?,
-        };
-        Ok(rows.iter().filter_map(|(id, body)| readable(&format!("clip {id}"), body)).collect())
+        let (kind, owner) = owner(of);
+        let values = |before, most| (kind, owner, before, most);
+        self.newest("clip", |s| &s.clips, values, before.map(|before| before.as_str()), limit).await
     }
 
     async fn delete_clip(&self, id: &ClipId) -> Result<()> {

@@ -45,6 +45,8 @@ mod statements;
 
 /// Partitions of the tables in which rows are found by their id.
 pub const SPREAD: i8 = 16;
+/// No id comes after it: they are of digits and small letters.
+const AFTER_ALL: &str = "{";
 /// Between two tries to make a new session, and how long one may take.
 const AGAIN: Duration = Duration::from_secs(1);
 const CONNECT_MAX: Duration = Duration::from_secs(20);
@@ -290,18 +292,59 @@ impl Scylla {
         Ok(Self::stamp(self.one::<(Option<i64>,)>(pick, values).await?.and_then(|row| row.0)))
     }
 
-    /// Reads the rows of a table in the order of their ids, from all of its partitions.
-    async fn spread(
+    /// Reads the rows of a table in the order of their ids, from all of its partitions, until `limit` of them are `taken`. A little
+    /// more than its share is asked of each; what is known only in part is not told before it is read on.
+    async fn spread<T>(
         &self,
         pick: impl Fn(&Statements) -> &PreparedStatement + Copy,
         after: &str,
         limit: usize,
-    ) -> Result<Vec<(String, String)>> {
-        let parts = (0..SPREAD).map(|part| self.read::<(String, String)>(pick, (part, after, cql_limit(limit)), limit));
-        let mut rows: Vec<_> = try_join_all(parts).await?.into_iter().flatten().collect();
-        rows.sort_unstable();
-        rows.truncate(limit);
-        Ok(rows)
+        take: impl Fn(&str, &str) -> Option<T>,
+    ) -> Result<Vec<T>> {
+        let (mut taken, mut after) = (Vec::new(), after.to_owned());
+        while taken.len() < limit {
+            let each = ((limit - taken.len()) / usize::from(SPREAD.unsigned_abs())).saturating_mul(5) / 4 + 8;
+            let parts =
+                (0..SPREAD).map(|part| self.read::<(String, String)>(pick, (part, &after, cql_limit(each)), each));
+            let parts = try_join_all(parts).await?;
+            // Behind the end of a page that was full there may be more of its partition.
+            let end =
+                parts.iter().filter(|rows| rows.len() >= each).filter_map(|rows| rows.last()).map(|row| &row.0).min();
+            let end = end.cloned();
+            let mut rows: Vec<_> = parts.into_iter().flatten().collect();
+            rows.retain(|(id, _)| end.as_ref().is_none_or(|end| id <= end));
+            rows.sort_unstable();
+            let left = limit - taken.len();
+            taken.extend(rows.iter().filter_map(|(id, body)| take(id, body)).take(left));
+            match end {
+                Some(end) => after = end,
+                None => break,
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Reads the rows of one partition from the newest on, until `limit` of them are read: those that cannot be are left out.
+    /// `values` makes those of the statement from the id that all read ones come before, and how many are asked for.
+    async fn newest<T: DeserializeOwned, V: SerializeRow>(
+        &self,
+        what: &str,
+        pick: impl Fn(&Statements) -> &PreparedStatement + Copy,
+        values: impl Fn(String, i32) -> V,
+        before: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<T>> {
+        let (mut found, mut before) = (Vec::new(), before.unwrap_or(AFTER_ALL).to_owned());
+        while found.len() < limit {
+            let left = limit - found.len();
+            let rows = self.read::<(String, String)>(pick, values(before.clone(), cql_limit(left)), left).await?;
+            found.extend(rows.iter().filter_map(|(id, body)| readable(&format!("{what} {id}"), body)));
+            match rows.last().filter(|_| rows.len() >= left) {
+                Some((last, _)) => before = last.clone(),
+                None => break,
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -322,4 +365,9 @@ fn decode<T: DeserializeOwned>(what: &str, body: &str) -> Result<T> {
 
 fn cql_limit(limit: usize) -> i32 {
     i32::try_from(limit).unwrap_or(i32::MAX)
+}
+
+/// Leaves out and logs what does not decode: one bad row must not hide the others.
+fn readable<T: DeserializeOwned>(what: &str, body: &str) -> Option<T> {
+    decode(what, body).inspect_err(|error| tracing::error!(%error, "a row is left out")).ok()
 }

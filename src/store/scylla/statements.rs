@@ -68,8 +68,7 @@ statements! {
     drop_broadcast_open: Write "DELETE FROM {ks}.broadcast_open USING TIMESTAMP ? \
         WHERE spread = ? AND stream = ? AND id = ?";
     broadcast: Read "SELECT body FROM {ks}.broadcast WHERE stream = ? AND id = ?";
-    broadcasts: Read "SELECT body FROM {ks}.broadcast WHERE stream = ? LIMIT ?";
-    broadcasts_before: Read "SELECT body FROM {ks}.broadcast WHERE stream = ? AND id < ? LIMIT ?";
+    broadcasts: Read "SELECT id, body FROM {ks}.broadcast WHERE stream = ? AND id < ? LIMIT ?";
     broadcast_ids: Read "SELECT id, stream FROM {ks}.broadcast_id WHERE spread = ? AND id > ? LIMIT ?";
     broadcasts_open: Read "SELECT id, body FROM {ks}.broadcast_open WHERE spread = ?";
     stream_of: Read "SELECT stream FROM {ks}.broadcast_id WHERE spread = ? AND id = ?";
@@ -96,8 +95,7 @@ statements! {
     drop_clip: Write "DELETE FROM {ks}.clip USING TIMESTAMP ? WHERE id = ?";
     drop_clip_of: Write "DELETE FROM {ks}.clip_of USING TIMESTAMP ? WHERE kind = ? AND owner = ? AND id = ?";
     clip: Read "SELECT body FROM {ks}.clip WHERE id = ?";
-    clips: Read "SELECT id, body FROM {ks}.clip_of WHERE kind = ? AND owner = ? LIMIT ?";
-    clips_before: Read "SELECT id, body FROM {ks}.clip_of WHERE kind = ? AND owner = ? AND id < ? LIMIT ?";
+    clips: Read "SELECT id, body FROM {ks}.clip_of WHERE kind = ? AND owner = ? AND id < ? LIMIT ?";
 
     job_stamp: Read "SELECT WRITETIME(body) FROM {ks}.job WHERE spread = ? AND id = ?";
     put_job: Write "UPDATE {ks}.job USING TIMESTAMP ? SET body = ? WHERE spread = ? AND id = ?";
