@@ -169,11 +169,11 @@ impl Links {
         self.by_liveness().find_map(|heard| heard.lock().expect("no panic while held").streams.get(id).cloned())
     }
 
-    /// Whether an upstream shows this broadcast of a stream.
+    /// Whether an upstream that is there shows this broadcast of a stream.
     pub fn is_shown(&self, stream: &StreamId, broadcast: &BroadcastId) -> bool {
         let is_it = |view: &Value| view["broadcast"].as_str() == Some(broadcast.as_str());
-        self.by_liveness()
-            .any(|heard| heard.lock().expect("no panic while held").streams.get(stream).is_some_and(is_it))
+        let mut alive = self.heard.iter().zip(self.cache.alive()).filter(|(_, alive)| *alive).map(|(heard, _)| heard);
+        alive.any(|heard| heard.lock().expect("no panic while held").streams.get(stream).is_some_and(is_it))
     }
 
     /// Holds the link to one upstream until `stop`. What it has is asked for only after `told` heard who may watch it.
