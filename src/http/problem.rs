@@ -84,7 +84,7 @@ impl From<store::Error> for Problem {
         match error {
             store::Error::NotFound => Self::not_found("there is no such thing here"),
             store::Error::Exists => Self::new(StatusCode::CONFLICT, "it exists already"),
-            store::Error::EpochTaken(_) | store::Error::Unavailable(_) => {
+            store::Error::EpochTaken(_) | store::Error::Unavailable(_) | store::Error::Later(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "the store does not answer now; try again in a moment")
             }
             store::Error::Damaged(_) | store::Error::Unfit(_) | store::Error::BadName(_) => {

@@ -92,7 +92,7 @@ impl Keeper {
         let ended = CancellationToken::new();
         let hand = Hand { stream: stream.clone(), stores, ended: ended.clone() };
         let (open, waiting_too) = (BTreeMap::new(), waiting.clone());
-        let writer = Writer { hand, stored, waiting: waiting_too, open, putting: JoinSet::new() };
+        let writer = Writer { hand, stored, waiting: waiting_too, open, closed: 0, putting: JoinSet::new() };
         (Self { jobs, waiting, stream, _ended: ended.drop_guard() }, writer.run(queue))
     }
 
@@ -143,6 +143,8 @@ struct Writer {
     waiting: Arc<AtomicUsize>,
     /// Rows under way, by (k, epoch); a late rendition writes its row again.
     open: BTreeMap<(u64, u64), (BroadcastId, Row)>,
+    /// Rows below this number are written for good, unless they are open still.
+    closed: u64,
     /// Chunks that are being put: each with the bytes it held in the queue, and whether it was stored.
     putting: JoinSet<(ChunkJob, usize, bool)>,
 }
@@ -193,6 +195,11 @@ impl Writer {
                 if self.hand.persist(|| meta.put_broadcast((*row).clone())).await && ends {
                     let _ = self.stored.try_send(Stored::End);
                 }
+                if ends {
+                    // The next one counts from zero again.
+                    self.open.clear();
+                    self.closed = 0;
+                }
             }
         }
         self.waiting.fetch_sub(size, Ordering::Relaxed);
@@ -210,6 +217,10 @@ impl Writer {
 
     async fn chunk(&mut self, job: ChunkJob) {
         let (k, epoch) = (job.slot.k, job.slot.epoch);
+        if k < self.closed && !self.open.contains_key(&(k, epoch)) {
+            // Its row was written long ago; one with this rendition alone would take its place.
+            return;
+        }
         let rendition = job.made.rendition.clone();
         let (_, row) = self.open.entry((k, epoch)).or_insert_with(|| {
             let slot = &job.slot;
@@ -232,7 +243,9 @@ impl Writer {
         }
         self.flush(k.saturating_sub(1)).await;
         while self.open.len() > OPEN_ROWS {
-            self.open.pop_first();
+            let Some(done) = self.open.iter().find(|(_, (_, row))| row.written).map(|(key, _)| *key) else { break };
+            self.open.remove(&done);
+            self.closed = self.closed.max(done.0 + 1);
         }
     }
 
@@ -292,7 +305,8 @@ impl Hand {
             if self.ended.is_cancelled() {
                 return false;
             }
-            tokio::time::sleep(pause).await;
+            // The last try is made at once.
+            let _ = tokio::time::timeout(pause, self.ended.cancelled()).await;
             pause = (pause * 2).min(Duration::from_secs(4));
         }
     }

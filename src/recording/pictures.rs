@@ -5,7 +5,7 @@
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use quick_cache::{Weighter, sync::Cache};
 use tracing::warn;
 
@@ -17,7 +17,7 @@ use crate::{
     package::{
         history::Place,
         progressive::{InitInfo, first_sample},
-        storyboard::{self, COLUMNS, Sheet, Size, Tile},
+        storyboard::{self, COLUMNS, Sheet, Size, TILES, Tile},
     },
     store::{self, blob_name},
     time::{UnixMs, unix_now},
@@ -138,7 +138,11 @@ impl Pictures {
     pub async fn sheet(&self, recording: &Recording, sheet: Sheet) -> Result<Bytes, Refused> {
         let (count, _) = tiles(recording);
         let range = sheet.range();
-        if range.end > count {
+        // A sheet that is not whole is the last one, as it is or was.
+        let whole = range.start + TILES as usize;
+        if range.end > count
+            || (sheet.tiles < TILES && (whole <= count || recording.ended.is_some() && range.end != count))
+        {
             return Err(Refused::Nothing);
         }
         let make = async {
@@ -186,21 +190,25 @@ impl Pictures {
         layout: still::Layout,
         tiles: Vec<(u32, Tile)>,
     ) -> Result<Bytes, Refused> {
+        let place = self.stills.place().map_err(|_| Refused::NoTime)?;
         let read = stream::iter(tiles).map(|(cell, tile)| async move {
             match self.picture(recording, &tile).await {
-                Ok((config, payload)) => Some(still::Picture { cell, config, payload }),
+                Ok((config, payload)) => Ok(Some(still::Picture { cell, config, payload })),
+                // It is there, and a later try shows it.
+                Err(why @ (store::Error::Unavailable(_) | store::Error::Unfit(_))) => Err(Refused::Store(why)),
                 Err(why) => {
                     let Tile { rendition, place, .. } = tile;
                     warn!(stream = %recording.stream, broadcast = %recording.id, %rendition, k = place.k, %why, "a chunk has no picture");
-                    None
+                    Ok(None)
                 }
             }
         });
-        let pictures: Vec<_> = read.buffered(READS).filter_map(|picture| async { picture }).collect().await;
+        let pictures: Vec<_> =
+            read.buffered(READS).try_filter_map(|picture| async { Ok(picture) }).try_collect().await?;
         if pictures.is_empty() {
             return Err(Refused::Nothing);
         }
-        self.stills.make(layout, pictures).await.map_err(|why| match why {
+        self.stills.make(place, layout, pictures).await.map_err(|why| match why {
             still::Error::Busy => Refused::NoTime,
             still::Error::Failed(why) => Refused::NoPicture(why),
         })

@@ -120,8 +120,12 @@ impl Blobs for Folder {
 
     async fn delete(&self, name: &str) -> Result<()> {
         let path = self.dir.join(legal(name)?);
-        let root = self.dir.clone();
-        self.work(name, move || remove(&root, &path)).await
+        let (root, written) = (self.dir.clone(), self.written.clone());
+        self.work(name, move || {
+            written.fetch_add(1, Ordering::Relaxed);
+            remove(&root, &path)
+        })
+        .await
     }
 
     async fn list(&self, folder: &str) -> Result<Vec<Child>> {
@@ -190,13 +194,16 @@ fn write(path: &Path, bytes: &Pieces) -> io::Result<()> {
 
 /// Renames a file, making the folders of its new name as needed: only the first in a folder pays for them.
 fn place(staged: &Path, path: &Path) -> io::Result<()> {
-    match fs::rename(staged, path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(path.parent().expect("within the folder"))?;
-            fs::rename(staged, path)
+    // Whoever removes the last file of a folder removes it, too, perhaps in between.
+    for _ in 0..8 {
+        match fs::rename(staged, path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(path.parent().expect("within the folder"))?;
+            }
+            renamed => return renamed,
         }
-        renamed => renamed,
     }
+    fs::rename(staged, path)
 }
 
 /// Removes a file, and the folders that it leaves empty.

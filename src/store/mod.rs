@@ -256,6 +256,9 @@ pub enum Error {
     /// The store does not work now; a retry can help. Whether a write that ends so was made is unknown: read it back.
     #[error("store is unavailable: {0}")]
     Unavailable(String),
+    /// The store does not work now, and what was to be written waits on the local disk: it is made later.
+    #[error("store is unavailable, this is made later: {0}")]
+    Later(String),
     /// The store cannot be used as it is: something is missing, of another version, or not allowed. No retry helps.
     #[error("store cannot be used: {0}")]
     Unfit(String),
@@ -289,8 +292,8 @@ pub trait Meta: Send + Sync + 'static {
     /// The newest row of a stream's epoch log.
     async fn last_epoch(&self, stream: &StreamId) -> Result<Option<EpochRow>>;
     /// Appends to the epoch log: succeeds for exactly one caller per number, and only with the number after the last
-    /// ([`Error::EpochTaken`] otherwise); the first is 1. Durable when it returns. Where stores are elsewhere ([`remote`]), what
-    /// ends in [`Error::Unavailable`] is taken later, unless another writer has the number by then.
+    /// ([`Error::EpochTaken`] otherwise); the first is 1. Durable when it returns. Where stores are elsewhere ([`remote`]) it may end
+    /// in [`Error::Later`]: it is taken when they are back, unless another writer has the number by then.
     async fn take_epoch(&self, stream: &StreamId, row: EpochRow) -> Result<()>;
     /// The epochs of one broadcast, oldest first.
     async fn epochs(&self, stream: &StreamId, broadcast: &BroadcastId) -> Result<Vec<EpochRow>>;

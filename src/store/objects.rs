@@ -21,14 +21,14 @@ use crate::{media::Pieces, secret::Secret, time::UnixMs};
 /// An object store on the same continent is reached in a fraction of that.
 const CONNECT: Duration = Duration::from_millis(500);
 /// One try at one object.
-const TRY: Duration = Duration::from_millis(1500);
-/// Tries again, and until when they begin: after the first has timed out, too.
+const TRY: Duration = Duration::from_secs(4);
+/// Tries again after a refusal, and until when they begin.
 const RETRIES: usize = 2;
-const RETRY: Duration = Duration::from_millis(2200);
+const RETRY: Duration = Duration::from_millis(1500);
 const BACKOFF: BackoffConfig =
     BackoffConfig { init_backoff: Duration::from_millis(50), max_backoff: Duration::from_millis(500), base: 2.0 };
-/// A call with all its tries.
-const CALL: Duration = Duration::from_secs(4);
+/// A call with all its tries. Live does not wait so long: what takes longer than a second waits on the local disk.
+const CALL: Duration = Duration::from_secs(5);
 /// The same of a list, which may have many pages.
 const LIST: Duration = Duration::from_secs(60);
 /// A put that takes longer is tried a second time beside the first, where that is wished; more for what is large, which

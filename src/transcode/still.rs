@@ -7,10 +7,7 @@ use std::{
     io::{self, Read, Write},
     path::PathBuf,
     process::Stdio,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,7 +16,12 @@ use gstreamer::{self as gst, prelude::*};
 use gstreamer_app as gst_app;
 use gstreamer_video::{self as gst_video, prelude::*};
 use serde::{Deserialize, Serialize};
-use tokio::{io::AsyncReadExt, io::AsyncWriteExt, process::Command, sync::Semaphore};
+use tokio::{
+    io::AsyncReadExt,
+    io::AsyncWriteExt,
+    process::Command,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 
 use super::{description, worker};
 use crate::media::{Message, Packet, Track, VideoConfig, wire};
@@ -69,7 +71,7 @@ pub enum Error {
 pub struct Stills {
     exe: PathBuf,
     turns: Arc<Semaphore>,
-    waiting: Arc<AtomicUsize>,
+    places: Arc<Semaphore>,
 }
 
 impl Stills {
@@ -79,12 +81,25 @@ impl Stills {
     /// Its path is not known.
     pub fn new() -> io::Result<Self> {
         // One at a time: they share what the rest of the node leaves over.
-        Ok(Self { exe: std::env::current_exe()?, turns: Arc::new(Semaphore::new(1)), waiting: Arc::default() })
+        Ok(Self::of(std::env::current_exe()?))
+    }
+
+    fn of(exe: PathBuf) -> Self {
+        Self { exe, turns: Arc::new(Semaphore::new(1)), places: Arc::new(Semaphore::new(WAITING_MAX)) }
+    }
+
+    /// Takes a place among those who wait, before anything is read for a picture.
+    pub fn place(&self) -> Result<OwnedSemaphorePermit, Error> {
+        self.places.clone().try_acquire_owned().map_err(|_| Error::Busy)
     }
 
     /// Makes a JPEG. Pictures that cannot be decoded leave their cell black; when none can, that is a failure.
-    pub async fn make(&self, layout: Layout, pictures: Vec<Picture>) -> Result<Bytes, Error> {
-        let _waits = Waits::begin(&self.waiting).ok_or(Error::Busy)?;
+    pub async fn make(
+        &self,
+        _place: OwnedSemaphorePermit,
+        layout: Layout,
+        pictures: Vec<Picture>,
+    ) -> Result<Bytes, Error> {
         let made = async {
             let _turn = self.turns.acquire().await.expect("never closed");
             self.run(layout, pictures).await
@@ -121,22 +136,6 @@ impl Stills {
             true => Ok(jpeg.into()),
             false => Err(format!("{status}: {}", words.lines().last().unwrap_or_default())),
         }
-    }
-}
-
-/// A place among those who wait.
-struct Waits<'a>(&'a AtomicUsize);
-
-impl<'a> Waits<'a> {
-    fn begin(waiting: &'a AtomicUsize) -> Option<Self> {
-        let waits = Self(waiting);
-        (waiting.fetch_add(1, Ordering::Relaxed) < WAITING_MAX).then_some(waits)
-    }
-}
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -350,7 +349,7 @@ mod tests {
         let exe = dir.join("program");
         std::fs::write(&exe, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&exe, PermissionsExt::from_mode(0o755)).unwrap();
-        Stills { exe, turns: Arc::new(Semaphore::new(1)), waiting: Arc::default() }
+        Stills::of(exe)
     }
 
     #[tokio::test]
@@ -360,10 +359,11 @@ mod tests {
         let stills = stills(dir.path(), &format!("echo $$ > {}; exec sleep 600", started.display()));
         // Time stands until nothing else is to be done, which is when the child has been waited for long enough.
         tokio::time::pause();
-        let asked = (0..WAITING_MAX + 5).map(|_| stills.make(LAYOUT, Vec::new()));
+        let ask = async || stills.make(stills.place()?, LAYOUT, Vec::new()).await;
+        let asked = (0..WAITING_MAX + 5).map(|_| ask());
         let made = futures::future::join_all(asked).await;
         assert!(made.iter().all(|made| matches!(made, Err(Error::Busy))), "{made:?}");
-        assert_eq!(stills.waiting.load(Ordering::Relaxed), 0);
+        assert_eq!(stills.places.available_permits(), WAITING_MAX);
         let gone = || match std::fs::read_to_string(&started) {
             Ok(pid) => !std::path::Path::new(&format!("/proc/{}/exe", pid.trim())).exists(),
             Err(_) => true,
@@ -377,10 +377,11 @@ mod tests {
     async fn what_a_child_says_of_its_failure_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let failing = stills(dir.path(), "cat > /dev/null; echo first >&2; echo second >&2; exit 3");
-        let made = failing.make(LAYOUT, Vec::new()).await;
+        let made = failing.make(failing.place().unwrap(), LAYOUT, Vec::new()).await;
         assert!(matches!(made, Err(Error::Failed(why)) if why.ends_with("second") && why.contains('3')));
         let talking = stills(dir.path(), "cat > /dev/null; echo no picture");
-        assert!(matches!(talking.make(LAYOUT, Vec::new()).await, Err(Error::Failed(_))));
+        let made = talking.make(talking.place().unwrap(), LAYOUT, Vec::new()).await;
+        assert!(matches!(made, Err(Error::Failed(_))));
     }
 
     #[test]

@@ -100,7 +100,10 @@ impl Task {
             match meta.take_epoch(&self.stream, row).await {
                 Ok(()) => return number,
                 Err(store::Error::EpochTaken(_)) => {}
-                // Live goes on; a store that is elsewhere takes it later.
+                Err(why @ store::Error::Later(_)) => {
+                    warn!(stream = %self.stream, epoch = number, %why, "an epoch begins that is not in the log yet");
+                    return number;
+                }
                 Err(why) => {
                     self.alarm(&why);
                     return number;

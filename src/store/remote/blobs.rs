@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Entry, Remote, Side, spool};
+use super::{Entry, Remote, spool};
 use crate::{
     media::Pieces,
     store::{Blobs, Child, Result, blobs::legal},
@@ -21,7 +21,7 @@ impl Blobs for RemoteBlobs {
         let remote = &self.0;
         let entry = Entry::Blob { name: legal(name)?.to_owned(), len: bytes.len() as u64 };
         remote.kept.remove(name);
-        remote.write(Side::Bytes, entry, bytes.clone(), remote.blobs.put(name, bytes)).await
+        remote.write(entry, bytes.clone(), remote.blobs.put(name, bytes)).await
     }
 
     async fn get(&self, name: &str) -> Result<Bytes> {
@@ -62,20 +62,26 @@ impl Blobs for RemoteBlobs {
     }
 
     async fn delete(&self, name: &str) -> Result<()> {
-        self.0.kept.remove(name);
-        self.0.blobs.delete(name).await
+        let remote = &self.0;
+        remote.forget_waiting(|entry| matches!(entry, Entry::Blob { name: waiting, .. } if waiting == name)).await?;
+        remote.kept.remove(name);
+        remote.blobs.delete(name).await
     }
 
     async fn list(&self, folder: &str) -> Result<Vec<Child>> {
+        let waiting = self.0.spool().blobs();
         let mut listed = self.0.blobs.list(folder).await?;
         let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
-        for (name, bytes) in self.0.spool().blobs() {
+        for (name, bytes) in waiting {
             let Some(rest) = name.strip_prefix(&prefix) else { continue };
             let child = match rest.split_once('/') {
                 Some((inner, _)) => Child::Folder(format!("{prefix}{inner}")),
                 None => Child::Blob { name, bytes, modified: unix_now() },
             };
-            if !listed.contains(&child) {
+            let name = |child: &Child| match child {
+                Child::Folder(name) | Child::Blob { name, .. } => name.clone(),
+            };
+            if listed.iter().all(|known| name(known) != name(&child)) {
                 listed.push(child);
             }
         }

@@ -18,11 +18,11 @@ pub struct RemoteMeta(pub Arc<Remote>);
 
 #[async_trait]
 impl Meta for RemoteMeta {
-    async fn put_chunk(&self, stream: &StreamId, broadcast: &BroadcastId, row: ChunkRow) -> Result<()> {
+    async fn put_chunk(&self, stream: &StreamId, broadcast: &BroadcastId, mut row: ChunkRow) -> Result<()> {
         let remote = &self.0;
+        remote.spool().leave_out(stream, broadcast, &mut row);
         let entry = Entry::Chunk { stream: stream.clone(), broadcast: broadcast.clone(), row: row.clone() };
-        let done =
-            remote.write(Side::Rows, entry, Pieces::default(), remote.meta.put_chunk(stream, broadcast, row)).await;
+        let done = remote.write(entry, Pieces::default(), remote.meta.put_chunk(stream, broadcast, row)).await;
         remote.chunks.forget();
         done
     }
@@ -30,7 +30,7 @@ impl Meta for RemoteMeta {
     async fn put_broadcast(&self, row: BroadcastRow) -> Result<()> {
         let remote = &self.0;
         let entry = Entry::Broadcast { row: row.clone() };
-        let done = remote.write(Side::Rows, entry, Pieces::default(), remote.meta.put_broadcast(row)).await;
+        let done = remote.write(entry, Pieces::default(), remote.meta.put_broadcast(row)).await;
         remote.broadcast.forget();
         remote.broadcasts.forget();
         done
@@ -55,8 +55,9 @@ impl Meta for RemoteMeta {
         let (meta, of, bound) = (remote.meta.clone(), stream.clone(), before.cloned());
         let name = format!("{stream}<{}#{limit}", before.map_or("", |before| before.as_str()));
         let read = move || async move { meta.broadcasts(&of, bound.as_ref(), limit).await };
-        let mut rows = remote.broadcasts.join(name, read).await?;
+        // Looked at first: what is written out meanwhile is in what is read then.
         let waiting = remote.spool().broadcasts();
+        let mut rows = remote.broadcasts.join(name, read).await?;
         for row in &mut rows {
             if let Some(newer) = waiting.get(&row.id) {
                 *row = newer.clone();
@@ -66,8 +67,9 @@ impl Meta for RemoteMeta {
     }
 
     async fn open_broadcasts(&self) -> Result<Vec<BroadcastRow>> {
+        let waiting = self.0.spool().broadcasts();
         let mut rows = self.0.meta.open_broadcasts().await?;
-        for (id, waiting) in self.0.spool().broadcasts() {
+        for (id, waiting) in waiting {
             rows.retain(|row| row.id != id);
             rows.extend(Some(waiting).filter(|row| row.ended.is_none()));
         }
@@ -77,8 +79,9 @@ impl Meta for RemoteMeta {
     async fn epochs(&self, stream: &StreamId, broadcast: &BroadcastId) -> Result<Vec<EpochRow>> {
         let (meta, of, show) = (self.0.meta.clone(), stream.clone(), broadcast.clone());
         let read = move || async move { meta.epochs(&of, &show).await };
+        let waiting = self.0.spool().epochs(stream, broadcast);
         let mut rows = self.0.epochs.join(format!("{stream}/{broadcast}"), read).await?;
-        for waiting in self.0.spool().epochs(stream, broadcast) {
+        for waiting in waiting {
             if rows.iter().all(|row| row.epoch != waiting.epoch) {
                 rows.push(waiting);
             }
@@ -95,10 +98,10 @@ impl Meta for RemoteMeta {
     ) -> Result<Vec<ChunkRow>> {
         let (meta, of, show) = (self.0.meta.clone(), stream.clone(), broadcast.clone());
         let read = move || async move { meta.chunks(&of, &show, from, limit).await };
+        let waiting = self.0.spool().chunks(stream, broadcast);
         let rows = self.0.chunks.join(format!("{stream}/{broadcast}>{from}#{limit}"), read).await?;
         // A full page ends where the store's does: what waits behind it is in the next.
         let end = rows.last().filter(|_| rows.len() >= limit).map(|row| row.k);
-        let waiting = self.0.spool().chunks(stream, broadcast);
         let waiting = waiting.into_iter().filter(|row| row.k >= from && end.is_none_or(|end| row.k <= end));
         Ok(merged(rows, waiting, false))
     }
@@ -112,9 +115,9 @@ impl Meta for RemoteMeta {
     ) -> Result<Vec<ChunkRow>> {
         let (meta, of, show) = (self.0.meta.clone(), stream.clone(), broadcast.clone());
         let read = move || async move { meta.chunks_back(&of, &show, before, limit).await };
+        let waiting = self.0.spool().chunks(stream, broadcast);
         let rows = self.0.chunks.join(format!("{stream}/{broadcast}<{before:?}#{limit}"), read).await?;
         let end = rows.last().filter(|_| rows.len() >= limit).map(|row| row.k);
-        let waiting = self.0.spool().chunks(stream, broadcast);
         let waiting = waiting
             .into_iter()
             .filter(|row| before.is_none_or(|before| row.k < before) && end.is_none_or(|end| row.k >= end));
@@ -127,20 +130,26 @@ impl Meta for RemoteMeta {
     }
 
     async fn create_stream(&self, row: StreamRow) -> Result<()> {
-        let done = self.0.meta.create_stream(row).await;
-        self.0.forget_reads();
+        let done = self.0.meta.create_stream(row.clone()).await;
+        if done.is_ok() {
+            self.0.streams.insert(row.id.clone(), row);
+        }
         done
     }
 
     async fn update_stream(&self, row: StreamRow) -> Result<()> {
-        let done = self.0.meta.update_stream(row).await;
-        self.0.forget_reads();
+        let done = self.0.meta.update_stream(row.clone()).await;
+        if done.is_ok() {
+            self.0.streams.insert(row.id.clone(), row);
+        }
         done
     }
 
     async fn delete_stream(&self, id: &StreamId) -> Result<()> {
         let done = self.0.meta.delete_stream(id).await;
-        self.0.forget_reads();
+        if done.is_ok() {
+            self.0.streams.remove(id);
+        }
         done
     }
 
@@ -186,26 +195,53 @@ impl Meta for RemoteMeta {
         self.0.meta.access().await
     }
 
+    /// While the database is away what was last known counts; and what waits to be taken comes after what is there.
     async fn last_epoch(&self, stream: &StreamId) -> Result<Option<EpochRow>> {
-        let read = self.0.meta.last_epoch(stream);
-        match self.0.is_away(Side::Rows) {
+        let remote = &self.0;
+        let waiting = remote.spool().last_epoch(stream);
+        let read = remote.meta.last_epoch(stream);
+        let read = match remote.is_away(Side::Rows) {
             true => tokio::time::timeout(PATIENCE, read).await.unwrap_or_else(|_| Err(silent())),
             false => read.await,
+        };
+        let there = match read {
+            Err(why @ Error::Unavailable(_)) => Some(remote.last_epochs.get(stream).ok_or(why)?),
+            read => read?,
+        };
+        if let Some(row) = &there {
+            remote.last_epochs.insert(stream.clone(), row.clone());
         }
+        Ok(there.into_iter().chain(waiting).max_by_key(|row| row.epoch))
     }
 
     async fn take_epoch(&self, stream: &StreamId, row: EpochRow) -> Result<()> {
         let remote = &self.0;
-        let take = remote.meta.take_epoch(stream, row.clone());
-        let patience = if remote.is_away(Side::Rows) { PATIENCE } else { EPOCH_PATIENCE };
-        let taken = tokio::time::timeout(patience, take).await.unwrap_or_else(|_| Err(silent()));
-        if let Err(Error::Unavailable(why)) = &taken {
+        let mut why = "another of this stream waits".to_owned();
+        let waits = remote.spool().last_epoch(stream).is_some();
+        if !waits {
+            let take = remote.meta.take_epoch(stream, row.clone());
+            let patience = if remote.is_away(Side::Rows) { PATIENCE } else { EPOCH_PATIENCE };
+            match tokio::time::timeout(patience, take).await.unwrap_or_else(|_| Err(silent())) {
+                Err(Error::Unavailable(words)) => why = words,
+                taken => {
+                    remote.forget_reads();
+                    if taken.is_ok() {
+                        remote.last_epochs.insert(stream.clone(), row);
+                    }
+                    return taken;
+                }
+            }
             remote.set_away(Side::Rows, Some(&Error::Unavailable(why.clone())));
-            // The chunks of it come behind it.
-            remote.wait(Entry::Epoch { stream: stream.clone(), row }, Pieces::default()).await?;
         }
+        // Where the last one is not known its number is a guess, which would take another's place.
+        let last = remote.spool().last_epoch(stream).or_else(|| remote.last_epochs.get(stream));
+        if last.is_none_or(|last| last.epoch + 1 != row.epoch) {
+            return Err(Error::Unavailable(why));
+        }
+        // Its chunks come behind it.
+        remote.wait(Entry::Epoch { stream: stream.clone(), row }, Pieces::default()).await?;
         remote.forget_reads();
-        taken
+        Err(Error::Later(why))
     }
 
     async fn stream_of(&self, id: &BroadcastId) -> Result<Option<StreamId>> {
@@ -227,6 +263,13 @@ impl Meta for RemoteMeta {
     }
 
     async fn delete_chunks(&self, stream: &StreamId, broadcast: &BroadcastId, rows: &[(u64, u64)]) -> Result<()> {
+        let is_gone = |entry: &Entry| match entry {
+            Entry::Chunk { stream: of, broadcast: show, row } => {
+                of == stream && show == broadcast && rows.contains(&(row.k, row.epoch))
+            }
+            _ => false,
+        };
+        self.0.forget_waiting(is_gone).await?;
         let done = self.0.meta.delete_chunks(stream, broadcast, rows).await;
         self.0.forget_reads();
         done

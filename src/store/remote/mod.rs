@@ -41,8 +41,10 @@ mod spool;
 pub use blobs::RemoteBlobs;
 pub use meta::RemoteMeta;
 
-/// How long a write may take before it waits on the disk instead. Half a chunk: the other half is for the disk.
+/// How long a write may take before it waits on the disk instead, and more for what is large: so many bytes a second are the least
+/// that a link to a store may carry.
 const PATIENCE: Duration = Duration::from_secs(1);
+const BYTES_PER_SECOND: u64 = 2 << 20;
 /// The same of an epoch, which an encoder waits for.
 const EPOCH_PATIENCE: Duration = Duration::from_secs(5);
 /// Streams of which is remembered what was last known.
@@ -63,7 +65,7 @@ const TOLD: Duration = Duration::from_secs(10);
 
 /// The two stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
+pub enum Side {
     Rows,
     Bytes,
 }
@@ -75,11 +77,16 @@ pub struct Remote {
     spool: Mutex<Spool>,
     /// Each store's: whether writes go to the spool without a try.
     away: [AtomicBool; 2],
-    news: Notify,
+    /// Told when something waits for the store.
+    news: [Notify; 2],
+    /// Held while files of the spool change.
+    disk: tokio::sync::Mutex<()>,
     health: Arc<Health>,
     objects: Flights<Bytes>,
     kept: Cache<String, Bytes, Weights>,
     streams: Cache<StreamId, StreamRow>,
+    /// The newest epoch of each stream that is known.
+    last_epochs: Cache<StreamId, EpochRow>,
     broadcast: Flights<Option<BroadcastRow>>,
     broadcasts: Flights<Vec<BroadcastRow>>,
     epochs: Flights<Vec<EpochRow>>,
@@ -124,11 +131,13 @@ impl Remote {
             blobs,
             spool: Mutex::new(spool),
             away: [AtomicBool::new(false), AtomicBool::new(false)],
-            news: Notify::new(),
+            news: [Notify::new(), Notify::new()],
+            disk: tokio::sync::Mutex::default(),
             health,
             objects: Flights::new(objects),
             kept: Cache::with_weighter(1000, KEPT_BYTES, Weights),
             streams: Cache::new(STREAMS),
+            last_epochs: Cache::new(STREAMS),
             broadcast: Flights::new(rows.clone()),
             broadcasts: Flights::new(rows.clone()),
             epochs: Flights::new(rows.clone()),
@@ -169,10 +178,12 @@ impl Remote {
 
     /// Brings what is told of the spool up to date.
     fn tell(&self) {
-        let waiting = self.spool().waiting();
+        let given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner).objects;
+        // Held to the end: of two who tell, the later has the later state.
+        let spool = self.spool();
+        let waiting = spool.waiting();
         metrics::gauge!("weir_spool_writes").set(waiting.writes as f64);
         metrics::gauge!("weir_spool_bytes").set(waiting.bytes as f64);
-        let given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner).objects;
         let well = waiting.writes == 0 && !self.is_away(Side::Rows) && !self.is_away(Side::Bytes);
         self.health.set_delay(|before| {
             (!well).then(|| Delay {
@@ -184,51 +195,73 @@ impl Remote {
         });
     }
 
-    /// Makes a write at once, or has it wait where its store is away or something of its broadcast waits.
+    /// Makes a write at once, or has it wait where its store is away, or a row where something of its broadcast waits.
     async fn write(
-        &self,
-        side: Side,
+        self: &Arc<Self>,
         entry: Entry,
         bytes: Pieces,
         make: impl Future<Output = Result<()>>,
     ) -> Result<()> {
-        let must_wait = self.is_away(side) || self.spool().has(&entry.show());
+        let side = entry.side();
+        let must_wait = self.is_away(side) || (side == Side::Rows && self.spool().has(&entry.show()));
         if !must_wait {
-            match tokio::time::timeout(PATIENCE, make).await {
-                Ok(Ok(())) => return Ok(()),
+            let patience = PATIENCE + carried(bytes.len() as u64);
+            let made = tokio::time::timeout(patience, make).await;
+            match made.unwrap_or_else(|_| Err(Error::Unavailable(format!("no answer within {patience:?}")))) {
+                Ok(()) => return Ok(()),
                 // No store takes these.
-                Ok(Err(why @ Error::BadName(_))) => return Err(why),
-                Ok(Err(why)) => self.set_away(side, Some(&why)),
-                Err(_) => self.set_away(side, Some(&Error::Unavailable(format!("no answer within {PATIENCE:?}")))),
+                Err(why @ Error::BadName(_)) => return Err(why),
+                Err(why) => self.set_away(side, Some(&why)),
             }
         }
         self.wait(entry, bytes).await
     }
 
-    /// Puts a write into the spool. It is as safe as a local recording when this returns.
-    async fn wait(&self, entry: Entry, bytes: Pieces) -> Result<()> {
+    /// Puts a write into the spool. It is as safe as a local recording when this returns. Whoever asks may go away meanwhile.
+    async fn wait(self: &Arc<Self>, entry: Entry, bytes: Pieces) -> Result<()> {
+        let remote = self.clone();
+        let waits = tokio::spawn(async move { remote.put_into_spool(entry, bytes).await });
+        waits.await.unwrap_or_else(|why| Err(Error::Unavailable(format!("the spool's work ended early: {why}"))))
+    }
+
+    async fn put_into_spool(&self, entry: Entry, bytes: Pieces) -> Result<()> {
+        let side = entry.side();
+        // The files change in the order of the index.
+        let disk = self.disk.lock().await;
         let (number, changes, lost) = self.spool().add(entry);
         self.tell_lost(&lost);
+        let files = self.spool().files();
         let mut done = Ok(());
         for change in changes {
-            let changed = match &change {
-                Change::Write(of, entry) => {
-                    let bytes = if *of == number { bytes.clone() } else { Pieces::default() };
-                    self.put_file(*of, spool::content(entry, &bytes)).await
+            match change {
+                Change::Write(of, entry) if of == number => {
+                    done = files.put(&spool::file(of), spool::content(&entry, &bytes)).await;
                 }
-                Change::Remove(of) => self.delete_file(*of).await,
-            };
-            done = done.and(changed);
+                // What is left over of these does no harm: a row that names what is gone is a gap, and bytes without one go.
+                Change::Write(of, entry) => {
+                    let rewritten = files.put(&spool::file(of), spool::content(&entry, &Pieces::default())).await;
+                    rewritten.unwrap_or_else(|why| warn!(%why, "a row that waits cannot be written again"));
+                }
+                Change::Remove(of) => {
+                    let removed = files.delete(&spool::file(of)).await;
+                    removed.unwrap_or_else(|why| warn!(%why, "what was given up stays on the disk"));
+                }
+            }
         }
         match &done {
             Ok(()) => self.spool().rest(number),
             Err(why) => {
                 error!(%why, "the spool cannot be written");
                 self.spool().done(number);
+                // With nothing to try, nobody would find out that the store is back.
+                if !self.spool().has_side(side) {
+                    self.set_away(side, None);
+                }
             }
         }
+        drop(disk);
         self.tell();
-        self.news.notify_one();
+        self.news[side as usize].notify_one();
         done
     }
 
@@ -246,47 +279,37 @@ impl Remote {
         }
     }
 
-    async fn put_file(&self, number: u64, content: Pieces) -> Result<()> {
-        let files = self.spool().files();
-        files.put(&spool::file(number), content).await
-    }
-
-    async fn delete_file(&self, number: u64) -> Result<()> {
-        let files = self.spool().files();
-        files.delete(&spool::file(number)).await
-    }
-
-    /// Writes out what waits, until `stop`.
+    /// Writes out what waits, until `stop`: for each store by itself, so that one that is away holds up nothing of the other.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let work = async {
-            let mut pause = AGAIN;
-            loop {
-                match self.write_out().await {
-                    Ok(()) => {
-                        pause = AGAIN;
-                        self.news.notified().await;
-                    }
-                    Err(why) => {
-                        self.health.delayed(|delay| delay.why = why.to_string());
-                        tokio::time::sleep(pause).await;
-                        pause = (pause * 2).min(AGAIN_MAX);
-                    }
+        let work = async { tokio::join!(self.write_out(Side::Bytes), self.write_out(Side::Rows)) };
+        let _: Option<((), ())> = stop.run_until_cancelled(work).await;
+    }
+
+    async fn write_out(&self, side: Side) {
+        let mut pause = AGAIN;
+        loop {
+            match self.round(side).await {
+                Ok(()) => {
+                    pause = AGAIN;
+                    self.news[side as usize].notified().await;
+                }
+                Err(_) => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(AGAIN_MAX);
                 }
             }
-        };
-        let _: Option<()> = stop.run_until_cancelled(work).await;
+        }
     }
 
-    /// Writes out until nothing waits or one fails.
-    async fn write_out(&self) -> Result<()> {
+    /// Writes out until nothing waits for a store or one write fails.
+    async fn round(&self, side: Side) -> Result<()> {
         let mut running = FuturesUnordered::new();
         let mut done = Ok(());
         loop {
-            // While a store is away one try is enough; a failure ends the round.
-            let is_away = self.is_away(Side::Rows) || self.is_away(Side::Bytes);
-            let most = if is_away { 1 } else { AT_ONCE };
+            // While it is away one try is enough; a failure ends the round.
+            let most = if self.is_away(side) { 1 } else { AT_ONCE };
             while done.is_ok() && running.len() < most {
-                let Some((number, entry)) = self.spool().begin() else { break };
+                let Some((number, entry)) = self.spool().begin(side) else { break };
                 running.push(self.make(number, entry));
             }
             match running.next().await {
@@ -298,46 +321,91 @@ impl Remote {
 
     /// Makes a write that waited.
     async fn make(&self, number: u64, entry: Entry) -> Result<()> {
-        let side = if matches!(entry, Entry::Blob { .. }) { Side::Bytes } else { Side::Rows };
-        let make = async {
-            match entry {
-                Entry::Blob { name, .. } => {
-                    let files = self.spool().files();
-                    let bytes = match spool::read(&files, number, None).await {
-                        // It was given up, or lost with the disk's last second.
-                        Err(Error::NotFound) => {
-                            warn!(name, "an object that waited has no bytes any more");
-                            return Ok(());
-                        }
-                        read => read?,
-                    };
-                    self.blobs.put(&name, bytes.into()).await
-                }
-                Entry::Chunk { stream, broadcast, row } => self.meta.put_chunk(&stream, &broadcast, row).await,
-                Entry::Broadcast { row } => self.meta.put_broadcast(row).await,
-                Entry::Epoch { stream, row } => self.take_late(&stream, row).await,
-            }
-        };
-        let made = tokio::time::timeout(LATER_PATIENCE, make).await;
-        let made = made.unwrap_or_else(|_| Err(Error::Unavailable(format!("no answer within {LATER_PATIENCE:?}"))));
-        match &made {
+        let side = entry.side();
+        let patience =
+            LATER_PATIENCE + if let Entry::Blob { len, .. } = &entry { carried(*len) } else { Duration::ZERO };
+        let shown = format!("{} of {}", entry.what(), entry.show());
+        let made = tokio::time::timeout(patience, self.try_to_make(number, entry)).await;
+        let made = made.unwrap_or_else(|_| Err(Error::Unavailable(format!("no answer within {patience:?}"))));
+        match made {
             Ok(()) => {
                 self.set_away(side, None);
-                // What is read next is read from the store.
-                self.forget_reads();
-                self.spool().done(number);
-                if let Err(why) = self.delete_file(number).await {
-                    // It is written once more after a restart, which does no harm.
-                    warn!(%why, "a write that was made stays in the spool");
-                }
-                self.tell();
+                self.settle(number, None).await;
+            }
+            // These may be mended from outside; what is behind them must not be lost.
+            Err(why @ (Error::Unavailable(_) | Error::Unfit(_))) => {
+                self.spool().rest(number);
+                self.set_away(side, Some(&why));
+                return Err(why);
             }
             Err(why) => {
-                self.spool().rest(number);
-                self.set_away(side, Some(why));
+                error!(write = shown, %why, file = spool::aside(number), "a write that waited is put aside: no store takes it");
+                self.settle(number, Some(spool::aside(number))).await;
             }
         }
-        made
+        // Rows may have waited for these bytes.
+        self.news[Side::Rows as usize].notify_one();
+        Ok(())
+    }
+
+    async fn try_to_make(&self, number: u64, entry: Entry) -> Result<()> {
+        match entry {
+            Entry::Blob { name, .. } => {
+                let files = self.spool().files();
+                let bytes = match spool::read(&files, number, None).await {
+                    // Lost with the disk's last second.
+                    Err(Error::NotFound) => {
+                        warn!(name, "an object that waited has no bytes any more");
+                        return Ok(());
+                    }
+                    read => read?,
+                };
+                self.blobs.put(&name, bytes.into()).await
+            }
+            Entry::Chunk { stream, broadcast, row } => self.meta.put_chunk(&stream, &broadcast, row).await,
+            Entry::Broadcast { row } => {
+                // It may come back after a crash, though it was made and another came after it.
+                let there = self.meta.broadcast(&row.stream, &row.id).await?;
+                let newer = |there: &BroadcastRow| {
+                    (there.deleted.is_some() && row.deleted.is_none()) || (there.ended.is_some() && row.ended.is_none())
+                };
+                if there.as_ref().is_some_and(newer) { Ok(()) } else { self.meta.put_broadcast(row).await }
+            }
+            Entry::Epoch { stream, row } => self.take_late(&stream, row).await,
+        }
+    }
+
+    /// A write waits no more: its file goes, or is kept elsewhere.
+    async fn settle(&self, number: u64, kept: Option<String>) {
+        let _disk = self.disk.lock().await;
+        // What is read next is read from the store.
+        self.forget_reads();
+        let files = self.spool().files();
+        let settled = async {
+            if let Some(kept) = kept {
+                files.put(&kept, files.get(&spool::file(number)).await?.into()).await?;
+            }
+            files.delete(&spool::file(number)).await
+        };
+        if let Err(why) = settled.await {
+            warn!(%why, "a write that was made stays in the spool");
+        }
+        self.spool().done(number);
+        self.tell();
+    }
+
+    /// Forgets what waits of something that is deleted.
+    async fn forget_waiting(&self, is_gone: impl Fn(&Entry) -> bool) -> Result<()> {
+        let _disk = self.disk.lock().await;
+        let gone = self.spool().drop_all(is_gone);
+        let files = self.spool().files();
+        for number in &gone {
+            files.delete(&spool::file(*number)).await?;
+        }
+        if !gone.is_empty() {
+            self.tell();
+        }
+        Ok(())
     }
 
     /// Takes an epoch that was begun while the database was away.
@@ -361,6 +429,11 @@ impl Remote {
         self.epochs.forget();
         self.chunks.forget();
     }
+}
+
+/// How long a link may take for so many bytes.
+fn carried(bytes: u64) -> Duration {
+    Duration::from_millis(bytes * 1000 / BYTES_PER_SECOND)
 }
 
 impl Side {

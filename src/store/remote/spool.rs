@@ -12,6 +12,7 @@ use std::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::Side;
 use crate::{
     id::{BroadcastId, Rendition, StreamId},
     media::Pieces,
@@ -20,6 +21,8 @@ use crate::{
 
 /// Files per folder.
 const FOLDER: u64 = 1000;
+/// The folder of what no store takes.
+const ASIDE: &str = "aside";
 /// A file's first line is shorter.
 const HEAD_MAX: u64 = 64 << 10;
 /// What a waiting write costs beside its bytes: a block of the disk.
@@ -57,6 +60,20 @@ impl Entry {
             Entry::Broadcast { row } => format!("{}/{}", row.stream, row.id),
             Entry::Epoch { stream, row } => format!("{stream}/{}", row.broadcast),
         }
+    }
+
+    /// What it is, for people.
+    pub fn what(&self) -> &'static str {
+        match self {
+            Entry::Blob { .. } => "an object",
+            Entry::Chunk { .. } => "a chunk's row",
+            Entry::Broadcast { .. } => "a broadcast's row",
+            Entry::Epoch { .. } => "an epoch",
+        }
+    }
+
+    pub fn side(&self) -> Side {
+        if matches!(self, Entry::Blob { .. }) { Side::Bytes } else { Side::Rows }
     }
 
     fn bytes(&self) -> u64 {
@@ -99,8 +116,8 @@ pub struct Spool {
     shows: HashMap<String, u64>,
     /// Where an object's bytes wait.
     blobs: HashMap<String, u64>,
-    /// Objects that were given up before their row came.
-    given_up: HashSet<String>,
+    /// Objects that were given up, by broadcast, as long as something of it waits: the rows that come name them no more.
+    given_up: HashMap<String, HashSet<String>>,
 }
 
 /// What is to be done with files; done without the lock on the index.
@@ -122,10 +139,13 @@ impl Spool {
             bytes: 0,
             shows: HashMap::new(),
             blobs: HashMap::new(),
-            given_up: HashSet::new(),
+            given_up: HashMap::new(),
         };
         for folder in spool.files.list("").await? {
             let Child::Folder(folder) = folder else { continue };
+            if folder == ASIDE {
+                continue;
+            }
             for file in spool.files.list(&folder).await? {
                 let Child::Blob { name, bytes, .. } = file else { continue };
                 let number = name.rsplit('/').next().and_then(|number| number.parse::<u64>().ok());
@@ -168,8 +188,7 @@ impl Spool {
     /// Takes a place for a write, and says what to do with files for it: in this order. What had to be given up is told by name.
     pub fn add(&mut self, mut entry: Entry) -> (u64, Vec<Change>, Vec<String>) {
         if let Entry::Chunk { stream, broadcast, row } = &mut entry {
-            row.renditions
-                .retain(|made| !self.given_up.remove(&blob_name(stream, broadcast, &made.rendition, row.k, row.epoch)));
+            self.leave_out(stream, broadcast, row);
         }
         let number = self.next;
         self.note(number, entry.clone());
@@ -180,8 +199,22 @@ impl Spool {
             let Some(victim) = self.victim() else { break };
             lost.extend(self.give_up(victim, &mut changes));
         }
-        changes.push(Change::Write(number, entry));
+        // As it is now: what it named may have been given up for it.
+        changes.push(Change::Write(number, self.waiting[&number].clone()));
         (number, changes, lost)
+    }
+
+    /// Takes out of a chunk's row what was given up of it.
+    pub fn leave_out(&self, stream: &StreamId, broadcast: &BroadcastId, row: &mut ChunkRow) {
+        if let Some(lost) = self.given_up.get(&format!("{stream}/{broadcast}")) {
+            let (k, epoch) = (row.k, row.epoch);
+            row.renditions.retain(|made| !lost.contains(&blob_name(stream, broadcast, &made.rendition, k, epoch)));
+        }
+    }
+
+    /// Whether anything waits for one of the stores.
+    pub fn has_side(&self, side: Side) -> bool {
+        self.waiting.values().any(|entry| entry.side() == side)
     }
 
     /// The oldest chunk of the lowest value.
@@ -201,17 +234,17 @@ impl Spool {
                 .any(|made| blob_name(stream, broadcast, &made.rendition, row.k, row.epoch) == name),
             _ => false,
         };
-        match self.waiting.iter_mut().find(|(_, entry)| names(entry)) {
-            Some((row_number, entry)) => {
-                if let Entry::Chunk { stream, broadcast, row } = entry {
-                    let (k, epoch) = (row.k, row.epoch);
-                    let is_named = |made: &Rendition| blob_name(stream, broadcast, made, k, epoch) == name;
-                    row.renditions.retain(|made| !is_named(&made.rendition));
-                }
-                changes.push(Change::Write(*row_number, entry.clone()));
+        // A late rendition had its row written again: there may be more than one.
+        for (row_number, entry) in self.waiting.iter_mut().filter(|(_, entry)| names(entry)) {
+            if let Entry::Chunk { stream, broadcast, row } = entry {
+                let (k, epoch) = (row.k, row.epoch);
+                let is_named = |made: &Rendition| blob_name(stream, broadcast, made, k, epoch) == name;
+                row.renditions.retain(|made| !is_named(&made.rendition));
             }
-            None => _ = self.given_up.insert(name.clone()),
+            changes.push(Change::Write(*row_number, entry.clone()));
         }
+        // Forgotten with the last of its broadcast that waits: this is the last only where its row has not come.
+        self.given_up.entry(show_of(&name)).or_default().insert(name.clone());
         changes.push(Change::Remove(number));
         Some(name)
     }
@@ -225,6 +258,7 @@ impl Spool {
         *left -= 1;
         if *left == 0 {
             self.shows.remove(&show);
+            self.given_up.remove(&show);
         }
         if let Entry::Blob { name, .. } = &entry
             && self.blobs.get(name) == Some(&number)
@@ -244,17 +278,32 @@ impl Spool {
         self.forget(number);
     }
 
-    /// The oldest write that may be made now: bytes at any time, a row when nothing before it waits of its broadcast.
-    pub fn begin(&mut self) -> Option<(u64, Entry)> {
-        let mut behind = HashSet::new();
+    /// The oldest write for a store that may be made now: bytes at any time, a row when nothing before it waits of its broadcast,
+    /// an epoch when none of its stream does either.
+    pub fn begin(&mut self, side: Side) -> Option<(u64, Entry)> {
+        let (mut behind, mut streams) = (HashSet::new(), HashSet::new());
         let next = self.waiting.iter().find(|(number, entry)| {
+            if side == Side::Bytes {
+                return entry.side() == side && !self.busy.contains(number);
+            }
             let is_first = behind.insert(entry.show());
-            let may = matches!(entry, Entry::Blob { .. }) || is_first;
-            may && !self.busy.contains(number)
+            let is_next = match entry {
+                Entry::Epoch { stream, .. } => streams.insert(stream.clone()),
+                _ => true,
+            };
+            entry.side() == side && is_first && is_next && !self.busy.contains(number)
         });
         let (number, entry) = next.map(|(number, entry)| (*number, entry.clone()))?;
         self.busy.insert(number);
         Some((number, entry))
+    }
+
+    /// Forgets what waits of these, unless it is being made: it was deleted. Gives their numbers.
+    pub fn drop_all(&mut self, is_gone: impl Fn(&Entry) -> bool) -> Vec<u64> {
+        let idle = self.waiting.iter().filter(|(number, _)| !self.busy.contains(number));
+        let gone: Vec<_> = idle.filter(|(_, entry)| is_gone(entry)).map(|(number, _)| *number).collect();
+        gone.iter().for_each(|number| _ = self.forget(*number));
+        gone
     }
 
     /// Where the bytes of an object wait.
@@ -269,6 +318,15 @@ impl Spool {
             _ => None,
         });
         rows.collect()
+    }
+
+    /// The newest epoch of a stream that waits.
+    pub fn last_epoch(&self, stream: &StreamId) -> Option<EpochRow> {
+        let rows = self.waiting.values().filter_map(|entry| match entry {
+            Entry::Epoch { stream: of, row } if of == stream => Some(row.clone()),
+            _ => None,
+        });
+        rows.max_by_key(|row| row.epoch)
     }
 
     /// The epochs of a broadcast that wait, oldest first.
@@ -308,6 +366,11 @@ fn numbers(name: &str) -> Option<(u64, u64)> {
 /// The name of a waiting write's file.
 pub fn file(number: u64) -> String {
     format!("{}/{number:016}", number / FOLDER)
+}
+
+/// Where a write is put that no store takes.
+pub fn aside(number: u64) -> String {
+    format!("{ASIDE}/{number:016}")
 }
 
 /// A file's content.

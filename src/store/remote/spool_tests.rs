@@ -51,7 +51,7 @@ async fn add(spool: &mut Spool, entry: Entry) -> Vec<String> {
 /// Takes out all that may be made, in turn, each made before the next.
 fn order(spool: &mut Spool) -> Vec<String> {
     let mut order = Vec::new();
-    while let Some((number, entry)) = spool.begin() {
+    while let Some((number, entry)) = spool.begin(Side::Bytes).or_else(|| spool.begin(Side::Rows)) {
         order.push(match &entry {
             Entry::Blob { name, .. } => name.rsplit('/').next().unwrap().to_owned(),
             Entry::Chunk { row, .. } => {
@@ -73,18 +73,17 @@ async fn a_row_is_made_after_all_before_it_of_its_broadcast() {
     for entry in [blob("a", "source", 1, 10), row("a", 1, &["source"]), blob("a", "source", 2, 10), row("b", 9, &[])] {
         add(&mut spool, entry).await;
     }
-    // The bytes go first; a row of another broadcast waits for nobody.
-    let (first, _) = spool.begin().unwrap();
-    let (second, entry) = spool.begin().unwrap();
-    assert_eq!((first, second, entry), (0, 2, blob("a", "source", 2, 10)));
-    let (third, entry) = spool.begin().unwrap();
-    assert_eq!((third, entry), (3, row("b", 9, &[])));
-    assert_eq!(spool.begin(), None);
-    spool.done(first);
-    assert_eq!(spool.begin().unwrap(), (1, row("a", 1, &["source"])));
+    // Bytes wait for nothing; a row of another broadcast waits for nobody.
+    assert_eq!(spool.begin(Side::Bytes).unwrap().0, 0);
+    assert_eq!(spool.begin(Side::Bytes).unwrap(), (2, blob("a", "source", 2, 10)));
+    assert_eq!(spool.begin(Side::Bytes), None);
+    assert_eq!(spool.begin(Side::Rows).unwrap(), (3, row("b", 9, &[])));
+    assert_eq!(spool.begin(Side::Rows), None);
+    spool.done(0);
+    assert_eq!(spool.begin(Side::Rows).unwrap(), (1, row("a", 1, &["source"])));
     // One that failed is the next again.
     spool.rest(1);
-    assert_eq!(spool.begin().unwrap().0, 1);
+    assert_eq!(spool.begin(Side::Rows).unwrap().0, 1);
     assert!(spool.has("alice/a") && spool.has("alice/b") && !spool.has("alice/c"));
     [1, 2, 3].into_iter().for_each(|number| spool.done(number));
     assert!(!spool.has("alice/a"));
@@ -110,7 +109,7 @@ async fn what_waits_outlives_a_restart_and_half_a_write_does_not() {
     assert_eq!(read(&again.files(), number, Some(4990..9000)).await.unwrap().len(), 10);
     assert_eq!(again.chunks(&stream(), &show("a")).len(), 1);
     assert!(again.chunks(&stream(), &show("b")).is_empty());
-    assert_eq!(order(&mut again), ["1.1.m4s", "row 1 source", "2.1.m4s"]);
+    assert_eq!(order(&mut again), ["1.1.m4s", "2.1.m4s", "row 1 source"]);
     drop(again);
     // A power failure leaves a file without its end; a new write takes no old one's place.
     std::fs::write(dir.path().join(file(0)), b"{\"blob\":{\"name\":\"alice/a/source/0/1.1.m4s\",\"len\":5000}}\nxyz")
@@ -168,4 +167,49 @@ fn what_is_worth_most_is_what_all_else_is_made_from() {
     assert!(value("160p") < value("720p") && value("720p") < value("source") && value("source") == value("audio"));
     assert_eq!(Entry::Blob { name: "alice/a/720p/init-00.mp4".into(), len: 1 }.value(), None);
     assert_eq!(row("a", 1, &[]).value(), None);
+}
+
+#[tokio::test]
+async fn epochs_of_a_stream_are_made_in_turn_and_what_is_deleted_waits_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = spool(dir.path(), 1 << 30).await;
+    let epoch = |of: &str, number| {
+        let node = "one".to_owned();
+        let row = EpochRow {
+            epoch: number,
+            broadcast: show(of),
+            k_start: 0,
+            at: 0,
+            wall: UnixMs(0),
+            discontinuity: false,
+            node,
+        };
+        Entry::Epoch { stream: stream(), row }
+    };
+    for entry in [blob("a", "source", 1, 10), epoch("a", 7), row("a", 1, &["source"]), epoch("b", 8), row("b", 1, &[])]
+    {
+        add(&mut spool, entry).await;
+    }
+    assert_eq!(spool.last_epoch(&stream()).unwrap().epoch, 8);
+    // The first broadcast's waits for its bytes, and the second's for it.
+    assert_eq!(spool.begin(Side::Rows), None);
+    let gone = spool.drop_all(|entry| matches!(entry, Entry::Blob { .. }));
+    assert_eq!(gone, [0]);
+    assert_eq!(order(&mut spool), ["epoch 7", "row 1 source", "epoch 8", "row 1 "]);
+}
+
+#[tokio::test]
+async fn all_rows_of_a_chunk_lose_what_is_given_up_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = spool(dir.path(), 45_000).await;
+    for entry in [blob("a", "160p", 1, 12_000), row("a", 1, &["160p"]), blob("a", "source", 1, 12_000)] {
+        assert!(add(&mut spool, entry).await.is_empty());
+    }
+    // Its row is written again with the late one, for which the small one has to go.
+    assert_eq!(add(&mut spool, row("a", 1, &["160p", "source"])).await, Vec::<String>::new());
+    assert_eq!(add(&mut spool, blob("a", "audio", 1, 2_000)).await.len(), 1);
+    assert_eq!(add(&mut spool, row("a", 1, &["160p", "source", "audio"])).await.len(), 0);
+    drop(spool);
+    let mut spool = Spool::open(dir.path(), 45_000).await.unwrap();
+    assert_eq!(order(&mut spool), ["1.1.m4s", "1.1.m4s", "row 1 ", "row 1 source", "row 1 source,audio"]);
 }
