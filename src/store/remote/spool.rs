@@ -4,7 +4,7 @@
 //! lost: the oldest chunks of the smallest renditions are given up, and the rows that name them are written without them.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     path::Path,
     sync::Arc,
 };
@@ -112,8 +112,10 @@ pub struct Spool {
     /// Those that are being made now.
     busy: HashSet<u64>,
     bytes: u64,
-    /// Of each broadcast how many wait.
-    shows: HashMap<String, u64>,
+    /// What waits of each broadcast.
+    shows: HashMap<String, BTreeSet<u64>>,
+    /// What may be given up, by what it is worth.
+    victims: BTreeSet<(u32, u64)>,
     /// Where an object's bytes wait.
     blobs: HashMap<String, u64>,
     /// Objects that were given up, by broadcast, as long as something of it waits: the rows that come name them no more.
@@ -138,17 +140,20 @@ impl Spool {
             busy: HashSet::new(),
             bytes: 0,
             shows: HashMap::new(),
+            victims: BTreeSet::new(),
             blobs: HashMap::new(),
             given_up: HashMap::new(),
         };
         for folder in spool.files.list("").await? {
             let Child::Folder(folder) = folder else { continue };
-            if folder == ASIDE {
-                continue;
-            }
             for file in spool.files.list(&folder).await? {
                 let Child::Blob { name, bytes, .. } = file else { continue };
                 let number = name.rsplit('/').next().and_then(|number| number.parse::<u64>().ok());
+                if folder == ASIDE {
+                    // No other takes its place.
+                    spool.next = spool.next.max(number.map_or(0, |number| number + 1));
+                    continue;
+                }
                 let head = spool.files.get_range(&name, 0..HEAD_MAX).await?;
                 match number.zip(head_of(&head, bytes)) {
                     Some((number, entry)) => spool.note(number, entry),
@@ -178,7 +183,10 @@ impl Spool {
     fn note(&mut self, number: u64, entry: Entry) {
         self.next = self.next.max(number + 1);
         self.bytes += entry.bytes();
-        *self.shows.entry(entry.show()).or_default() += 1;
+        self.shows.entry(entry.show()).or_default().insert(number);
+        if let Some(value) = entry.value() {
+            self.victims.insert((value, number));
+        }
         if let Entry::Blob { name, .. } = &entry {
             self.blobs.insert(name.clone(), number);
         }
@@ -219,29 +227,25 @@ impl Spool {
 
     /// The oldest chunk of the lowest value.
     fn victim(&self) -> Option<u64> {
-        let idle = self.waiting.iter().filter(|(number, _)| !self.busy.contains(number));
-        idle.filter_map(|(number, entry)| Some((entry.value()?, *number))).min().map(|(_, number)| number)
+        self.victims.iter().map(|(_, number)| *number).find(|number| !self.busy.contains(number))
     }
 
     fn give_up(&mut self, number: u64, changes: &mut Vec<Change>) -> Option<String> {
         let Entry::Blob { name, .. } = self.forget(number)? else { return None };
         // The row that names it is written anew first: a crash in between leaves bytes without a row, not the reverse.
         let numbers = numbers(&name);
-        let names = |entry: &Entry| match entry {
-            Entry::Chunk { stream, broadcast, row } if Some((row.k, row.epoch)) == numbers => row
-                .renditions
-                .iter()
-                .any(|made| blob_name(stream, broadcast, &made.rendition, row.k, row.epoch) == name),
-            _ => false,
-        };
         // A late rendition had its row written again: there may be more than one.
-        for (row_number, entry) in self.waiting.iter_mut().filter(|(_, entry)| names(entry)) {
-            if let Entry::Chunk { stream, broadcast, row } = entry {
-                let (k, epoch) = (row.k, row.epoch);
+        for row_number in self.shows.get(&show_of(&name)).into_iter().flatten() {
+            let Some(entry) = self.waiting.get_mut(row_number) else { continue };
+            let Entry::Chunk { stream, broadcast, row } = entry else { continue };
+            let (k, epoch, before) = (row.k, row.epoch, row.renditions.len());
+            if Some((k, epoch)) == numbers {
                 let is_named = |made: &Rendition| blob_name(stream, broadcast, made, k, epoch) == name;
                 row.renditions.retain(|made| !is_named(&made.rendition));
             }
-            changes.push(Change::Write(*row_number, entry.clone()));
+            if row.renditions.len() < before {
+                changes.push(Change::Write(*row_number, entry.clone()));
+            }
         }
         // Forgotten with the last of its broadcast that waits: this is the last only where its row has not come.
         self.given_up.entry(show_of(&name)).or_default().insert(name.clone());
@@ -253,10 +257,13 @@ impl Spool {
         let entry = self.waiting.remove(&number)?;
         self.busy.remove(&number);
         self.bytes -= entry.bytes();
+        if let Some(value) = entry.value() {
+            self.victims.remove(&(value, number));
+        }
         let show = entry.show();
-        let left = self.shows.get_mut(&show).expect("it was counted");
-        *left -= 1;
-        if *left == 0 {
+        let left = self.shows.get_mut(&show).expect("it is among them");
+        left.remove(&number);
+        if left.is_empty() {
             self.shows.remove(&show);
             self.given_up.remove(&show);
         }
@@ -281,21 +288,33 @@ impl Spool {
     /// The oldest write for a store that may be made now: bytes at any time, a row when nothing before it waits of its broadcast,
     /// an epoch when none of its stream does either.
     pub fn begin(&mut self, side: Side) -> Option<(u64, Entry)> {
-        let (mut behind, mut streams) = (HashSet::new(), HashSet::new());
-        let next = self.waiting.iter().find(|(number, entry)| {
-            if side == Side::Bytes {
-                return entry.side() == side && !self.busy.contains(number);
+        let is_idle = |number: &u64| !self.busy.contains(number);
+        let next = match side {
+            Side::Bytes => {
+                let objects = self.waiting.iter().filter(|(_, entry)| entry.side() == side);
+                objects.map(|(number, _)| *number).find(is_idle)
             }
-            let is_first = behind.insert(entry.show());
-            let is_next = match entry {
-                Entry::Epoch { stream, .. } => streams.insert(stream.clone()),
-                _ => true,
-            };
-            entry.side() == side && is_first && is_next && !self.busy.contains(number)
-        });
-        let (number, entry) = next.map(|(number, entry)| (*number, entry.clone()))?;
+            Side::Rows => {
+                let firsts = self.shows.values().filter_map(|show| show.first().copied());
+                firsts.filter(|first| is_idle(first) && self.is_next(*first)).min()
+            }
+        };
+        let number = next?;
+        let entry = self.waiting[&number].clone();
         self.busy.insert(number);
         Some((number, entry))
+    }
+
+    /// Whether the first of a broadcast that waits is a row, and no epoch that comes after another of its stream.
+    fn is_next(&self, number: u64) -> bool {
+        match &self.waiting[&number] {
+            Entry::Blob { .. } => false,
+            Entry::Chunk { .. } | Entry::Broadcast { .. } => true,
+            Entry::Epoch { stream, .. } => {
+                let is_of = |entry: &Entry| matches!(entry, Entry::Epoch { stream: of, .. } if of == stream);
+                !self.waiting.range(..number).any(|(_, entry)| is_of(entry))
+            }
+        }
     }
 
     /// Forgets what waits of these, unless it is being made: it was deleted. Gives their numbers.
@@ -311,10 +330,16 @@ impl Spool {
         self.blobs.get(name).copied()
     }
 
+    /// What waits of a broadcast, oldest first.
+    fn of(&self, stream: &StreamId, broadcast: &BroadcastId) -> impl Iterator<Item = &Entry> {
+        let show = self.shows.get(&format!("{stream}/{broadcast}"));
+        show.into_iter().flatten().map(|number| &self.waiting[number])
+    }
+
     /// The chunk rows of a broadcast that wait.
     pub fn chunks(&self, stream: &StreamId, broadcast: &BroadcastId) -> Vec<ChunkRow> {
-        let rows = self.waiting.values().filter_map(|entry| match entry {
-            Entry::Chunk { stream: of, broadcast: show, row } if of == stream && show == broadcast => Some(row.clone()),
+        let rows = self.of(stream, broadcast).filter_map(|entry| match entry {
+            Entry::Chunk { row, .. } => Some(row.clone()),
             _ => None,
         });
         rows.collect()
@@ -331,8 +356,8 @@ impl Spool {
 
     /// The epochs of a broadcast that wait, oldest first.
     pub fn epochs(&self, stream: &StreamId, broadcast: &BroadcastId) -> Vec<EpochRow> {
-        let rows = self.waiting.values().filter_map(|entry| match entry {
-            Entry::Epoch { stream: of, row } if of == stream && row.broadcast == *broadcast => Some(row.clone()),
+        let rows = self.of(stream, broadcast).filter_map(|entry| match entry {
+            Entry::Epoch { row, .. } => Some(row.clone()),
             _ => None,
         });
         rows.collect()
