@@ -92,7 +92,7 @@ impl Keeper {
         let ended = CancellationToken::new();
         let hand = Hand { stream: stream.clone(), stores, ended: ended.clone() };
         let (open, waiting_too) = (BTreeMap::new(), waiting.clone());
-        let writer = Writer { hand, stored, waiting: waiting_too, open, closed: 0, putting: JoinSet::new() };
+        let writer = Writer { hand, stored, waiting: waiting_too, open, closed: None, putting: JoinSet::new() };
         (Self { jobs, waiting, stream, _ended: ended.drop_guard() }, writer.run(queue))
     }
 
@@ -137,14 +137,17 @@ struct Hand {
     ended: CancellationToken,
 }
 
+/// A row: broadcast, k and epoch. A later broadcast has a greater id.
+type Key = (BroadcastId, u64, u64);
+
 struct Writer {
     hand: Hand,
     stored: mpsc::Sender<Stored>,
     waiting: Arc<AtomicUsize>,
-    /// Rows under way, by (k, epoch); a late rendition writes its row again.
-    open: BTreeMap<(u64, u64), (BroadcastId, Row)>,
-    /// Rows below this number are written for good, unless they are open still.
-    closed: u64,
+    /// Rows under way; a late rendition writes its row again.
+    open: BTreeMap<Key, Row>,
+    /// Rows up to this one are written for good, unless they are open still.
+    closed: Option<Key>,
     /// Chunks that are being put: each with the bytes it held in the queue, and whether it was stored.
     putting: JoinSet<(ChunkJob, usize, bool)>,
 }
@@ -159,10 +162,10 @@ impl Writer {
                     None => open = false,
                 },
                 Some(put) = self.putting.join_next() => self.put(put).await,
-                () = tokio::time::sleep(ROW_WAIT) => self.flush(u64::MAX).await,
+                () = tokio::time::sleep(ROW_WAIT) => self.flush(None).await,
             }
         }
-        self.flush(u64::MAX).await;
+        self.flush(None).await;
     }
 
     async fn begin(&mut self, job: Job) {
@@ -189,16 +192,11 @@ impl Writer {
                     while let Some(put) = self.putting.join_next().await {
                         self.put(put).await;
                     }
-                    self.flush(u64::MAX).await;
+                    self.flush(None).await;
                 }
                 let meta = self.hand.stores.meta.clone();
                 if self.hand.persist(|| meta.put_broadcast((*row).clone())).await && ends {
                     let _ = self.stored.try_send(Stored::End);
-                }
-                if ends {
-                    // The next one counts from zero again.
-                    self.open.clear();
-                    self.closed = 0;
                 }
             }
         }
@@ -217,14 +215,11 @@ impl Writer {
 
     async fn chunk(&mut self, job: ChunkJob) {
         let (k, epoch) = (job.slot.k, job.slot.epoch);
-        if k < self.closed && !self.open.contains_key(&(k, epoch)) {
-            // Its row was written long ago; one with this rendition alone would take its place.
-            return;
-        }
+        let key = (job.broadcast, k, epoch);
         let rendition = job.made.rendition.clone();
-        let (_, row) = self.open.entry((k, epoch)).or_insert_with(|| {
+        if !self.open.contains_key(&key) {
             let slot = &job.slot;
-            let row = ChunkRow {
+            let new = ChunkRow {
                 k,
                 epoch,
                 at: slot.at,
@@ -233,45 +228,64 @@ impl Writer {
                 discontinuity: slot.discontinuity,
                 renditions: Vec::new(),
             };
-            (job.broadcast.clone(), Row { row, expected: job.expected, written: false })
-        });
+            // One with this rendition alone would take the place of a row that was written long ago.
+            let is_old = self.closed.as_ref().is_some_and(|closed| key <= *closed);
+            let old = if is_old { self.written(&key).await } else { Ok(None) };
+            let old = match old {
+                Ok(old) => old,
+                Err(why) => {
+                    error!(stream = %self.hand.stream, k, %rendition, %why, "a late chunk will not be recorded: its row cannot be read");
+                    return;
+                }
+            };
+            let row = Row { written: old.is_some(), row: old.unwrap_or(new), expected: job.expected };
+            self.open.insert(key.clone(), row);
+        }
+        let Some(row) = self.open.get_mut(&key) else { return };
         row.row.renditions.retain(|known| known.rendition != rendition);
         row.row.renditions.push(job.made);
         let complete = row.row.renditions.len() >= row.expected;
         if complete || row.written {
-            self.put_row(k, epoch).await;
+            self.put_row(&key).await;
         }
-        self.flush(k.saturating_sub(1)).await;
+        self.flush(Some((key.0, k.saturating_sub(1), 0))).await;
         while self.open.len() > OPEN_ROWS {
-            let Some(done) = self.open.iter().find(|(_, (_, row))| row.written).map(|(key, _)| *key) else { break };
+            let Some(done) = self.open.iter().find(|(_, row)| row.written).map(|(key, _)| key.clone()) else { break };
             self.open.remove(&done);
-            self.closed = self.closed.max(done.0 + 1);
+            self.closed = self.closed.take().max(Some(done));
         }
     }
 
-    /// Writes the rows below `k` that wait for a rendition that is late.
-    async fn flush(&mut self, k: u64) {
-        let late: Vec<_> =
-            self.open.iter().filter(|((n, _), (_, row))| *n < k && !row.written).map(|(key, _)| *key).collect();
-        for (k, epoch) in late {
-            self.put_row(k, epoch).await;
+    /// A row as it is in the store.
+    async fn written(&self, (broadcast, k, epoch): &Key) -> store::Result<Option<ChunkRow>> {
+        let read = self.hand.stores.meta.chunks(&self.hand.stream, broadcast, *k, 1);
+        let rows = tokio::time::timeout(ATTEMPT, read).await;
+        let rows = rows.unwrap_or_else(|_| Err(store::Error::Unavailable(format!("no answer within {ATTEMPT:?}"))))?;
+        Ok(rows.into_iter().find(|row| (row.k, row.epoch) == (*k, *epoch)))
+    }
+
+    /// Writes the rows that wait for a rendition that is late: those before `end`, or all.
+    async fn flush(&mut self, end: Option<Key>) {
+        let is_late = |key: &Key| end.as_ref().is_none_or(|end| key < end);
+        let late = self.open.iter().filter(|(key, row)| !row.written && is_late(key)).map(|(key, _)| key.clone());
+        for key in late.collect::<Vec<_>>() {
+            self.put_row(&key).await;
         }
     }
 
-    async fn put_row(&mut self, k: u64, epoch: u64) {
-        let Some((broadcast, row)) = self.open.get(&(k, epoch)).map(|(b, r)| (b.clone(), r.row.clone())) else {
-            return;
-        };
+    async fn put_row(&mut self, key: &Key) {
+        let Some(row) = self.open.get(key).map(|open| open.row.clone()) else { return };
+        let (broadcast, k, epoch) = key;
         let (meta, stream) = (&self.hand.stores.meta, &self.hand.stream);
-        if !self.hand.persist(|| meta.put_chunk(stream, &broadcast, row.clone())).await {
+        if !self.hand.persist(|| meta.put_chunk(stream, broadcast, row.clone())).await {
             return;
         }
-        if let Some((_, open)) = self.open.get_mut(&(k, epoch)) {
+        if let Some(open) = self.open.get_mut(key) {
             open.written = true;
         }
         for made in row.renditions {
             // A line that does not listen any more has no memory to free.
-            let _ = self.stored.try_send(Stored::Chunk { rendition: made.rendition, k, epoch });
+            let _ = self.stored.try_send(Stored::Chunk { rendition: made.rendition, k: *k, epoch: *epoch });
         }
     }
 }
@@ -309,5 +323,56 @@ impl Hand {
             let _ = tokio::time::timeout(pause, self.ended.cancelled()).await;
             pause = (pause * 2).min(Duration::from_secs(4));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        store::{blobs::Folder, embedded::Embedded},
+        time::UnixMs,
+    };
+
+    fn chunk(broadcast: &BroadcastId, k: u64, rendition: &str) -> ChunkJob {
+        let at = i64::try_from(k).unwrap() * 180_000;
+        let slot = Slot { k, epoch: 1, at, end: None, wall: UnixMs(0), discontinuity: false, gap: false };
+        let rendition = Rendition::new(rendition).unwrap();
+        let made = RenditionChunk { rendition, init: "0".into(), bytes: 1, iframe: 1, duration_us: 2_000_000 };
+        let broadcast = broadcast.clone();
+        ChunkJob { broadcast, slot, duration: 180_000, expected: 2, made, bytes: Pieces::default() }
+    }
+
+    #[tokio::test]
+    async fn a_late_rendition_joins_its_row_however_late_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let meta: Arc<dyn Meta> = Arc::new(Embedded::open(&dir.path().join("meta")).unwrap());
+        let blobs = Arc::new(Folder::open(&dir.path().join("chunks")).unwrap());
+        let stores = Stores { meta: meta.clone(), blobs, health: Arc::default() };
+        let (stream, ended) = (StreamId::new("alice").unwrap(), CancellationToken::new());
+        let hand = Hand { stream: stream.clone(), stores, ended };
+        let (stored, _told) = mpsc::channel(100);
+        let (open, waiting) = (BTreeMap::new(), Arc::default());
+        let mut writer = Writer { hand, stored, waiting, open, closed: None, putting: JoinSet::new() };
+        let of = ["1a", "1b"].map(|id| BroadcastId::new(id).unwrap());
+        // The end of the first one did not reach the writer, and the second counts from zero.
+        for broadcast in &of {
+            for (k, rendition) in (0..20).flat_map(|k| [(k, "source"), (k, "360p")]) {
+                // One comes after its row was written without it, one of a row that was never begun.
+                if (k, rendition) != (3, "360p") && k != 5 {
+                    writer.chunk(chunk(broadcast, k, rendition)).await;
+                }
+            }
+            for (k, rendition) in [(3, "360p"), (5, "360p"), (5, "source")] {
+                writer.chunk(chunk(broadcast, k, rendition)).await;
+            }
+        }
+        writer.flush(None).await;
+        for broadcast in &of {
+            let rows = meta.chunks(&stream, broadcast, 0, 100).await.unwrap();
+            let made: Vec<_> = rows.iter().map(|row| (row.k, row.renditions.len())).collect();
+            assert_eq!(made, (0..20).map(|k| (k, 2)).collect::<Vec<_>>());
+        }
+        assert!(writer.open.len() <= OPEN_ROWS);
     }
 }
