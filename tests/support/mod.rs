@@ -19,6 +19,10 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -41,9 +45,13 @@ pub fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// A port nobody listens on now.
+/// A port nobody listens on now. It is below those that the system gives to connections, of which a driver makes many: one of
+/// them could have it before the node listens.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("loopback").local_addr().expect("bound").port()
+    static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(rand::random::<u32>() % 10_000));
+    let next = || u16::try_from(10_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 10_000).expect("it is smaller");
+    let mut ports = std::iter::repeat_with(next).take(10_000);
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port")
 }
 
 /// A node of its own process.
