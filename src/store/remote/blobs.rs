@@ -49,8 +49,7 @@ impl Blobs for RemoteBlobs {
             return Ok(bytes);
         }
         if let Some(bytes) = remote.kept.get(name) {
-            let clamp = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
-            return Ok(bytes.slice(clamp(range.start)..clamp(range.end.max(range.start))));
+            return Ok(spool::part(&bytes, &range));
         }
         let (blobs, owned) = (remote.blobs.clone(), name.to_owned());
         let key = format!("{name}#{}-{}", range.start, range.end);

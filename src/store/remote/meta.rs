@@ -249,9 +249,7 @@ impl Meta for RemoteMeta {
     }
 
     async fn put_about(&self, stream: &StreamId, id: &BroadcastId, about: About) -> Result<()> {
-        let done = self.0.meta.put_about(stream, id, about).await;
-        self.0.forget_reads();
-        done
+        self.0.meta.put_about(stream, id, about).await
     }
 
     async fn about(&self, stream: &StreamId, id: &BroadcastId) -> Result<About> {
@@ -276,9 +274,7 @@ impl Meta for RemoteMeta {
     }
 
     async fn put_clip(&self, row: ClipRow) -> Result<()> {
-        let done = self.0.meta.put_clip(row).await;
-        self.0.forget_reads();
-        done
+        self.0.meta.put_clip(row).await
     }
 
     async fn clip(&self, id: &ClipId) -> Result<Option<ClipRow>> {
@@ -290,15 +286,11 @@ impl Meta for RemoteMeta {
     }
 
     async fn delete_clip(&self, id: &ClipId) -> Result<()> {
-        let done = self.0.meta.delete_clip(id).await;
-        self.0.forget_reads();
-        done
+        self.0.meta.delete_clip(id).await
     }
 
     async fn put_job(&self, row: JobRow) -> Result<()> {
-        let done = self.0.meta.put_job(row).await;
-        self.0.forget_reads();
-        done
+        self.0.meta.put_job(row).await
     }
 
     async fn jobs(&self) -> Result<Vec<JobRow>> {
@@ -306,9 +298,7 @@ impl Meta for RemoteMeta {
     }
 
     async fn delete_job(&self, id: &str) -> Result<()> {
-        let done = self.0.meta.delete_job(id).await;
-        self.0.forget_reads();
-        done
+        self.0.meta.delete_job(id).await
     }
 }
 

@@ -47,8 +47,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const BYTES_PER_SECOND: u64 = 2 << 20;
 /// The same of an epoch, which an encoder waits for.
 const EPOCH_PATIENCE: Duration = Duration::from_secs(5);
-/// Streams of which is remembered what was last known.
-const STREAMS: usize = 10_000;
 /// The same of a write that waited already.
 const LATER_PATIENCE: Duration = Duration::from_secs(10);
 /// Waiting writes that are made at the same time: live writes go before them.
@@ -58,6 +56,8 @@ const AGAIN: Duration = Duration::from_millis(250);
 const AGAIN_MAX: Duration = Duration::from_secs(4);
 /// Reads of metadata, and of objects, at a time.
 const READS: usize = 32;
+/// Streams of which is remembered what was last known.
+const STREAMS: usize = 10_000;
 /// Memory for chunks that were read: a minute of some dozens of streams.
 const KEPT_BYTES: u64 = 64 << 20;
 /// What was given up is told at most so often.

@@ -418,9 +418,16 @@ pub async fn read(files: &Folder, number: u64, range: Option<std::ops::Range<u64
     let whole = files.get(&file(number)).await?;
     let end = whole.iter().position(|byte| *byte == b'\n').ok_or_else(|| Error::Damaged(file(number)))?;
     let bytes = whole.slice(end + 1..);
-    let Some(range) = range else { return Ok(bytes) };
+    Ok(match range {
+        Some(range) => part(&bytes, &range),
+        None => bytes,
+    })
+}
+
+/// A part of an object's bytes, as far as they go.
+pub fn part(bytes: &Bytes, range: &std::ops::Range<u64>) -> Bytes {
     let clamp = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
-    Ok(bytes.slice(clamp(range.start)..clamp(range.end.max(range.start))))
+    bytes.slice(clamp(range.start)..clamp(range.end.max(range.start)))
 }
 
 #[cfg(test)]
