@@ -103,11 +103,19 @@ fn a_newcomer_rewinds_clips_replays_downloads_and_deletes() {
     let made = node.admin("POST", "/api/v1/streams", Some(r#"{"id":"tour"}"#));
     let made: serde_json::Value = serde_json::from_slice(&made.body).unwrap();
     let key = made["key"].as_str().unwrap();
-    let _publisher = Publisher::test_picture(&node, key, "320x180", 30, "-g 60 -b:v 200k", "-b:a 64k", 60);
+    let publisher = Publisher::test_picture(&node, key, "320x180", 30, "-g 60 -b:v 200k", "-b:a 64k", 240);
     node.wait_stream("tour", "some chunks on", |s| s["k"].as_u64() >= Some(10));
     let mut command = Command::new("node");
     command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/web/test/tour.mjs")).args([&node.url(""), "tour", key]);
-    let output = command.stderr(Stdio::inherit()).output().expect("node must be installed, and `npm ci` run in web/");
+    command.stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let mut tour = command.spawn().expect("node must be installed, and `npm ci` run in web/");
+    // The show ends when the clip of it is made.
+    let clipped = || node.admin("GET", "/api/v1/streams/tour/clips", None).body.windows(4).any(|text| text == b"\"id\"");
+    wait("the clip, or the tour's end", secs(180), || {
+        (clipped() || tour.try_wait().expect("our child").is_some()).then_some(())
+    });
+    drop(publisher);
+    let output = tour.wait_with_output().expect("our child");
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     let told: serde_json::Value = serde_json::from_str(told.trim()).unwrap_or_else(|why| panic!("{why}: {told}"));
     assert_eq!(told["ok"], true, "{told}");

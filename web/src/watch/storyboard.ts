@@ -16,6 +16,8 @@ export interface Tile {
 
 /** The one of a broadcast that goes on is asked for anew after this. */
 const STALE_MS = 30_000;
+/** What could not be had is asked for again after this: a busy server puts pictures off. */
+const AGAIN_MS = 5_000;
 
 /** Reads the cues; what is not one is left out. Pure. */
 export function readStoryboard(text: string): Tile[] {
@@ -38,15 +40,28 @@ function seconds(text: string): number | null {
   return parts === null ? null : Number(parts[1] ?? 0) * 3600 + Number(parts[2]) * 60 + Number(parts[3]);
 }
 
+/** An address of the picture, once it can be shown; null when it cannot. */
+async function loaded(path: string, ticket: string | null): Promise<string | null> {
+  const url = await pictureUrl(path, ticket);
+  if (url === null) return null;
+  const image = new Image();
+  image.src = url;
+  return image.decode().then(
+    () => url,
+    () => null,
+  );
+}
+
 /** Fetches a broadcast's storyboard when it is first wanted. */
 export class Storyboard {
   readonly path: string;
   #ticket: string | null;
   #grows: boolean;
   #tiles: Tile[] = [];
-  /** Shown addresses by sheet; null while one is on its way, or where it cannot be had. */
+  /** Shown addresses by sheet; null while one is on its way, and for a while where it could not be had. */
   #sheets = new Map<string, string | null>();
-  #askedMs = Number.NEGATIVE_INFINITY;
+  /** When the tiles are asked for next. */
+  #dueMs = Number.NEGATIVE_INFINITY;
 
   /** `grows`: of a broadcast that goes on. */
   constructor(path: string, ticket: string | null, grows: boolean) {
@@ -69,20 +84,27 @@ export class Storyboard {
     const known = this.#sheets.get(path.href);
     if (known !== undefined) return known;
     this.#sheets.set(path.href, null);
-    void pictureUrl(path.pathname + path.search, this.#ticket).then((url) => this.#sheets.set(path.href, url));
+    void loaded(path.pathname + path.search, this.#ticket).then((url) => {
+      if (url !== null) this.#sheets.set(path.href, url);
+      else setTimeout(() => this.#sheets.delete(path.href), AGAIN_MS);
+    });
     return null;
   }
 
   #refresh(): void {
     const nowMs = performance.now();
-    if (nowMs - this.#askedMs < (this.#grows ? STALE_MS : Number.POSITIVE_INFINITY)) return;
-    this.#askedMs = nowMs;
+    if (nowMs < this.#dueMs) return;
+    this.#dueMs = Number.POSITIVE_INFINITY;
     // Without pictures the time line shows times: nothing to tell the viewer.
     void fetch(ticketed(this.path, this.#ticket))
       .then((response) => (response.ok ? response.text() : null))
       .then((text) => {
         if (text !== null) this.#tiles = readStoryboard(text);
+        return text !== null;
       })
-      .catch(() => {});
+      .catch(() => false)
+      .then((had) => {
+        if (!had || this.#grows) this.#dueMs = nowMs + (had ? STALE_MS : AGAIN_MS);
+      });
   }
 }
