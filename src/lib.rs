@@ -14,6 +14,8 @@ pub mod rtmp;
 
 pub mod store;
 
+pub mod cluster;
+
 pub mod transcode;
 
 pub mod package;

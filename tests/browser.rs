@@ -110,7 +110,8 @@ fn a_newcomer_rewinds_clips_replays_downloads_and_deletes() {
     command.stdout(Stdio::piped()).stderr(Stdio::inherit());
     let mut tour = command.spawn().expect("node must be installed, and `npm ci` run in web/");
     // The show ends when the clip of it is made.
-    let clipped = || node.admin("GET", "/api/v1/streams/tour/clips", None).body.windows(4).any(|text| text == b"\"id\"");
+    let clipped =
+        || node.admin("GET", "/api/v1/streams/tour/clips", None).body.windows(4).any(|text| text == b"\"id\"");
     wait("the clip, or the tour's end", secs(180), || {
         (clipped() || tour.try_wait().expect("our child").is_some()).then_some(())
     });

@@ -44,6 +44,7 @@ macro_rules! meta_conforms {
             a_stream_is_made_by_one_of_many,
             streams_are_listed_in_order_by_pages,
             access_rows_take_the_place_of_their_name,
+            nodes_tell_of_themselves,
             the_epoch_log_grows_by_one,
             one_taker_wins_each_epoch,
             broadcasts_are_listed_newest_first,

@@ -7,7 +7,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, RwLock},
     time::Duration,
 };
 
@@ -23,6 +23,7 @@ use tokio_util::{
     sync::CancellationToken,
 };
 use tracing::{info, warn};
+use url::Url;
 
 use super::{Cache, Object, What, upstream::Nodes};
 use crate::{
@@ -104,6 +105,10 @@ pub enum News<'a> {
     Access,
     /// A pushed stream listed this.
     Listed(&'a Object),
+    /// It shows this stream, or something of it has changed.
+    Stream(&'a StreamId, &'a Value),
+    /// An upstream has come or is gone.
+    Alive,
 }
 
 /// The links to all upstreams, and what was heard on them.
@@ -113,26 +118,48 @@ pub struct Links {
     /// What this process is called.
     name: String,
     // Held for look-ups only, never across an await.
-    heard: Vec<Mutex<Heard>>,
+    heard: RwLock<Vec<Arc<Mutex<Heard>>>>,
 }
 
 impl Links {
     /// Links that nobody drives yet: until one speaks, its upstream is not asked for anything.
     pub fn new(nodes: Arc<Nodes>, cache: Cache, name: &str) -> Arc<Self> {
-        let heard = (0..nodes.len()).map(|_| Mutex::default()).collect();
+        let heard = RwLock::new((0..nodes.len()).map(|_| Arc::default()).collect());
         Arc::new(Self { nodes, cache, name: name.to_owned(), heard })
+    }
+
+    /// Adds an upstream; gives its number, for [`Links::hold`].
+    pub fn add(&self, url: &Url) -> usize {
+        let mut heard = self.heard.write().expect("no panic while held");
+        // Before it has its number, for whoever looks at all of them.
+        heard.push(Arc::default());
+        self.cache.add_upstream();
+        self.nodes.add(url)
+    }
+
+    /// Whether an upstream is there.
+    pub fn is_alive(&self, upstream: usize) -> bool {
+        self.cache.alive().get(upstream).is_some_and(|alive| *alive)
+    }
+
+    fn heard(&self) -> Vec<Arc<Mutex<Heard>>> {
+        self.heard.read().expect("no panic while held").clone()
+    }
+
+    fn of(&self, upstream: usize) -> Arc<Mutex<Heard>> {
+        self.heard.read().expect("no panic while held")[upstream].clone()
     }
 
     /// The processes that all links lead to.
     pub fn behind(&self) -> Vec<String> {
-        self.heard.iter().flat_map(|heard| heard.lock().expect("no panic while held").behind.clone()).collect()
+        self.heard().iter().flat_map(|heard| heard.lock().expect("no panic while held").behind.clone()).collect()
     }
 
     /// Who may watch, as all upstreams say together; with tickets only before any has spoken.
     pub fn access(&self) -> Access {
         let alive = self.cache.alive();
         let mut all: Vec<Access> = Vec::new();
-        for (heard, is_alive) in self.heard.iter().zip(&alive) {
+        for (heard, is_alive) in self.heard().iter().zip(&alive) {
             let Some(mut access) = heard.lock().expect("no panic while held").access.clone() else { continue };
             // A key may have been taken away since one was heard last; what forbids counts for ever.
             if !is_alive && alive.contains(&true) {
@@ -147,10 +174,10 @@ impl Links {
     }
 
     /// The upstreams' words, those of the ones that are there first.
-    fn by_liveness(&self) -> impl Iterator<Item = &Mutex<Heard>> {
-        let alive = self.cache.alive();
-        let of = move |wanted| self.heard.iter().zip(alive.clone()).filter(move |(_, alive)| *alive == wanted);
-        of.clone()(true).chain(of(false)).map(|(heard, _)| heard)
+    fn by_liveness(&self) -> impl Iterator<Item = Arc<Mutex<Heard>>> {
+        let mut all: Vec<_> = self.heard().into_iter().zip(self.cache.alive()).collect();
+        all.sort_by_key(|(_, alive)| !alive);
+        all.into_iter().map(|(heard, _)| heard)
     }
 
     /// The streams that upstreams show, by name; of two that show one, the first that is there.
@@ -172,13 +199,14 @@ impl Links {
     /// Whether an upstream that is there shows this broadcast of a stream.
     pub fn is_shown(&self, stream: &StreamId, broadcast: &BroadcastId) -> bool {
         let is_it = |view: &Value| view["broadcast"].as_str() == Some(broadcast.as_str());
-        let mut alive = self.heard.iter().zip(self.cache.alive()).filter(|(_, alive)| *alive).map(|(heard, _)| heard);
+        let heard = self.heard();
+        let mut alive = heard.iter().zip(self.cache.alive()).filter(|(_, alive)| *alive).map(|(heard, _)| heard);
         alive.any(|heard| heard.lock().expect("no panic while held").streams.get(stream).is_some_and(is_it))
     }
 
     /// Holds the link to one upstream until `stop`. What it has is asked for only after `told` heard who may watch it.
     pub async fn hold(self: Arc<Self>, upstream: usize, stop: CancellationToken, told: impl Fn(News)) {
-        let name = self.nodes.name(upstream).to_owned();
+        let name = self.nodes.name(upstream);
         let mut said = String::new();
         while !stop.is_cancelled() {
             let ended = stop.run_until_cancelled(self.listen(upstream, &told)).await;
@@ -186,6 +214,7 @@ impl Links {
             let was_there = self.cache.set_alive(upstream, false);
             if was_there {
                 told(News::Access);
+                told(News::Alive);
             }
             if was_there || why != said {
                 warn!(upstream = %name, %why, "the link to an upstream ended; it is tried again until it answers");
@@ -209,7 +238,7 @@ impl Links {
         }
         let body = BodyDataStream::new(answer.into_body()).map_err(std::io::Error::other);
         let mut lines = FramedRead::new(StreamReader::new(body), LinesCodec::new_with_max_length(LINE_MAX));
-        self.heard[upstream].lock().expect("no panic while held").streams.clear();
+        self.of(upstream).lock().expect("no panic while held").streams.clear();
         loop {
             let line = match timeout(SILENCE, lines.next()).await {
                 Ok(Some(Ok(line))) => line,
@@ -230,7 +259,8 @@ impl Links {
     }
 
     fn take(&self, upstream: usize, message: Message, told: &impl Fn(News)) {
-        let heard = || self.heard[upstream].lock().expect("no panic while held");
+        let of = self.of(upstream);
+        let heard = || of.lock().expect("no panic while held");
         match message {
             Message::Beat => {}
             Message::Behind { names } => heard().behind = names,
@@ -239,13 +269,15 @@ impl Links {
                 told(News::Access);
                 // Only now: what it has is not asked for before it is known who may watch.
                 if self.cache.set_alive(upstream, true) {
-                    info!(upstream = self.nodes.name(upstream), "upstream is there");
+                    info!(upstream = %self.nodes.name(upstream), "upstream is there");
+                    told(News::Alive);
                 }
             }
             Message::Stream { id, view } => {
                 // It may not have been there a moment ago.
                 self.cache.forget_failure(&Object { stream: id.clone(), what: What::Current(Extent::Window) });
-                heard().streams.insert(id, view);
+                heard().streams.insert(id.clone(), view.clone());
+                told(News::Stream(&id, &view));
             }
             Message::Gone { id } => _ = heard().streams.remove(&id),
             Message::Listed { path } => {

@@ -246,6 +246,11 @@ impl Cache {
         })
     }
 
+    /// Adds an upstream that is not there yet.
+    pub(super) fn add_upstream(&self) {
+        self.shared.upstreams.send_modify(|all| all.push(State::Unknown));
+    }
+
     /// Which upstreams are there.
     pub fn alive(&self) -> Vec<bool> {
         self.shared.upstreams.borrow().iter().map(|state| *state == State::Alive).collect()

@@ -1,6 +1,9 @@
 //! Other nodes as sources: HTTP requests to their internal port.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, RwLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture};
@@ -29,9 +32,10 @@ const IDLE: Duration = Duration::from_secs(20);
 /// An answer that is no object is read up to here, for its words.
 const WORDS_MAX: usize = 4 << 10;
 
-/// The other nodes, by number.
+/// The other nodes, by number. There may come more.
 pub struct Nodes {
-    urls: Vec<Url>,
+    // Held for look-ups only, never across an await.
+    urls: RwLock<Vec<Arc<str>>>,
     client: Client<HttpConnector, Empty<Bytes>>,
     /// Sent with every request.
     headers: HeaderMap,
@@ -55,20 +59,33 @@ impl Nodes {
             headers.insert(header::AUTHORIZATION, value);
         }
         headers.insert(header::VIA, HeaderValue::try_from(format!("1.1 {via}")).expect("letters and digits"));
-        Arc::new(Self { urls, client, headers })
+        let urls = urls.iter().map(|url| url.as_str().into()).collect();
+        Arc::new(Self { urls: RwLock::new(urls), client, headers })
     }
 
     pub fn len(&self) -> usize {
-        self.urls.len()
+        self.urls.read().expect("no panic while held").len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.urls.is_empty()
+        self.len() == 0
     }
 
-    /// The address of a node, for messages.
-    pub fn name(&self, upstream: usize) -> &str {
-        self.urls[upstream].as_str()
+    /// Adds a node; gives its number.
+    pub(super) fn add(&self, url: &Url) -> usize {
+        let mut urls = self.urls.write().expect("no panic while held");
+        urls.push(url.as_str().into());
+        urls.len() - 1
+    }
+
+    /// The address of a node.
+    pub fn name(&self, upstream: usize) -> Arc<str> {
+        self.urls.read().expect("no panic while held")[upstream].clone()
+    }
+
+    /// What is sent with every request.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
     }
 
     /// Asks a node for `path`, which begins with a slash, and for the bytes after the first `from`.
@@ -78,8 +95,8 @@ impl Nodes {
         path: &str,
         from: usize,
     ) -> impl Future<Output = Result<Response<Incoming>, Failure>> + Send + 'static {
-        let base = self.urls[upstream].as_str().trim_end_matches('/');
-        let uri = Uri::try_from(format!("{base}{path}")).expect("made of legal names");
+        let base = self.name(upstream);
+        let uri = Uri::try_from(format!("{}{path}", base.trim_end_matches('/'))).expect("made of legal names");
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = uri;
         *request.headers_mut() = self.headers.clone();
@@ -93,7 +110,7 @@ impl Nodes {
 
 impl Source for Nodes {
     fn fetch(&self, upstream: usize, path: &str, from: usize) -> BoxFuture<'static, Result<Answer, Failure>> {
-        metrics::counter!("weir_upstream_requests_total", "upstream" => self.name(upstream).to_owned()).increment(1);
+        metrics::counter!("weir_upstream_requests_total", "upstream" => self.name(upstream).to_string()).increment(1);
         self.get(upstream, path, from).then(move |answer| read(answer, from)).boxed()
     }
 }

@@ -56,7 +56,12 @@ impl App {
                     let _ = self.announcements.send(object.to_string().into());
                 }
             }
-            News::Listed(_) => {}
+            News::Listed(_) | News::Alive => {}
+            News::Stream(stream, view) => {
+                if let Some(epoch) = view["epoch"].as_u64() {
+                    self.lines.superseded(stream, epoch);
+                }
+            }
         }
     }
 }

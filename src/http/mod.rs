@@ -11,7 +11,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{any, get},
+    routing::{any, get, post},
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,7 @@ use tower_http::cors::{Any, CorsLayer};
 
 pub mod api;
 mod content;
+mod feed;
 pub mod front;
 mod hls;
 mod link;
@@ -124,6 +125,7 @@ pub fn router(app: Arc<App>) -> Router {
 pub fn internal_router(app: Arc<App>) -> Router {
     Router::new()
         .route(crate::cache::link::PATH, get(link::link))
+        .route(&format!("{}{{stream}}", crate::cluster::feed::PATH), post(feed::feed))
         .merge(ops::routes())
         .fallback(|| async { problem::Problem::not_found("no such thing on the internal port") })
         .layer(middleware::from_fn(common))

@@ -1,17 +1,24 @@
 //! From RTMP publishers to lines: asks who may publish, runs each session's timeline, feeds the line.
 //!
+//! Where nodes share the streams, a [`relay`] feeds the nodes that make a session's chunks; alone, a session feeds the line
+//! of this very process.
+//!
 //! [`Ingest`] answers `rtmp::server`'s publish requests; a `session` per publisher, driven by its connection, turns FLV tags
 //! into marked packets. It holds no socket and no store: whether a key is good is asked of the [`Gate`].
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
+pub mod lane;
+pub mod relay;
 mod session;
 
 use crate::{
+    cluster::failover::Node,
     id::StreamId,
     line::{Lines, StreamSettings},
     rtmp::{
@@ -19,7 +26,8 @@ use crate::{
         server::{Accepted, PublishRequest, Publishers},
     },
 };
-use session::{Ended, Session};
+use relay::Relays;
+use session::{Ended, Session, Way};
 
 /// A publisher that may go on.
 #[derive(Debug)]
@@ -35,18 +43,32 @@ pub trait Gate: Send + Sync + 'static {
     async fn admit(&self, stream_key: &StreamKey) -> Result<Admitted, Refusal>;
 }
 
+/// The nodes that share the streams, this one among them.
+#[async_trait]
+pub trait Route: Send + Sync + 'static {
+    /// This node.
+    fn me(&self) -> Node;
+    /// The nodes that may make a stream's chunks, the preferred first.
+    fn candidates(&self, stream: &StreamId) -> Vec<Node>;
+    /// Changes when [`Route::candidates`] may give something else.
+    fn changes(&self) -> watch::Receiver<()>;
+    /// Opens a feed to a node.
+    async fn connect(&self, node: &Node, stream: &StreamId) -> io::Result<Box<dyn lane::Io>>;
+}
+
 /// Takes publishers from the RTMP server and gives them to lines.
 pub struct Ingest {
     lines: Lines,
     gate: Arc<dyn Gate>,
     chunk_ms: u32,
+    relays: Option<Relays>,
     sessions: TaskTracker,
 }
 
 impl Ingest {
-    /// `chunk_ms` is the nominal chunk duration.
-    pub fn new(lines: Lines, gate: Arc<dyn Gate>, chunk_ms: u32) -> Self {
-        Self { lines, gate, chunk_ms, sessions: TaskTracker::new() }
+    /// `chunk_ms` is the nominal chunk duration. With `relays` sessions go where these lead, else to the lines of this node.
+    pub fn new(lines: Lines, gate: Arc<dyn Gate>, chunk_ms: u32, relays: Option<Relays>) -> Self {
+        Self { lines, gate, chunk_ms, relays, sessions: TaskTracker::new() }
     }
 
     /// Waits until every session has handed its last packet to its line.
@@ -61,8 +83,11 @@ impl Publishers for Ingest {
     async fn publish(&self, request: PublishRequest) -> Result<Accepted, Refusal> {
         let Admitted { stream, settings } = self.gate.admit(&request.stream_key).await?;
         let fenced = CancellationToken::new();
-        let feed = self.lines.attach(&stream, settings, fenced.clone()).await;
-        let feed = feed.map_err(|_| Refusal::new(Code::Rejected, "this server is stopping; try again in a moment"))?;
+        let stopping = |_| Refusal::new(Code::Rejected, "this server is stopping; try again in a moment");
+        let feed = match &self.relays {
+            Some(relays) => Way::Relay(relays.begin(stream.clone(), settings, fenced.clone())),
+            None => Way::Line(self.lines.attach(&stream, settings, fenced.clone()).await.map_err(stopping)?),
+        };
         info!(%stream, peer = %request.peer, encoder = %request.encoder, "publisher connected");
         let session = Session::new(stream, feed, self.chunk_ms, self.sessions.token());
         let words = Refusal::new(Code::Rejected, Ended::Fenced.to_string());

@@ -6,12 +6,13 @@ use async_trait::async_trait;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, info, warn};
 
+use super::relay;
 use crate::{
     id::StreamId,
-    line::{Begin, Feed, Fenced},
+    line::{Begin, Begun, Feed, Fenced},
     media::{
         AudioConfig, Message, VideoConfig,
-        timeline::{Config, Input, Output, Timeline},
+        timeline::{Config, Input, Output, Timeline, Warning},
     },
     rtmp::{
         Code, Reason, Refusal,
@@ -43,10 +44,48 @@ impl fmt::Display for Ended {
     }
 }
 
+/// Where a session's packets go.
+pub enum Way {
+    /// To the line of this process.
+    Line(Feed),
+    /// To the nodes that make the stream's chunks.
+    Relay(relay::Way),
+}
+
+impl Way {
+    async fn begin(&self, begin: Begin) -> Result<Begun, Fenced> {
+        match self {
+            Way::Line(feed) => feed.begin(begin).await,
+            Way::Relay(way) => way.begin(begin).await,
+        }
+    }
+
+    async fn send(&self, messages: Vec<Message>) -> Result<(), Fenced> {
+        match self {
+            Way::Line(feed) => feed.send(messages).await,
+            Way::Relay(way) => way.send(messages),
+        }
+    }
+
+    async fn warn(&self, warning: Warning) -> Result<(), Fenced> {
+        match self {
+            Way::Line(feed) => feed.warn(warning).await,
+            Way::Relay(way) => way.warn(warning).await,
+        }
+    }
+
+    async fn detach(&self) {
+        match self {
+            Way::Line(feed) => feed.detach().await,
+            Way::Relay(way) => way.detach().await,
+        }
+    }
+}
+
 /// From the accepted publish to its end.
 pub struct Session {
     stream: StreamId,
-    feed: Feed,
+    feed: Way,
     timeline: Timeline,
     video: Option<VideoConfig>,
     audio: Option<AudioConfig>,
@@ -88,7 +127,7 @@ impl Sink for Session {
 
 impl Session {
     /// Begins a session of `stream`. `running` is held to its end.
-    pub fn new(stream: StreamId, feed: Feed, chunk_ms: u32, running: TaskTrackerToken) -> Self {
+    pub fn new(stream: StreamId, feed: Way, chunk_ms: u32, running: TaskTrackerToken) -> Self {
         // Whether to encode is known when the line has seen the video's size.
         let timeline = Timeline::new(Config { chunk_ms, encode: true });
         Self { stream, feed, timeline, video: None, audio: None, over: None, _running: running }

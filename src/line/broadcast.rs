@@ -11,6 +11,8 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::watch;
 
+mod rebuild;
+
 use super::{
     grid::{Grid, Slot},
     live::{Live, LiveRendition, Multivariants, Progress, Shown, State, Texts},
@@ -23,7 +25,7 @@ use crate::{
         history::Size,
         window::{Entry, List, PartEntry, Window},
     },
-    store::{BroadcastRow, ChunkRow, RenditionRow},
+    store::RenditionRow,
     time::{Timestamp, UnixMs},
 };
 
@@ -126,83 +128,6 @@ impl Broadcast {
             waited: false,
             rendered: Vec::new(),
         }
-    }
-
-    /// Rebuilds a broadcast from its row, its newest chunk rows (valid ones, by k, without holes at the front) and the
-    /// numbers at which it is discontinuous; `inits` are the init segments those rows name. Its state is [`State::Away`].
-    pub fn restore(
-        row: &BroadcastRow,
-        chunks: &[ChunkRow],
-        discontinuities: Vec<u64>,
-        inits: &[(Rendition, Arc<str>, Bytes)],
-        settings: Settings,
-    ) -> Self {
-        let parts = (row.part_ticks > 0).then_some(Parts { ticks: row.part_ticks, target_ms: row.part_target_ms });
-        let mut this = Self::new(row.stream.clone(), row.id.clone(), row.started, settings, parts);
-        this.live.state = State::Away;
-        this.target = row.target;
-        let mut slots: Vec<Slot> = Vec::new();
-        for chunk in chunks {
-            while let Some(last) = slots.last()
-                && last.k + 1 < chunk.k
-            {
-                let at = last.end.expect("restored slots are closed");
-                let wall = UnixMs(last.wall.0 + (at - last.at) * 1000 / i64::from(VIDEO_TIMESCALE));
-                let end = Some(at + this.settings.chunk);
-                slots.push(Slot { k: last.k + 1, epoch: last.epoch, at, end, wall, discontinuity: false, gap: true });
-            }
-            slots.push(Slot {
-                k: chunk.k,
-                epoch: chunk.epoch,
-                at: chunk.at,
-                end: Some(chunk.at + chunk.duration),
-                wall: chunk.wall,
-                discontinuity: chunk.discontinuity,
-                gap: false,
-            });
-        }
-        this.live.epoch = slots.last().map_or(0, |slot| slot.epoch);
-        this.live.k = slots.last().map(|slot| slot.k);
-        this.grid = Grid::restore(slots.clone(), discontinuities);
-        let Some(first) = slots.first() else { return this };
-        this.live.restored = Some(first.k);
-        for rendition in &row.renditions {
-            let of = inits.iter().filter(|(name, ..)| *name == rendition.name);
-            let mut track = this.track(rendition.clone(), first.k);
-            track.inits = of.map(|(_, hash, bytes)| (hash.clone(), bytes.clone())).collect();
-            let before = this.grid.discontinuities_before(first.k);
-            let mut list = new_list(this.target, parts, this.settings.window, before);
-            track.history = History::new(before);
-            // It may have chunks before these.
-            track.listed_media = true;
-            let mut has_media = false;
-            for slot in &slots {
-                let stored = chunks.iter().find(|c| c.k == slot.k && !slot.gap);
-                let made = stored.and_then(|c| c.renditions.iter().find(|r| r.rendition == rendition.name));
-                has_media |= made.is_some();
-                let entry = Entry {
-                    k: slot.k,
-                    epoch: slot.epoch,
-                    duration_us: made.map_or(slot_us(slot), |p| p.duration_us),
-                    discontinuity: slot.discontinuity,
-                    gap: made.is_none(),
-                    wall: slot.wall,
-                    init: made.map_or("", |p| p.init.as_str()).into(),
-                    parts: Arc::default(),
-                };
-                track.history.push(&entry, slot.at, made.map(Size::from).unwrap_or_default());
-                list.append(entry).expect("slots are consecutive");
-            }
-            track.next = slots.last().expect("there is a first").k + 1;
-            track.list = Some(list);
-            track.dirty = true;
-            this.tracks.insert(rendition.name.clone(), track);
-            if has_media {
-                this.live.offered.push(rendition.name.clone());
-            }
-        }
-        this.refresh();
-        this
     }
 
     pub fn id(&self) -> &BroadcastId {

@@ -31,8 +31,8 @@ pub struct Grid {
     /// Start of each epoch on both clocks, to tell the wall time of a mark.
     epochs: BTreeMap<u64, (i64, UnixMs)>,
     epoch: u64,
-    /// The next mark begins a new epoch's first chunk.
-    discontinuity: bool,
+    /// The chunk number at which the running epoch breaks with what was before. One who joins later does not see it.
+    breaks_at: Option<u64>,
     /// All chunk numbers that begin with a discontinuity.
     discontinuities: Vec<u64>,
 }
@@ -56,14 +56,14 @@ impl Grid {
         }
         self.epoch = epoch.number;
         self.epochs.insert(epoch.number, (epoch.at, epoch.wall));
-        self.discontinuity = epoch.discontinuity;
+        self.breaks_at = epoch.discontinuity.then_some(epoch.k);
     }
 
     /// Chunk `k` of the running epoch starts at `at`; the one before it ends there.
     pub fn mark(&mut self, k: u64, at: i64) {
         self.close(at);
         let wall = self.wall_at(self.epoch, at);
-        let discontinuity = std::mem::take(&mut self.discontinuity);
+        let discontinuity = self.breaks_at.take() == Some(k);
         if discontinuity {
             self.discontinuities.push(k);
         }
@@ -97,9 +97,43 @@ impl Grid {
         self.push(slot);
     }
 
+    /// Goes on with what another grid of the broadcast holds from chunk `k_start` on, now as `epoch`'s. Numbers between the two
+    /// are gaps of `nominal` ticks.
+    pub fn go_on(&mut self, other: Grid, epoch: u64, k_start: u64, nominal: i64) {
+        self.epoch = epoch;
+        if let Some(begun) = other.epochs.get(&other.epoch) {
+            self.epochs.insert(epoch, *begun);
+        }
+        self.breaks_at = other.breaks_at;
+        let ours = other.slots.into_iter().filter(|slot| slot.k >= k_start);
+        for slot in ours {
+            while let Some(last) = self.slots.back()
+                && last.k + 1 < slot.k
+            {
+                self.gap(nominal);
+            }
+            if self.slots.back().is_some_and(|last| last.k >= slot.k) {
+                continue;
+            }
+            self.close(slot.at);
+            if slot.discontinuity {
+                self.discontinuities.push(slot.k);
+                self.discontinuities.sort_unstable();
+                self.discontinuities.dedup();
+            }
+            let wall = self.slots.back().map_or(slot.wall, |last| slot.wall.max(UnixMs(last.wall.0 + 1)));
+            self.push(Slot { epoch, wall, ..slot });
+        }
+    }
+
     pub fn slot(&self, k: u64) -> Option<&Slot> {
         let first = self.slots.front()?.k;
         self.slots.get(usize::try_from(k.checked_sub(first)?).ok()?)
+    }
+
+    /// The first number of an epoch that is kept.
+    pub fn first_of(&self, epoch: u64) -> Option<u64> {
+        self.slots.iter().find(|slot| slot.epoch == epoch).map(|slot| slot.k)
     }
 
     pub fn last(&self) -> Option<&Slot> {

@@ -20,6 +20,7 @@ use tracing::warn;
 pub mod announce;
 pub mod broadcast;
 mod grid;
+pub mod inlet;
 pub mod keep;
 pub mod keeper;
 pub mod live;
@@ -29,15 +30,16 @@ mod task;
 pub use keep::Keep;
 pub use keeper::Stores;
 pub use live::{Live, LiveRendition, Shown, State, Text};
-pub use task::{Begin, Begun};
+pub use task::{Begin, Begun, Plan, Standing};
 
 use crate::{
     id::StreamId,
     media::{Message, VIDEO_TIMESCALE, timeline::Warning},
+    time::unix_now,
     transcode,
 };
 use announce::Announcements;
-use task::{Command, Inputs, Task};
+use task::{Command, Inputs, Session, Task};
 
 /// Feed items that may wait for a line, each what one read of a socket gave. When it is full the session stops reading its
 /// socket: TCP pushes back to the encoder. A line empties it in microseconds; 256 items are some 6 s of media for the
@@ -99,6 +101,33 @@ pub struct StreamSettings {
     /// How long its recordings are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep: Option<Keep>,
+    /// Whether a second node makes its chunks.
+    #[serde(skip_serializing_if = "is_default")]
+    pub standby: Standby,
+}
+
+/// What a second node does for a stream. Where there is but one node, none does anything.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standby {
+    /// Makes all of its chunks, and publishes them the moment the owner is lost.
+    #[default]
+    Hot,
+    /// Makes the source's chunks; it encodes the others once it has taken over, faster than they play.
+    Warm,
+    /// Nothing: when the owner is lost another node begins with what the gateway has kept.
+    Off,
+}
+
+impl Standby {
+    /// How many nodes stand by.
+    pub fn count(self) -> usize {
+        usize::from(self != Standby::Off)
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// The session was replaced by a newer one, or the node stops. Nothing it sends counts any more.
@@ -106,8 +135,16 @@ pub struct StreamSettings {
 #[error("a newer session took over, or the node is stopping")]
 pub struct Fenced;
 
+/// What is known of the other nodes.
+pub trait Peers: Send + Sync + 'static {
+    /// Whether a node answers.
+    fn is_alive(&self, node: &str) -> bool;
+}
+
 struct Shared {
     config: Config,
+    /// The other nodes, where there are any.
+    peers: Option<Arc<dyn Peers>>,
     stores: Stores,
     transcoding: Option<transcode::Pool>,
     announcements: Announcements,
@@ -117,6 +154,7 @@ struct Shared {
 struct Handle {
     commands: mpsc::Sender<Command>,
     live: watch::Receiver<Option<Arc<Live>>>,
+    standing: watch::Receiver<Standing>,
 }
 
 /// The registry of this node's lines. Cheap to clone.
@@ -127,6 +165,8 @@ pub struct Lines {
     lines: Arc<Mutex<HashMap<StreamId, Handle>>>,
     sessions: Arc<AtomicU64>,
     closing: CancellationToken,
+    /// The node is about to stop: its streams are to go on elsewhere.
+    draining: CancellationToken,
 }
 
 impl Lines {
@@ -136,14 +176,25 @@ impl Lines {
         stores: Stores,
         transcoding: Option<transcode::Pool>,
         announcements: Announcements,
+        peers: Option<Arc<dyn Peers>>,
     ) -> Self {
-        let shared = Shared { config, stores, transcoding, announcements, tasks: TaskTracker::new() };
+        let shared = Shared { config, peers, stores, transcoding, announcements, tasks: TaskTracker::new() };
         Self {
             shared: Arc::new(shared),
             lines: Arc::default(),
             sessions: Arc::default(),
             closing: CancellationToken::new(),
+            draining: CancellationToken::new(),
         }
+    }
+
+    /// Tells the gateways of all feeds that this node is about to stop.
+    pub fn drain(&self) {
+        self.draining.cancel();
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.is_cancelled()
     }
 
     /// Gives a new session the stream: the session before it, if any, is fenced and its `stop` fires.
@@ -153,13 +204,50 @@ impl Lines {
         settings: StreamSettings,
         stop: CancellationToken,
     ) -> Result<Feed, Fenced> {
-        let session = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
         if self.closing.is_cancelled() {
             return Err(Fenced);
         }
-        let commands = self.line(stream, None);
-        commands.send(Command::Attach { session, settings, stop }).await.map_err(|_| Fenced)?;
-        Ok(Feed { session, commands })
+        let number = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+        let (commands, _) = self.line(stream, None);
+        let session = Session { number, order: session_order(), settings, stop };
+        commands.send(Command::Attach { session }).await.map_err(|_| Fenced)?;
+        Ok(Feed { session: number, commands })
+    }
+
+    /// Takes the feed of a session that another node holds ([`session_order`] is its `order`): the line makes its chunks, and
+    /// publishes them once [`Feed::lead`] says so. What the line is worth is told meanwhile.
+    pub async fn follow(
+        &self,
+        stream: &StreamId,
+        order: u64,
+        settings: StreamSettings,
+        stop: CancellationToken,
+    ) -> Result<(Feed, watch::Receiver<Standing>), Fenced> {
+        if self.closing.is_cancelled() {
+            return Err(Fenced);
+        }
+        let number = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+        let (commands, standing) = self.line(stream, None);
+        let feed = Feed { session: number, commands };
+        let session = Session { number, order, settings, stop };
+        feed.ask(|reply| Command::Follow { session, reply }).await?;
+        Ok((feed, standing))
+    }
+
+    /// Tells the stream's line, if there is one here that leads, that another node has this epoch.
+    pub fn superseded(&self, stream: &StreamId, epoch: u64) {
+        let lines = self.lines.lock().expect("no panic while held");
+        let Some(line) = lines.get(stream) else { return };
+        if line.live.borrow().as_ref().is_some_and(|live| live.epoch < epoch) {
+            // A full queue hears of it again: the other node goes on saying so.
+            let _ = line.commands.try_send(Command::Superseded { epoch });
+        }
+    }
+
+    /// Streams whose chunks this node publishes.
+    pub fn led(&self) -> usize {
+        let lines = self.lines.lock().expect("no panic while held");
+        lines.values().filter(|line| line.live.borrow().is_some() && line.standing.borrow().leads).count()
     }
 
     /// Ends a stream's session, if it has one: its key is no longer valid.
@@ -195,7 +283,7 @@ impl Lines {
     /// encoder continues them. Broadcasts whose encoder is away for longer than the reconnect window are ended.
     pub async fn recover(&self) -> crate::store::Result<()> {
         for (stream, broadcast) in recover::open_broadcasts(&self.shared.config, &self.shared.stores).await? {
-            self.line(&stream, Some(broadcast));
+            _ = self.line(&stream, Some(broadcast));
         }
         Ok(())
     }
@@ -218,17 +306,22 @@ impl Lines {
     }
 
     /// The line of `stream`, started when there is none.
-    fn line(&self, stream: &StreamId, restored: Option<broadcast::Broadcast>) -> mpsc::Sender<Command> {
+    fn line(
+        &self,
+        stream: &StreamId,
+        restored: Option<broadcast::Broadcast>,
+    ) -> (mpsc::Sender<Command>, watch::Receiver<Standing>) {
         let mut lines = self.lines.lock().expect("no panic while held");
         if let Some(line) = lines.get(stream) {
-            return line.commands.clone();
+            return (line.commands.clone(), line.standing.clone());
         }
         let (commands, inbox) = mpsc::channel(FEED);
         let (event_tx, events) = mpsc::channel(EVENTS);
         let (stored_tx, stored) = mpsc::channel(STORED);
         let (shown, live) = watch::channel(None);
+        let (standing_tx, standing) = watch::channel(Standing::default());
         let (keeper, writer) = keeper::Keeper::new(stream.clone(), self.shared.stores.clone(), stored_tx);
-        let task = Task::new(self.shared.clone(), stream.clone(), shown, keeper, event_tx, restored);
+        let task = Task::new(self.shared.clone(), stream.clone(), shown, standing_tx, keeper, event_tx, restored);
         let inputs = Inputs { commands: inbox, events, stored };
         self.shared.tasks.spawn(writer);
         let (registry, name, mine) = (self.lines.clone(), stream.clone(), commands.downgrade());
@@ -246,9 +339,17 @@ impl Lines {
             };
             task.run(inputs, release).await;
         });
-        lines.insert(stream.clone(), Handle { commands: commands.clone(), live });
-        commands
+        let handle = Handle { commands: commands.clone(), live, standing: standing.clone() };
+        lines.insert(stream.clone(), handle);
+        (commands, standing)
     }
+}
+
+/// A number for a session that begins now, greater than those of sessions before it on any node whose clock agrees: of two
+/// sessions of a stream the later one counts.
+pub fn session_order() -> u64 {
+    // Room for those of one millisecond.
+    (unix_now().0.max(0) as u64) << 20 | u64::from(rand::random::<u32>() >> 12)
 }
 
 /// A session's way into its line.
@@ -261,9 +362,23 @@ pub struct Feed {
 impl Feed {
     /// Asks for an epoch.
     pub async fn begin(&self, begin: Begin) -> Result<Begun, Fenced> {
-        let (reply, answer) = oneshot::channel();
-        self.command(Command::Begin { session: self.session, begin, reply }).await?;
-        answer.await.map_err(|_| Fenced)?
+        self.ask(|reply| Command::Begin { session: self.session, begin, reply }).await
+    }
+
+    /// Has the line publish what it makes.
+    pub async fn lead(&self) -> Result<(), Fenced> {
+        self.ask(|reply| Command::Lead { session: self.session, reply }).await
+    }
+
+    /// Tells how the epoch that comes next is to be made.
+    pub async fn plan(&self, plan: Plan) -> Result<(), Fenced> {
+        self.command(Command::Plan { session: self.session, plan }).await
+    }
+
+    /// Another node publishes the stream now: the line lets go of it.
+    pub async fn leave(&self) {
+        // A line that is gone needs no word.
+        let _ = self.command(Command::Leave { session: self.session }).await;
     }
 
     /// Sends messages that came together, in order.
@@ -280,6 +395,12 @@ impl Feed {
     pub async fn detach(&self) {
         // A line that is gone needs no word.
         let _ = self.command(Command::Detach { session: self.session }).await;
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T, Fenced>>) -> Command) -> Result<T, Fenced> {
+        let (reply, answer) = oneshot::channel();
+        self.command(command(reply)).await?;
+        answer.await.map_err(|_| Fenced)?
     }
 
     async fn command(&self, command: Command) -> Result<(), Fenced> {

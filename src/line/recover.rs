@@ -1,4 +1,4 @@
-//! Takes up at start what was running when the node stopped.
+//! Takes up what was running: at start what this node was making when it stopped, later what another made that is gone.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::{Config, Stores, broadcast::Broadcast};
 use crate::{
     id::{BroadcastId, Rendition, StreamId},
-    store::{self, BroadcastRow, ChunkRow, blob_name, init_name, valid_chunks},
+    store::{self, BroadcastRow, ChunkRow, EpochRow, blob_name, init_name, valid_chunks},
     time::{UnixMs, unix_now},
 };
 
@@ -77,52 +77,101 @@ fn end_of(chunk: &ChunkRow) -> UnixMs {
     UnixMs(chunk.wall.0 + chunk.duration * 1000 / i64::from(crate::media::VIDEO_TIMESCALE))
 }
 
-async fn rebuild(config: &Config, stores: &Stores, mut row: BroadcastRow) -> store::Result<Option<Broadcast>> {
+/// What is stored of the end of a broadcast.
+pub struct Tail {
+    pub row: BroadcastRow,
+    pub epochs: Vec<EpochRow>,
+    /// The newest valid rows, by number.
+    pub chunks: Vec<ChunkRow>,
+}
+
+/// Reads the end of a broadcast, a window and what several epochs may have written of it.
+pub async fn tail(config: &Config, stores: &Stores, row: BroadcastRow) -> store::Result<Tail> {
     let (stream, id) = (row.stream.clone(), row.id.clone());
     let epochs = stores.meta.epochs(&stream, &id).await?;
+    let rows = stores.meta.chunks_back(&stream, &id, None, config.window * 3 + 16).await?;
+    let chunks = valid_chunks(rows, &epochs);
+    Ok(Tail { row, epochs, chunks })
+}
+
+impl Tail {
+    /// Makes the broadcast of it, as viewers were shown it; nothing where no chunk was stored. Init segments that are not
+    /// among the `known` ones are read.
+    pub async fn restore(
+        &self,
+        config: &Config,
+        stores: &Stores,
+        known: Vec<(Rendition, Arc<str>, Bytes)>,
+    ) -> store::Result<Option<Broadcast>> {
+        let (stream, id) = (&self.row.stream, &self.row.id);
+        let first = self.chunks.len().saturating_sub(config.window + 1);
+        let newest = &self.chunks[first..];
+        if newest.is_empty() {
+            return Ok(None);
+        }
+        let mut inits = known;
+        for made in newest.iter().flat_map(|chunk| &chunk.renditions) {
+            if inits.iter().any(|(name, hash, _)| *name == made.rendition && **hash == *made.init) {
+                continue;
+            }
+            match stores.blobs.get(&init_name(stream, id, &made.rendition, &made.init)).await {
+                Ok(bytes) => inits.push((made.rendition.clone(), made.init.as_str().into(), bytes)),
+                Err(store::Error::NotFound) => {
+                    warn!(%stream, rendition = %made.rendition, "an init segment is not there")
+                }
+                Err(why) => return Err(why),
+            }
+        }
+        let breaks = self.epochs.iter().filter(|e| e.discontinuity).map(|e| e.k_start).collect();
+        Ok(Some(Broadcast::restore(&self.row, newest, breaks, &inits, config.broadcast())))
+    }
+}
+
+/// Takes up the broadcast of a stream that has not ended, whoever made it: its time without chunks counts as time without an
+/// encoder. Nothing where there is none, or where nobody waits for it any more.
+pub async fn adopt(config: &Config, stores: &Stores, stream: &StreamId) -> store::Result<Option<Broadcast>> {
+    let newest = stores.meta.broadcasts(stream, None, 1).await?.into_iter().next();
+    match newest.filter(|row| row.ended.is_none() && row.deleted.is_none()) {
+        Some(row) => take_up(config, stores, row).await,
+        None => Ok(None),
+    }
+}
+
+async fn rebuild(config: &Config, stores: &Stores, row: BroadcastRow) -> store::Result<Option<Broadcast>> {
+    let epochs = stores.meta.epochs(&row.stream, &row.id).await?;
     if !config.alone && epochs.last().is_some_and(|epoch| epoch.node != config.node) {
         end_abandoned(config, stores, row).await?;
         return Ok(None);
     }
-    // Several epochs may have written the same numbers: read some more than the window.
-    let rows = stores.meta.chunks_back(&stream, &id, None, config.window * 3 + 16).await?;
-    let mut chunks = valid_chunks(rows, &epochs);
-    for place in chunks.len().saturating_sub(SUSPECT)..chunks.len() {
-        make_sound(stores, &stream, &id, &mut chunks[place]).await?;
+    take_up(config, stores, row).await
+}
+
+async fn take_up(config: &Config, stores: &Stores, row: BroadcastRow) -> store::Result<Option<Broadcast>> {
+    let (stream, id) = (row.stream.clone(), row.id.clone());
+    let mut tail = tail(config, stores, row).await?;
+    for place in tail.chunks.len().saturating_sub(SUSPECT)..tail.chunks.len() {
+        make_sound(stores, &stream, &id, &mut tail.chunks[place]).await?;
     }
-    chunks.retain(|chunk| !chunk.renditions.is_empty());
-    let newest: Vec<_> = chunks.iter().rev().take(config.window + 1).rev().cloned().collect();
-    let Some(last) = newest.last() else {
+    tail.chunks.retain(|chunk| !chunk.renditions.is_empty());
+    let Some(last) = tail.chunks.last() else {
         // It never stored a chunk: nothing can be continued.
-        row.ended = Some(unix_now());
-        stores.meta.put_broadcast(row).await?;
+        tail.row.ended = Some(unix_now());
+        stores.meta.put_broadcast(tail.row).await?;
         return Ok(None);
     };
-    let end = end_of(last);
+    let (k, end) = (last.k, end_of(last));
     let away = unix_now().since(end);
     if away > config.reconnect_window.max(DOWN_MAX) {
-        info!(%stream, broadcast = %id, "broadcast ended while the node was down");
-        row.ended = Some(end);
-        stores.meta.put_broadcast(row).await?;
+        info!(%stream, broadcast = %id, "broadcast ended while its node was down");
+        tail.row.ended = Some(end);
+        stores.meta.put_broadcast(tail.row).await?;
         return Ok(None);
     }
-    let mut inits: Vec<(Rendition, Arc<str>, Bytes)> = Vec::new();
-    for made in newest.iter().flat_map(|chunk| &chunk.renditions) {
-        if inits.iter().any(|(name, hash, _)| *name == made.rendition && **hash == *made.init) {
-            continue;
-        }
-        match stores.blobs.get(&init_name(&stream, &id, &made.rendition, &made.init)).await {
-            Ok(bytes) => inits.push((made.rendition.clone(), made.init.as_str().into(), bytes)),
-            Err(store::Error::NotFound) => warn!(%stream, rendition = %made.rendition, "an init segment is not there"),
-            Err(why) => return Err(why),
-        }
-    }
-    let breaks = epochs.iter().filter(|e| e.discontinuity).map(|e| e.k_start).collect();
-    let mut broadcast = Broadcast::restore(&row, &newest, breaks, &inits, config.broadcast());
+    let Some(mut broadcast) = tail.restore(config, stores, Vec::new()).await? else { return Ok(None) };
     // The time the node was down is time the encoder was away.
     for _ in 0..away.as_micros() / config.chunk.as_micros().max(1) {
         broadcast.gap();
     }
-    info!(%stream, broadcast = %id, k = last.k, down_s = away.as_secs(), "broadcast taken up from the store");
+    info!(%stream, broadcast = %id, k, down_s = away.as_secs(), "broadcast taken up from the store");
     Ok(Some(broadcast))
 }

@@ -58,7 +58,7 @@ pub enum Mode {
 }
 
 /// Begins an epoch: who writes which chunk numbers from which time on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Epoch {
     pub broadcast: BroadcastId,
     pub number: u64,

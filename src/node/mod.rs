@@ -140,12 +140,12 @@ impl Node {
             ),
         };
         let announcements = Announcements::new(BACKLOG);
-        let lines = Lines::new(config.lines(), stores.clone(), transcoding, announcements.clone());
+        let lines = Lines::new(config.lines(), stores.clone(), transcoding, announcements.clone(), None);
         let gate: Arc<dyn Gate> = match open {
             true => Arc::new(gate::Open(stores.meta.clone())),
             false => Arc::new(gate::Keys(stores.meta.clone())),
         };
-        let ingest = Arc::new(Ingest::new(lines.clone(), gate, config.live.chunk.as_millis() as u32));
+        let ingest = Arc::new(Ingest::new(lines.clone(), gate, config.live.chunk.as_millis() as u32, None));
 
         let via = format!("weir-{:016x}", rand::random::<u64>());
         let (cache, links) = config.edge(&via).unzip();

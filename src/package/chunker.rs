@@ -93,6 +93,11 @@ impl Chunker {
         Self { init: Init::audio(config), epoch, cutter: Cutter::Audio(Audio::new(rate, frame, parts)) }
     }
 
+    /// Names its chunks by another epoch from the open one on: what a standby makes is published by it now.
+    pub fn set_epoch(&mut self, epoch: u64) {
+        self.epoch = epoch;
+    }
+
     /// The epoch that its chunks are named by.
     pub fn epoch(&self) -> u64 {
         self.epoch

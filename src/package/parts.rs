@@ -9,7 +9,7 @@ const FRAMES_MIN: i64 = 6;
 const JITTER_MS: i64 = 1;
 
 /// The clock of a broadcast's parts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Parts {
     /// Nominal duration, 90 kHz: parts end at the frames nearest to its multiples.
     pub ticks: i64,

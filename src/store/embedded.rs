@@ -18,7 +18,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{
-    About, AccessRow, BroadcastRow, ChunkRow, ClipRow, ClipsOf, EpochRow, Error, JobRow, Meta, Result, StreamRow,
+    About, AccessRow, BroadcastRow, ChunkRow, ClipRow, ClipsOf, EpochRow, Error, JobRow, Meta, NodeRow, Result,
+    StreamRow,
 };
 use crate::id::{BroadcastId, ClipId, StreamId};
 use engine::{Db, Put};
@@ -386,6 +387,18 @@ impl Meta for Embedded {
 
     async fn delete_job(&self, id: &str) -> Result<()> {
         self.write(Check::Nothing, vec![Put { space: Space::Jobs, key: id.into(), value: None }], false).await
+    }
+
+    async fn put_node(&self, row: NodeRow) -> Result<()> {
+        self.write(Check::Nothing, vec![put(Space::Nodes, row.id.clone().into_bytes(), &row)], false).await
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeRow>> {
+        self.page(Space::Nodes, Vec::new()..vec![u8::MAX], false, usize::MAX).await
+    }
+
+    async fn delete_node(&self, id: &str) -> Result<()> {
+        self.write(Check::Present, vec![Put { space: Space::Nodes, key: id.into(), value: None }], true).await
     }
 }
 

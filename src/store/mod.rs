@@ -132,6 +132,32 @@ pub enum JobTask {
     Sweep,
 }
 
+/// A node of the cluster, as it tells of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRow {
+    /// `node.id`.
+    pub id: String,
+    /// Base URL of its internal port, `http://host:port`.
+    pub internal: String,
+    /// Base URL of its public port.
+    pub http: String,
+    /// `host:port` where it takes publishers; nothing where it takes none.
+    pub rtmp: Option<String>,
+    /// It makes chunks.
+    pub origin: bool,
+    /// Its share of the streams, against those of other nodes.
+    pub weight: u32,
+    /// Of the program.
+    pub version: String,
+    pub started: UnixMs,
+    /// When it last wrote this row.
+    pub beat: UnixMs,
+    /// It hands its streams over and stops.
+    pub draining: bool,
+    /// Streams whose chunks it publishes.
+    pub streams: u32,
+}
+
 /// Whose clips are listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClipsOf {
@@ -360,6 +386,13 @@ pub trait Meta: Send + Sync + 'static {
     async fn jobs(&self) -> Result<Vec<JobRow>>;
     /// Deletes a job's row; that there is none does not matter.
     async fn delete_job(&self, id: &str) -> Result<()>;
+
+    /// Writes a node's row in the place of the one of its id. Never made later: it tells of now.
+    async fn put_node(&self, row: NodeRow) -> Result<()>;
+    /// All nodes, in no order. There are few.
+    async fn nodes(&self) -> Result<Vec<NodeRow>>;
+    /// Deletes a node's row; [`Error::NotFound`] when there is none.
+    async fn delete_node(&self, id: &str) -> Result<()>;
 }
 
 /// Chunk bytes under names made of ids and numbers ([`blob_name`]).

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use weir::{
     id::{BroadcastId, ClipId, Rendition, StreamId},
     store::{
-        About, AccessRow, Blobs, BroadcastRow, ChunkRow, ClipRow, ClipsOf, EpochRow, Error, Meta, RenditionChunk,
-        RenditionRow, Signature, StreamRow, blob_name, init_name, valid_chunks,
+        About, AccessRow, Blobs, BroadcastRow, ChunkRow, ClipRow, ClipsOf, EpochRow, Error, Meta, NodeRow,
+        RenditionChunk, RenditionRow, Signature, StreamRow, blob_name, init_name, valid_chunks,
     },
     time::UnixMs,
 };
@@ -208,6 +208,42 @@ pub async fn access_rows_take_the_place_of_their_name(store: Arc<dyn Meta>) {
     assert!(matches!(store.delete_access(&revoked.name()).await, Err(Error::NotFound)));
     want.retain(|row| *row != revoked);
     assert_eq!(own().await, want);
+}
+
+pub async fn nodes_tell_of_themselves(store: Arc<dyn Meta>) {
+    let (one, other) = (fresh("n").to_string(), fresh("n").to_string());
+    let row = |id: &str, beat, draining| NodeRow {
+        id: id.to_owned(),
+        internal: "http://10.0.0.5:8090".into(),
+        http: "http://10.0.0.5:8080".into(),
+        rtmp: Some("10.0.0.5:1935".into()),
+        origin: true,
+        weight: 2,
+        version: "0.1.0".into(),
+        started: UnixMs(5),
+        beat: UnixMs(beat),
+        draining,
+        streams: 7,
+    };
+    let own = async || {
+        let mut rows = store.nodes().await.expect("read");
+        rows.retain(|row| row.id == one || row.id == other);
+        rows.sort_by(|a, b| a.id.cmp(&b.id));
+        rows
+    };
+    // The last word counts, also when it comes in the same instant.
+    for beat in 0..20 {
+        store.put_node(row(&one, beat, beat == 19)).await.expect("written");
+    }
+    store.put_node(NodeRow { rtmp: None, ..row(&other, 1, false) }).await.expect("written");
+    let mut want = vec![row(&one, 19, true), NodeRow { rtmp: None, ..row(&other, 1, false) }];
+    want.sort_by(|a, b| a.id.cmp(&b.id));
+    assert_eq!(own().await, want);
+    store.delete_node(&one).await.expect("deleted");
+    assert!(matches!(store.delete_node(&one).await, Err(Error::NotFound)));
+    assert_eq!(own().await.len(), 1);
+    store.put_node(row(&one, 20, false)).await.expect("it may come back");
+    assert_eq!(own().await.len(), 2);
 }
 
 pub async fn the_epoch_log_grows_by_one(store: Arc<dyn Meta>) {

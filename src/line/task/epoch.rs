@@ -8,7 +8,8 @@ const UNKNOWN_FPS: (u32, u32) = (24, 1);
 impl Task {
     /// Takes an epoch: a new broadcast, or the next chunk number of the running one.
     pub(super) async fn begin(&mut self, begin: Begin) -> Begun {
-        self.end_epoch(begin.next.map(|(_, at)| at));
+        let ended_at = begin.next.map(|(_, at)| at);
+        self.end_epoch(ended_at);
         let (today, stamp) = (unix_now(), now());
         if self.broadcast.as_ref().is_some_and(|b| b.state() == State::Ended) {
             self.broadcast = None;
@@ -45,22 +46,30 @@ impl Task {
         let discontinuity = self.broadcast.as_ref().is_some_and(|b| b.edge().is_some());
         let mut epoch = Epoch { broadcast, number: 0, k, at, wall, discontinuity };
         epoch.number = self.take_epoch(&epoch).await;
-        self.last_epoch = epoch.number;
-        let (granted, top) = self.plan(begin.video.as_ref());
-        let rungs = granted.as_ref().map(|g| g.rungs.clone()).unwrap_or_default();
-        let rows = self.rows(&begin, &rungs);
-        info!(stream = %self.stream, broadcast = %epoch.broadcast, epoch = epoch.number, k = epoch.k, reason = ?begin.reason,
-            rungs = ?rungs.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), "epoch begins");
+        let encode = self.run_epoch(epoch.clone(), &begin);
         let live = self.broadcast.as_mut().expect("begun above");
-        live.begin(&epoch, rows);
         if begin.next.is_none() {
             live.forget_warnings();
         }
+        let plan = Plan { started: live.started(), parts: live.parts(), ended_at };
+        Begun { epoch, encode, plan }
+    }
+
+    /// Begins an epoch that has its number. Whether renditions will be encoded.
+    pub(super) fn run_epoch(&mut self, epoch: Epoch, begin: &Begin) -> bool {
+        self.last_epoch = epoch.number;
+        let (granted, top) = self.plan(begin.video.as_ref());
+        let rungs = granted.as_ref().map(|g| g.rungs.clone()).unwrap_or_default();
+        let rows = self.rows(begin, &rungs);
+        info!(stream = %self.stream, broadcast = %epoch.broadcast, epoch = epoch.number, k = epoch.k, reason = ?begin.reason,
+            leads = self.role.leads(), rungs = ?rungs.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), "epoch begins");
+        let live = self.broadcast.as_mut().expect("the caller made it");
+        live.begin(&epoch, rows);
         let shed = granted.as_ref().map(|g| g.shed.iter().map(|rung| rung.name.clone()).collect());
         live.set_shed(shed.unwrap_or_default());
-        let encode = !rungs.is_empty();
         self.away = None;
         self.run = Some(Run {
+            writes: epoch.number,
             video: None,
             audio_config: None,
             source: None,
@@ -69,10 +78,10 @@ impl Task {
             top,
             end: epoch.at,
             last_dts: None,
-            epoch: epoch.clone(),
+            epoch,
         });
         self.changed = true;
-        Begun { epoch, encode }
+        !rungs.is_empty()
     }
 
     /// Appends to the stream's epoch log. A store that does not answer must not stop a show on a single node: the epoch
@@ -125,7 +134,7 @@ impl Task {
     }
 
     /// How a new broadcast's chunks are divided.
-    fn parts(&self, begin: &Begin) -> Parts {
+    pub(super) fn parts(&self, begin: &Begin) -> Parts {
         let scale = i64::from(VIDEO_TIMESCALE);
         let frame = |(num, den): (u32, u32)| (scale * i64::from(den) / i64::from(num.max(1))).max(1);
         let video = begin.video.as_ref().map(|video| frame(video.fps.unwrap_or(UNKNOWN_FPS)));
@@ -178,7 +187,7 @@ impl Task {
         let at = at.unwrap_or(run.end);
         self.ring.push(Message::End { at });
         let broadcast = self.broadcast.as_mut().expect("a run belongs to a broadcast");
-        let epoch = run.epoch.number;
+        let epoch = run.writes;
         broadcast.close(at);
         let mut finished = Vec::new();
         if let Some(source) = run.source {

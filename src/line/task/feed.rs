@@ -7,6 +7,7 @@ use super::{
 
 impl Task {
     pub(super) fn media(&mut self, message: Message) {
+        let Some(message) = self.followed(message) else { return };
         let Some(run) = &mut self.run else { return };
         // The end goes to the ring where every epoch ends.
         if !matches!(message, Message::End { .. }) {
@@ -16,7 +17,7 @@ impl Task {
         match message {
             Message::Epoch(_) => {}
             Message::Video(config) => {
-                let chunker = Chunker::video(&config, run.epoch.number, parts);
+                let chunker = Chunker::video(&config, run.writes, parts);
                 let row = video_row(Rendition::source(), &config);
                 let init = (Arc::from(chunker.init().hash.as_str()), chunker.init().bytes.clone());
                 run.source = Some(chunker);
@@ -24,7 +25,7 @@ impl Task {
                 self.describe(row, init);
             }
             Message::Audio(config) => {
-                let chunker = Chunker::audio(&config, run.epoch.number, parts);
+                let chunker = Chunker::audio(&config, run.writes, parts);
                 let row = audio_row(&config);
                 let init = (Arc::from(chunker.init().hash.as_str()), chunker.init().bytes.clone());
                 run.audio = Some(chunker);
@@ -42,7 +43,7 @@ impl Task {
         let rendition = row.name.clone();
         broadcast.describe(row);
         broadcast.init(&rendition, hash.clone(), bytes.clone());
-        if self.inits.insert((rendition.clone(), hash.clone())) {
+        if self.role.leads() && self.inits.insert((rendition.clone(), hash.clone())) {
             self.keeper.submit(Job::Init { broadcast: broadcast.id().clone(), rendition, hash, bytes });
         }
     }
@@ -142,7 +143,8 @@ impl Task {
                 return;
             }
         };
-        self.encodings.insert(epoch, Encoding { transcoder, rungs, chunkers: BTreeMap::new() });
+        let writes = self.run.as_ref().map_or(epoch, |run| run.writes);
+        self.encodings.insert(epoch, Encoding { writes, transcoder, rungs, chunkers: BTreeMap::new() });
         let to = self.events.clone();
         self.shared.tasks.spawn(async move {
             while let Some(event) = from.recv().await {
@@ -162,16 +164,17 @@ impl Task {
             let encoding = self.encodings.remove(&epoch).expect("checked above");
             if let Some(broadcast) = broadcast {
                 for name in encoding.rungs.keys() {
-                    broadcast.done(name, epoch);
+                    broadcast.done(name, encoding.writes);
                 }
                 self.changed = true;
             }
             return;
         };
         let Some(broadcast) = broadcast else { return };
+        let writes = encoding.writes;
         match event {
             transcode::Event::Item { rung, item: Item::Config(config) } => {
-                let chunker = Chunker::video(&config, epoch, broadcast.parts());
+                let chunker = Chunker::video(&config, writes, broadcast.parts());
                 let mut row = video_row(rung.clone(), &config);
                 if let Some(plan) = encoding.rungs.get(&rung) {
                     row = RenditionRow { peak_bps: peak_bps(plan, self.shared.config.chunk), ..row };
@@ -199,7 +202,7 @@ impl Task {
                     }
                 }
                 if let Some(broadcast) = &mut self.broadcast {
-                    broadcast.done(&rung, epoch);
+                    broadcast.done(&rung, writes);
                     self.changed = true;
                 }
             }
@@ -209,7 +212,7 @@ impl Task {
                 warn!(stream = %self.stream, "transcoder restarts");
             }
             transcode::Event::Shed { rung } => {
-                if epoch == self.last_epoch {
+                if writes == self.last_epoch {
                     warn!(stream = %self.stream, %rung, "the node cannot keep up: rung shed");
                     broadcast.shed(rung);
                     self.changed = true;
@@ -230,6 +233,9 @@ impl Task {
         metrics::counter!("weir_chunks_total").increment(1);
         metrics::counter!("weir_chunk_bytes_total").increment(chunk.bytes.len() as u64);
         self.changed = true;
+        if !self.role.leads() {
+            return;
+        }
         let duration =
             slot.end.unwrap_or_else(|| slot.at + rescale(chunk.duration, chunk.timescale, VIDEO_TIMESCALE)) - slot.at;
         self.keeper.submit(Job::Chunk(Box::new(ChunkJob {

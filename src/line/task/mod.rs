@@ -19,6 +19,7 @@ use super::{
     broadcast::{Broadcast, Finished},
     keeper::{ChunkJob, Job, Keeper, Stored},
     live::{Live, State},
+    recover,
 };
 use crate::{
     id::{BroadcastId, Rendition, StreamId},
@@ -35,6 +36,11 @@ use crate::{
 
 mod epoch;
 mod feed;
+mod role;
+
+pub use role::{Plan, Standing};
+
+use role::Role;
 
 /// How long an ended broadcast's window stays, with ENDLIST, before its URLs answer with the recording: most players that
 /// poll see the end of the playlist they know.
@@ -49,7 +55,7 @@ const DRAINS: Duration = Duration::from_secs(5);
 const IDLE_LOOK: Duration = Duration::from_secs(1);
 
 /// What a session tells when it asks for an epoch.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Begin {
     pub reason: Break,
     /// The chunk number and time that follow what the session has sent; `None` for its first epoch.
@@ -64,15 +70,39 @@ pub struct Begun {
     pub epoch: Epoch,
     /// Renditions will be encoded: chunk starts need not follow the source's keyframes.
     pub encode: bool,
+    /// What a standby must know to make the same.
+    pub plan: Plan,
 }
 
 #[derive(Debug)]
 pub enum Command {
-    /// A new session with the valid key: the one before it is fenced. `stop` ends the session.
+    /// A new session with the valid key: the one before it is fenced, and this line leads.
     Attach {
+        session: Session,
+    },
+    /// The feed of a session, of which this line makes the chunks as another does until it is told to lead. Refused where
+    /// a newer session has the line.
+    Follow {
+        session: Session,
+        reply: oneshot::Sender<Result<(), Fenced>>,
+    },
+    /// The session's chunks are published here from now on.
+    Lead {
         session: u64,
-        settings: StreamSettings,
-        stop: CancellationToken,
+        reply: oneshot::Sender<Result<(), Fenced>>,
+    },
+    /// What the epoch that comes next in the feed is to be made by.
+    Plan {
+        session: u64,
+        plan: Plan,
+    },
+    /// Another node leads the session's stream now.
+    Leave {
+        session: u64,
+    },
+    /// Another node says that it has this epoch of the stream.
+    Superseded {
+        epoch: u64,
     },
     Begin {
         session: u64,
@@ -97,15 +127,24 @@ pub enum Command {
     Close,
 }
 
-struct Session {
-    number: u64,
-    settings: StreamSettings,
-    stop: CancellationToken,
+/// A publisher's connection, as the line knows it.
+#[derive(Debug)]
+pub struct Session {
+    /// Names this way into the line.
+    pub number: u64,
+    /// When the publisher came, in an order that all nodes share: of two sessions the later one counts.
+    pub order: u64,
+    pub settings: StreamSettings,
+    /// Ends the session.
+    pub stop: CancellationToken,
 }
 
 /// What runs between an epoch's begin and its end.
 struct Run {
+    /// As the feed tells it.
     epoch: Epoch,
+    /// The epoch that its chunks are named by: a later one since this node took over from another.
+    writes: u64,
     video: Option<VideoConfig>,
     audio_config: Option<AudioConfig>,
     source: Option<Chunker>,
@@ -134,6 +173,8 @@ impl Ended {
 
 /// A transcoder and what packages its output; it may outlive its epoch while it drains.
 struct Encoding {
+    /// The epoch that its chunks are named by.
+    writes: u64,
     transcoder: Transcoder,
     rungs: BTreeMap<Rendition, Rung>,
     chunkers: BTreeMap<Rendition, Chunker>,
@@ -165,6 +206,8 @@ pub struct Task {
     closing: bool,
     /// The last feed item's arrival.
     heard: Timestamp,
+    role: Role,
+    standing: watch::Sender<Standing>,
 }
 
 /// A line's inputs.
@@ -179,11 +222,12 @@ impl Task {
         shared: Arc<Shared>,
         stream: StreamId,
         shown: watch::Sender<Option<Arc<Live>>>,
+        standing: watch::Sender<Standing>,
         keeper: Keeper,
         events: mpsc::Sender<(u64, Option<transcode::Event>)>,
         restored: Option<Broadcast>,
     ) -> Self {
-        let ring = Arc::new(Ring::new(ring::Config { max_bytes: shared.config.ring_bytes, ..ring::Config::default() }));
+        let ring = new_ring(&shared.config);
         // The time the node was away counts as time the encoder was away.
         let away = restored.as_ref().map(|_| (now(), 0));
         let last_epoch = 0;
@@ -208,6 +252,8 @@ impl Task {
             parts_changed: false,
             closing: false,
             heard: now(),
+            role: Role::default(),
+            standing,
         }
     }
 
@@ -236,7 +282,7 @@ impl Task {
                     Some(command) => self.command(command).await,
                     None => self.close(),
                 },
-                () = sleep(wait) => if !idle { self.tick() },
+                () = sleep(wait) => if !idle { self.tick().await },
             }
         }
         if !self.closing {
@@ -245,21 +291,33 @@ impl Task {
     }
 
     fn idle(&self) -> bool {
-        let over = self.broadcast.is_none() || self.closing;
+        let over = (self.broadcast.is_none() && !self.is_stale()) || self.closing;
         self.session.is_none() && over && self.encodings.is_empty()
     }
 
     async fn command(&mut self, command: Command) {
         match command {
-            Command::Attach { session, settings, stop } => {
-                if let Some(old) = self.session.take() {
-                    info!(stream = %self.stream, session = old.number, "a newer session with the valid key takes over");
-                    metrics::counter!("weir_sessions_replaced_total").increment(1);
-                    old.stop.cancel();
-                    self.end_epoch(None);
-                }
-                self.session = Some(Session { number: session, settings, stop });
+            Command::Attach { session } => {
+                self.replace_session(session);
+                self.role = Role::default();
             }
+            Command::Follow { session, reply } => {
+                // A session that went away meanwhile detaches by itself.
+                let _ = reply.send(self.follow(session));
+            }
+            Command::Lead { session, reply } => {
+                let holds = self.holds(session);
+                if holds {
+                    self.lead().await;
+                }
+                let _ = reply.send(if holds { Ok(()) } else { Err(Fenced) });
+            }
+            Command::Plan { session, plan } if self.holds(session) => self.role.plan(plan),
+            Command::Leave { session } if self.holds(session) => {
+                self.session = None;
+                self.step_down();
+            }
+            Command::Superseded { epoch } => self.doubt(epoch).await,
             Command::Begin { session, begin, reply } => {
                 let begun = if self.holds(session) { Ok(self.begin(begin).await) } else { Err(Fenced) };
                 // A session that went away meanwhile detaches by itself.
@@ -278,6 +336,7 @@ impl Task {
             Command::Detach { session } if self.holds(session) => {
                 self.end_epoch(None);
                 self.session = None;
+                self.role.orphan(now());
             }
             Command::Kick => {
                 if let Some(session) = self.session.take() {
@@ -287,7 +346,11 @@ impl Task {
             }
             Command::Close => self.close(),
             // From a fenced session: its media no longer counts.
-            Command::Media { .. } | Command::Warning { .. } | Command::Detach { .. } => {}
+            Command::Media { .. }
+            | Command::Warning { .. }
+            | Command::Detach { .. }
+            | Command::Plan { .. }
+            | Command::Leave { .. } => {}
         }
     }
 
@@ -305,7 +368,7 @@ impl Task {
 
     /// Has the broadcast's row written. `false`: there is no room for it now.
     fn store_broadcast(&self, ended: Option<UnixMs>) -> bool {
-        let Some(broadcast) = &self.broadcast else { return true };
+        let Some(broadcast) = self.broadcast.as_ref().filter(|_| self.role.leads()) else { return true };
         if ended.is_none() && broadcast.state() == State::Ended {
             // Its end is stored already.
             return true;
@@ -335,23 +398,26 @@ impl Task {
         let window = self.window_end();
         let broadcast = self.broadcast.as_ref().and_then(Broadcast::deadline);
         let gone = self.ended.as_ref().map(Ended::gone_at);
-        [gap, window, broadcast, gone].into_iter().flatten().min()
+        [gap, window, broadcast, gone, self.role.deadline()].into_iter().flatten().min()
     }
 
     fn next_gap(&self) -> Option<Timestamp> {
-        let (since, gaps) = self.away?;
-        Some(since + self.chunk_time() * (gaps as u32 + 1))
+        let (since, gaps) = self.away.filter(|_| self.role.leads())?;
+        Some((since + self.chunk_time() * (gaps as u32 + 1)).max(self.role.unsure_until()))
     }
 
     fn window_end(&self) -> Option<Timestamp> {
-        let (since, _) = self.away.filter(|_| self.ended.is_none())?;
+        let (since, _) = self.away.filter(|_| self.ended.is_none() && self.role.leads())?;
         // What is still being encoded belongs to it.
         let draining = if self.encodings.is_empty() { Duration::ZERO } else { DRAINS };
-        Some(since + self.shared.config.reconnect_window.max(draining))
+        Some((since + self.shared.config.reconnect_window.max(draining)).max(self.role.unsure_until()))
     }
 
-    fn tick(&mut self) {
+    async fn tick(&mut self) {
         let stamp = now();
+        if !self.role.leads() {
+            return self.watch_leader(stamp).await;
+        }
         if let Some(ended) = self.ended.as_mut().filter(|ended| ended.gone_at() <= stamp) {
             let is_stored = ended.is_stored;
             // It must not stay open for ever because the queue was full.
@@ -365,6 +431,11 @@ impl Task {
             return;
         }
         if self.ended.is_none() {
+            let is_due = |at: Option<Timestamp>| at.is_some_and(|at| at <= stamp);
+            // Who lists a hole where another node has a chunk would be wrong.
+            if (is_due(self.window_end()) || is_due(self.next_gap())) && !self.is_newest().await {
+                return;
+            }
             if self.window_end().is_some_and(|at| at <= stamp) {
                 let broadcast = self.broadcast.as_mut().expect("away from a broadcast");
                 info!(stream = %self.stream, broadcast = %broadcast.id(), "broadcast ends");
@@ -388,6 +459,15 @@ impl Task {
     fn publish(&mut self) {
         self.changed = false;
         let snapshot = self.broadcast.as_mut().map(|broadcast| Arc::new(broadcast.snapshot(now())));
+        let leads = self.role.leads();
+        let standing = Standing { leads, k: snapshot.as_ref().and_then(|live| live.k) };
+        self.standing.send_if_modified(|known| std::mem::replace(known, standing) != standing);
+        if !leads {
+            if !self.is_stale() {
+                self.shown.send_if_modified(|shown| shown.take().is_some());
+            }
+            return;
+        }
         self.shown.send_replace(snapshot.clone());
         if let Some(live) = &snapshot
             && self.session.as_ref().is_some_and(|session| session.settings.push)
@@ -402,6 +482,10 @@ impl Task {
             self.store_broadcast(None);
         }
     }
+}
+
+fn new_ring(config: &super::Config) -> Arc<Ring> {
+    Arc::new(Ring::new(ring::Config { max_bytes: config.ring_bytes, ..ring::Config::default() }))
 }
 
 async fn sleep(wait: Option<Duration>) {

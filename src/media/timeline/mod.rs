@@ -67,7 +67,8 @@ pub enum Output {
 }
 
 /// Why an epoch begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Break {
     /// The session's first.
     First,

@@ -3,7 +3,8 @@
 use std::fmt;
 
 /// Something that costs quality or work and that the streamer can change. Its text says what happens and what to set.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Warning {
     /// Keyframes come further apart than a chunk is long.
     LongKeyframeInterval { chunk_ms: u32 },

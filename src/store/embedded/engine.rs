@@ -39,8 +39,9 @@ pub(super) struct Db {
     about: Keyspace,
     clips: Keyspace,
     jobs: Keyspace,
+    nodes: Keyspace,
     /// Bytes written to each table since it was last told to write itself out.
-    unrotated: [AtomicUsize; 10],
+    unrotated: [AtomicUsize; 11],
 }
 
 /// One row to write; no value deletes.
@@ -74,6 +75,7 @@ impl Db {
             about: table("about")?,
             clips: table("clips")?,
             jobs: table("jobs")?,
+            nodes: table("nodes")?,
             unrotated: Default::default(),
             database,
         })
@@ -91,6 +93,7 @@ impl Db {
             Space::About => &self.about,
             Space::Clips => &self.clips,
             Space::Jobs => &self.jobs,
+            Space::Nodes => &self.nodes,
         }
     }
 

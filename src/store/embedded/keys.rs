@@ -28,10 +28,11 @@ pub(super) enum Space {
     About,
     Clips,
     Jobs,
+    Nodes,
 }
 
 impl Space {
-    pub(super) const ALL: [Space; 10] = [
+    pub(super) const ALL: [Space; 11] = [
         Space::Streams,
         Space::Epochs,
         Space::Broadcasts,
@@ -42,6 +43,7 @@ impl Space {
         Space::About,
         Space::Clips,
         Space::Jobs,
+        Space::Nodes,
     ];
 }
 
@@ -161,6 +163,7 @@ pub(super) fn show(space: Space, key: &[u8]) -> String {
         Space::About => format!("title of {}", head(0)),
         Space::Clips => format!("clip {}", head(0)),
         Space::Jobs => format!("job {}", head(0)),
+        Space::Nodes => format!("node {}", head(0)),
         Space::Broadcasts | Space::Open => format!("broadcast {}", head(0)),
         Space::Epochs => format!("epoch {} of {}", number(8), head(8)),
         Space::Chunks => format!("chunk {} of epoch {} of {}", number(16), number(8), head(24)),

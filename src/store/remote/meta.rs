@@ -9,7 +9,8 @@ use crate::{
     id::{BroadcastId, ClipId, StreamId},
     media::Pieces,
     store::{
-        About, AccessRow, BroadcastRow, ChunkRow, ClipRow, ClipsOf, EpochRow, Error, JobRow, Meta, Result, StreamRow,
+        About, AccessRow, BroadcastRow, ChunkRow, ClipRow, ClipsOf, EpochRow, Error, JobRow, Meta, NodeRow, Result,
+        StreamRow,
     },
 };
 
@@ -299,6 +300,18 @@ impl Meta for RemoteMeta {
 
     async fn delete_job(&self, id: &str) -> Result<()> {
         self.0.meta.delete_job(id).await
+    }
+
+    async fn put_node(&self, row: NodeRow) -> Result<()> {
+        self.0.meta.put_node(row).await
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeRow>> {
+        self.0.meta.nodes().await
+    }
+
+    async fn delete_node(&self, id: &str) -> Result<()> {
+        self.0.meta.delete_node(id).await
     }
 }
 

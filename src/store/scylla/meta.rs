@@ -15,7 +15,8 @@ use super::{SPREAD, Scylla, applied, cql_limit, decode, readable, statements::St
 use crate::{
     id::{BroadcastId, ClipId, StreamId},
     store::{
-        About, AccessRow, BroadcastRow, ChunkRow, ClipRow, ClipsOf, EpochRow, Error, JobRow, Meta, Result, StreamRow,
+        About, AccessRow, BroadcastRow, ChunkRow, ClipRow, ClipsOf, EpochRow, Error, JobRow, Meta, NodeRow, Result,
+        StreamRow,
     },
     time::{now, unix_now},
 };
@@ -325,6 +326,24 @@ impl Meta for Scylla {
     async fn delete_job(&self, id: &str) -> Result<()> {
         let stamp = self.stamp_of(|s| &s.job_stamp, (ONE, id)).await?;
         self.write(|s| &s.drop_job, (stamp, ONE, id)).await
+    }
+
+    async fn put_node(&self, row: NodeRow) -> Result<()> {
+        let stamp = self.stamp_of(|s| &s.node_stamp, (ONE, &row.id)).await?;
+        self.write(|s| &s.put_node, (stamp, json(&row), ONE, &row.id)).await
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeRow>> {
+        let rows = self.read::<(String, Option<String>)>(|s| &s.nodes, (ONE,), usize::MAX).await?;
+        Ok(rows.iter().filter_map(|(id, body)| readable(&format!("node {id}"), body.as_ref()?)).collect())
+    }
+
+    async fn delete_node(&self, id: &str) -> Result<()> {
+        if !self.nodes().await?.iter().any(|row| row.id == id) {
+            return Err(Error::NotFound);
+        }
+        let stamp = self.stamp_of(|s| &s.node_stamp, (ONE, id)).await?;
+        self.write(|s| &s.drop_node, (stamp, ONE, id)).await
     }
 }
 

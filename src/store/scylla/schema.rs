@@ -11,30 +11,33 @@ use crate::store::{Error, Result};
 /// Partitions are bounded: a chunk bucket is an hour (1,800 numbers, some 1.3 MB before compression), the rows that are found
 /// by id lie in [`SPREAD`](super::SPREAD) partitions, everything else is of one stream or one broadcast. `body` is the row as
 /// JSON, the same as in the embedded store.
-const VERSIONS: &[&[&str]] = &[&[
-    "CREATE TABLE IF NOT EXISTS {log}.stream (spread tinyint, id text, body text, PRIMARY KEY (spread, id))",
-    "CREATE TABLE IF NOT EXISTS {log}.epoch (stream text, kind tinyint, broadcast text, epoch bigint, writer uuid, \
+const VERSIONS: &[&[&str]] = &[
+    &[
+        "CREATE TABLE IF NOT EXISTS {log}.stream (spread tinyint, id text, body text, PRIMARY KEY (spread, id))",
+        "CREATE TABLE IF NOT EXISTS {log}.epoch (stream text, kind tinyint, broadcast text, epoch bigint, writer uuid, \
      body text, PRIMARY KEY (stream, kind, broadcast, epoch)) \
      WITH CLUSTERING ORDER BY (kind ASC, broadcast ASC, epoch DESC)",
-    "CREATE TABLE IF NOT EXISTS {ks}.chunk (stream text, broadcast text, bucket bigint, k bigint, epoch bigint, \
+        "CREATE TABLE IF NOT EXISTS {ks}.chunk (stream text, broadcast text, bucket bigint, k bigint, epoch bigint, \
      body text, PRIMARY KEY ((stream, broadcast, bucket), k, epoch))",
-    "CREATE TABLE IF NOT EXISTS {ks}.chunk_bucket (stream text, broadcast text, bucket bigint, \
+        "CREATE TABLE IF NOT EXISTS {ks}.chunk_bucket (stream text, broadcast text, bucket bigint, \
      PRIMARY KEY ((stream, broadcast), bucket))",
-    "CREATE TABLE IF NOT EXISTS {ks}.broadcast (stream text, id text, body text, PRIMARY KEY (stream, id)) \
+        "CREATE TABLE IF NOT EXISTS {ks}.broadcast (stream text, id text, body text, PRIMARY KEY (stream, id)) \
      WITH CLUSTERING ORDER BY (id DESC)",
-    "CREATE TABLE IF NOT EXISTS {ks}.broadcast_id (spread tinyint, id text, stream text, PRIMARY KEY (spread, id))",
-    "CREATE TABLE IF NOT EXISTS {ks}.broadcast_open (spread tinyint, stream text, id text, body text, \
+        "CREATE TABLE IF NOT EXISTS {ks}.broadcast_id (spread tinyint, id text, stream text, PRIMARY KEY (spread, id))",
+        "CREATE TABLE IF NOT EXISTS {ks}.broadcast_open (spread tinyint, stream text, id text, body text, \
      PRIMARY KEY (spread, stream, id))",
-    "CREATE TABLE IF NOT EXISTS {ks}.about (stream text, broadcast text, body text, PRIMARY KEY ((stream, broadcast)))",
-    "CREATE TABLE IF NOT EXISTS {ks}.clip (id text PRIMARY KEY, body text)",
-    "CREATE TABLE IF NOT EXISTS {ks}.clip_of (kind tinyint, owner text, id text, body text, \
+        "CREATE TABLE IF NOT EXISTS {ks}.about (stream text, broadcast text, body text, PRIMARY KEY ((stream, broadcast)))",
+        "CREATE TABLE IF NOT EXISTS {ks}.clip (id text PRIMARY KEY, body text)",
+        "CREATE TABLE IF NOT EXISTS {ks}.clip_of (kind tinyint, owner text, id text, body text, \
      PRIMARY KEY ((kind, owner), id)) WITH CLUSTERING ORDER BY (id DESC)",
-    // Read as a whole once a second: what is over must be gone soon. Repair runs more often than every three hours, or a
-    // row that is over may come back, which does no harm.
-    "CREATE TABLE IF NOT EXISTS {ks}.access (spread tinyint, name text, body text, PRIMARY KEY (spread, name)) \
+        // Read as a whole once a second: what is over must be gone soon. Repair runs more often than every three hours, or a
+        // row that is over may come back, which does no harm.
+        "CREATE TABLE IF NOT EXISTS {ks}.access (spread tinyint, name text, body text, PRIMARY KEY (spread, name)) \
      WITH gc_grace_seconds = 10800",
-    "CREATE TABLE IF NOT EXISTS {ks}.job (spread tinyint, id text, body text, PRIMARY KEY (spread, id))",
-]];
+        "CREATE TABLE IF NOT EXISTS {ks}.job (spread tinyint, id text, body text, PRIMARY KEY (spread, id))",
+    ],
+    &["CREATE TABLE IF NOT EXISTS {ks}.node (spread tinyint, id text, body text, PRIMARY KEY (spread, id))"],
+];
 
 /// The tables' version that this release knows.
 pub const VERSION: i32 = VERSIONS.len() as i32;

@@ -101,6 +101,11 @@ statements! {
     put_job: Write "UPDATE {ks}.job USING TIMESTAMP ? SET body = ? WHERE spread = ? AND id = ?";
     drop_job: Write "DELETE FROM {ks}.job USING TIMESTAMP ? WHERE spread = ? AND id = ?";
     jobs: Read "SELECT id, body FROM {ks}.job WHERE spread = ?";
+
+    node_stamp: Read "SELECT WRITETIME(body) FROM {ks}.node WHERE spread = ? AND id = ?";
+    put_node: Write "UPDATE {ks}.node USING TIMESTAMP ? SET body = ? WHERE spread = ? AND id = ?";
+    drop_node: Write "DELETE FROM {ks}.node USING TIMESTAMP ? WHERE spread = ? AND id = ?";
+    nodes: Read "SELECT id, body FROM {ks}.node WHERE spread = ?";
 }
 
 async fn prepare(

@@ -1,0 +1,293 @@
+//! Which nodes make the chunks of one session: decided at its gateway.
+//!
+//! Pure. What is heard of nodes enters ([`Input`]), what to do leaves ([`Output`]); time is an argument. Every node that
+//! makes the chunks is a follower first; one of them leads, that is, publishes. When the leader is lost the follower that is
+//! furthest leads at once; when a follower is lost another takes its place. Two gateways, or two views of who lives, can
+//! disagree: the epoch log of the store decides whose chunks count, this machine only sees to it that someone makes them.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::time::Timestamp;
+
+/// A node's id.
+pub type Node = Arc<str>;
+
+/// A node that was lost is tried again after this.
+const AGAIN: Duration = Duration::from_secs(1);
+/// A node that was told to lead does so within this, or another is told.
+const LEADS_WITHIN: Duration = Duration::from_secs(3);
+/// A leader that is behind its follower for so long does not work.
+const BEHIND: Duration = Duration::from_millis(1000);
+/// So many chunks are behind: the two do not list in the same instant.
+const BEHIND_CHUNKS: u64 = 2;
+/// A stream is moved to the node that the ring prefers when that has been there for so long.
+const SETTLED: Duration = Duration::from_secs(60);
+
+/// What is heard.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// Nodes that may make the chunks, the preferred first.
+    Candidates(Vec<Node>),
+    /// A node takes the feed, and is so far.
+    Standing { node: Node, leads: bool, k: Option<u64>, draining: bool },
+    /// A node leads, as it was told.
+    Led(Node),
+    /// The way to a node is lost, or was never there.
+    Lost(Node),
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output {
+    /// Send the feed to this node.
+    Open(Node),
+    /// Tell it to publish.
+    Lead(Node),
+    /// Tell it that another publishes now, and send it no more.
+    Leave(Node),
+    /// Send it no more.
+    Close(Node),
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    open: bool,
+    leads: bool,
+    k: Option<u64>,
+    draining: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Failover {
+    /// Nodes that get the feed: one that leads, and the others.
+    wanted: usize,
+    candidates: Vec<Node>,
+    lanes: BTreeMap<Node, Lane>,
+    leader: Option<Node>,
+    /// Who was told to lead, and when.
+    told: Option<(Node, Timestamp)>,
+    /// Nodes that are left alone until then.
+    resting: BTreeMap<Node, Timestamp>,
+    behind_since: Option<Timestamp>,
+    /// Since when the preferred node is another than the leader.
+    preferred: Option<(Node, Timestamp)>,
+    /// Some node has led.
+    begun: bool,
+    /// When it last looked at everything.
+    settled: Timestamp,
+    outputs: VecDeque<Output>,
+}
+
+impl Failover {
+    /// `standbys`: how many nodes make the chunks beside the one that leads.
+    pub fn new(standbys: usize) -> Self {
+        Self {
+            wanted: 1 + standbys,
+            candidates: Vec::new(),
+            lanes: BTreeMap::new(),
+            leader: None,
+            told: None,
+            resting: BTreeMap::new(),
+            behind_since: None,
+            preferred: None,
+            begun: false,
+            settled: Timestamp(0),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// The node that leads.
+    pub fn leader(&self) -> Option<&Node> {
+        self.leader.as_ref()
+    }
+
+    /// The nodes that follow.
+    pub fn standbys(&self) -> impl Iterator<Item = &Node> {
+        self.lanes.iter().filter(|(node, lane)| lane.open && Some(*node) != self.leader.as_ref()).map(|(node, _)| node)
+    }
+
+    pub fn handle(&mut self, now: Timestamp, input: Input) {
+        match input {
+            Input::Candidates(candidates) => self.candidates = candidates,
+            Input::Standing { node, leads, k, draining } => {
+                if let Some(lane) = self.lanes.get_mut(&node) {
+                    *lane = Lane { open: true, leads, k, draining };
+                }
+            }
+            Input::Led(node) => {
+                if self.told.as_ref().is_some_and(|(told, _)| *told == node) {
+                    self.told = None;
+                    self.lead(node);
+                }
+            }
+            Input::Lost(node) => self.lose(now, &node),
+        }
+        self.settle(now);
+    }
+
+    /// Lets time pass.
+    pub fn tick(&mut self, now: Timestamp) {
+        self.settle(now);
+    }
+
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Failover::tick`] has something to do.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        let told = self.told.as_ref().map(|(_, at)| *at + LEADS_WITHIN);
+        let behind = self.behind_since.map(|since| since + BEHIND);
+        let rested = self.resting.values().min().copied().filter(|_| self.lanes.len() < self.wanted);
+        let settled = self.preferred.as_ref().map(|(_, since)| *since + SETTLED);
+        // What was due before and is still there waits for something else.
+        [told, behind, rested, settled].into_iter().flatten().filter(|at| *at > self.settled).min()
+    }
+
+    fn lead(&mut self, node: Node) {
+        if let Some(before) = self.leader.replace(node.clone())
+            && before != node
+            && self.lanes.remove(&before).is_some()
+        {
+            self.outputs.push_back(Output::Leave(before));
+        }
+        if let Some(lane) = self.lanes.get_mut(&node) {
+            lane.leads = true;
+        }
+        (self.behind_since, self.preferred, self.begun) = (None, None, true);
+    }
+
+    fn lose(&mut self, now: Timestamp, node: &Node) {
+        if self.lanes.remove(node).is_none() {
+            return;
+        }
+        self.resting.insert(node.clone(), now + AGAIN);
+        if self.leader.as_ref() == Some(node) {
+            self.leader = None;
+        }
+        if self.told.as_ref().is_some_and(|(told, _)| told == node) {
+            self.told = None;
+        }
+    }
+
+    fn give_up(&mut self, now: Timestamp, node: &Node) {
+        if self.lanes.contains_key(node) {
+            self.outputs.push_back(Output::Close(node.clone()));
+            self.lose(now, node);
+        }
+    }
+
+    fn tell(&mut self, now: Timestamp, node: Node) {
+        self.told = Some((node.clone(), now));
+        self.outputs.push_back(Output::Lead(node));
+    }
+
+    fn settle(&mut self, now: Timestamp) {
+        self.settled = now;
+        self.resting.retain(|_, until| *until > now);
+        if let Some((node, at)) = self.told.clone()
+            && now >= at + LEADS_WITHIN
+        {
+            self.give_up(now, &node);
+        }
+        self.fill();
+        if self.told.is_some() {
+            return;
+        }
+        match self.leader.clone() {
+            None => {
+                if let Some(node) = self.best() {
+                    self.tell(now, node);
+                }
+            }
+            Some(leader) => self.look_after(now, &leader),
+        }
+    }
+
+    /// Opens ways to as many nodes as are wanted, the preferred ones first.
+    fn fill(&mut self) {
+        let may = |this: &Self, node: &Node| !this.lanes.contains_key(node) && !this.resting.contains_key(node);
+        while self.lanes.len() < self.wanted {
+            let Some(node) = self.candidates.iter().find(|node| may(self, node)).cloned() else { break };
+            self.open(node);
+        }
+    }
+
+    fn open(&mut self, node: Node) {
+        self.lanes.insert(node.clone(), Lane::default());
+        self.outputs.push_back(Output::Open(node));
+    }
+
+    /// Who is to lead: one that does already, the one that is furthest, or the preferred one. The first time it waits to hear
+    /// of all: one of them may lead since a session before.
+    fn best(&self) -> Option<Node> {
+        if !self.begun && self.lanes.values().any(|lane| !lane.open) {
+            return None;
+        }
+        let open = self.lanes.iter().filter(|(_, lane)| lane.open);
+        let best = open.max_by_key(|(node, lane)| (lane.leads, lane.k, !lane.draining, self.rank(node)));
+        best.map(|(node, _)| node.clone())
+    }
+
+    /// Greater is preferred.
+    fn rank(&self, node: &Node) -> std::cmp::Reverse<usize> {
+        std::cmp::Reverse(self.candidates.iter().position(|other| other == node).unwrap_or(usize::MAX))
+    }
+
+    /// Moves the lead away from a node that does not work, is to stop, or is not the preferred one.
+    fn look_after(&mut self, now: Timestamp, leader: &Node) {
+        let Some(lane) = self.lanes.get(leader) else { return };
+        let (k, draining) = (lane.k, lane.draining);
+        let others = || self.lanes.iter().filter(|(node, lane)| *node != leader && lane.open);
+        let furthest = others().filter_map(|(node, lane)| Some((lane.k?, node.clone()))).max();
+        let is_behind = furthest.as_ref().is_some_and(|(far, _)| k.is_none_or(|k| k + BEHIND_CHUNKS <= *far));
+        self.behind_since = is_behind.then(|| self.behind_since.unwrap_or(now));
+        if let Some((_, far)) = furthest
+            && self.behind_since.is_some_and(|since| now >= since + BEHIND)
+        {
+            self.behind_since = None;
+            self.give_up(now, leader);
+            self.tell(now, far);
+            return;
+        }
+        let caught_up =
+            |lane: &Lane| lane.open && !lane.draining && k.is_none_or(|k| lane.k.is_some_and(|far| far >= k));
+        if draining {
+            let ready = others().find(|(_, lane)| caught_up(lane)).map(|(node, _)| node.clone());
+            if let Some(node) = ready {
+                self.tell(now, node);
+            }
+            return;
+        }
+        let preferred = self.candidates.first().filter(|node| *node != leader).cloned();
+        self.preferred = preferred.map(|node| match self.preferred.take() {
+            Some((before, since)) if before == node => (node, since),
+            _ => (node, now),
+        });
+        let Some((node, since)) = self.preferred.clone() else { return };
+        if now < since + SETTLED {
+            return;
+        }
+        match self.lanes.get(&node) {
+            Some(lane) if caught_up(lane) => self.tell(now, node),
+            Some(_) => {}
+            None if self.resting.contains_key(&node) => {}
+            None => {
+                // In the place of a standby that the ring does not prefer to it.
+                let spare = others().map(|(node, _)| node.clone()).min_by_key(|node| self.rank(node));
+                if let Some(spare) = spare
+                    && self.lanes.len() >= self.wanted
+                {
+                    self.lanes.remove(&spare);
+                    self.outputs.push_back(Output::Close(spare));
+                }
+                self.open(node);
+            }
+        }
+    }
+}

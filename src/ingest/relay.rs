@@ -1,0 +1,290 @@
+//! A session whose chunks are made by other nodes, or by this one among them: keeps the last chunks' worth of what the
+//! publisher sent, feeds the nodes that [`Failover`] chooses, and has another lead when one is lost.
+//!
+//! The publisher's connection never waits for a node: what it sends goes to the session's ring, from which every node is
+//! fed at its own pace. Only an epoch's beginning waits for the node that leads.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{
+    Route,
+    lane::{self, Event, Hello, Order},
+};
+use crate::{
+    cluster::failover::{Failover, Input, Node, Output},
+    id::StreamId,
+    line::{Begin, Begun, Fenced, Plan, StreamSettings, session_order},
+    media::{
+        Message,
+        ring::{self, From, Ring},
+        timeline::Warning,
+    },
+    time::now,
+};
+
+/// Orders that may wait for a lane: there are few, and a lane that does not take them is lost within a second.
+const ORDERS: usize = 16;
+/// What lanes tell that may wait; they wait when it is full.
+const EVENTS: usize = 64;
+/// Questions of a session; it waits for each answer.
+const ASKS: usize = 4;
+/// When the publisher is gone, what it sent is handed on within this.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// What sessions need to know to be relayed.
+#[derive(Clone)]
+pub struct Relays {
+    pub route: Arc<dyn Route>,
+    /// Nominal chunk duration.
+    pub chunk_ms: u32,
+    /// Bound of each session's ring, bytes.
+    pub ring_bytes: usize,
+}
+
+enum Ask {
+    Begin(Begin, oneshot::Sender<Result<Begun, Fenced>>),
+    Warn(Warning),
+    End(oneshot::Sender<()>),
+}
+
+/// A session's way to the nodes that make its chunks.
+#[derive(Debug)]
+pub struct Way {
+    ring: Arc<Ring>,
+    asks: mpsc::Sender<Ask>,
+}
+
+impl Way {
+    /// Asks for an epoch.
+    pub async fn begin(&self, begin: Begin) -> Result<Begun, Fenced> {
+        let (reply, answer) = oneshot::channel();
+        self.asks.send(Ask::Begin(begin, reply)).await.map_err(|_| Fenced)?;
+        answer.await.map_err(|_| Fenced)?
+    }
+
+    /// Sends messages, in order. Never waits.
+    pub fn send(&self, messages: Vec<Message>) -> Result<(), Fenced> {
+        if self.asks.is_closed() {
+            return Err(Fenced);
+        }
+        messages.into_iter().for_each(|message| self.ring.push(message));
+        Ok(())
+    }
+
+    pub async fn warn(&self, warning: Warning) -> Result<(), Fenced> {
+        self.asks.send(Ask::Warn(warning)).await.map_err(|_| Fenced)
+    }
+
+    /// Ends the session's part, once the nodes have what it sent.
+    pub async fn detach(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.asks.send(Ask::End(reply)).await.is_ok() {
+            let _ = done.await;
+        }
+    }
+}
+
+impl Relays {
+    /// Begins to relay a session of `stream`. `fenced` ends it, and is cancelled when a newer one has the stream.
+    pub fn begin(&self, stream: StreamId, settings: StreamSettings, fenced: CancellationToken) -> Way {
+        let ring = Arc::new(Ring::new(ring::Config { max_bytes: self.ring_bytes, ..ring::Config::default() }));
+        let (asks, asked) = mpsc::channel(ASKS);
+        let (plans, plan) = watch::channel(None);
+        let (told, tells) = mpsc::channel(EVENTS);
+        let standbys = settings.standby.count();
+        let hello = Hello { stream, order: session_order(), settings, chunk_ms: self.chunk_ms, plan };
+        let relay = Relay {
+            route: self.route.clone(),
+            hello,
+            ring: ring.clone(),
+            plans,
+            failover: Failover::new(standbys),
+            lanes: BTreeMap::new(),
+            lane: 0,
+            told,
+            wanted: None,
+            fenced,
+        };
+        tokio::spawn(relay.run(asked, tells));
+        Way { ring, asks }
+    }
+}
+
+struct Lane {
+    number: u64,
+    orders: mpsc::Sender<Order>,
+}
+
+/// An epoch that the session waits for.
+struct Wanted {
+    begin: Begin,
+    reply: oneshot::Sender<Result<Begun, Fenced>>,
+    /// The node that was asked.
+    asked: Option<Node>,
+}
+
+struct Relay {
+    route: Arc<dyn Route>,
+    hello: Hello,
+    ring: Arc<Ring>,
+    plans: watch::Sender<Option<(u64, Plan)>>,
+    failover: Failover,
+    lanes: BTreeMap<Node, Lane>,
+    /// The number of the newest lane: what an older one of the same node tells counts no more.
+    lane: u64,
+    told: mpsc::Sender<(Node, u64, Event)>,
+    wanted: Option<Wanted>,
+    fenced: CancellationToken,
+}
+
+impl Relay {
+    async fn run(mut self, mut asked: mpsc::Receiver<Ask>, mut tells: mpsc::Receiver<(Node, u64, Event)>) {
+        let mut changes = self.route.changes();
+        self.look();
+        loop {
+            self.act();
+            let wait = self.failover.deadline().map(|at| at - now());
+            tokio::select! {
+                biased;
+                () = self.fenced.cancelled() => break,
+                Some((node, lane, event)) = tells.recv() => self.hear(node, lane, event),
+                ask = asked.recv() => match ask {
+                    Some(Ask::Begin(begin, reply)) => self.wanted = Some(Wanted { begin, reply, asked: None }),
+                    Some(Ask::Warn(warning)) => self.tell_leader(Order::Warn(warning)),
+                    Some(Ask::End(done)) => {
+                        self.farewell(&mut tells).await;
+                        let _ = done.send(());
+                        break;
+                    }
+                    // The session was dropped.
+                    None => {
+                        self.farewell(&mut tells).await;
+                        break;
+                    }
+                },
+                Ok(()) = changes.changed() => self.look(),
+                () = sleep(wait) => self.failover.tick(now()),
+            }
+        }
+    }
+
+    /// Looks which nodes may make the chunks.
+    fn look(&mut self) {
+        let candidates = self.route.candidates(&self.hello.stream);
+        self.failover.handle(now(), Input::Candidates(candidates));
+    }
+
+    fn hear(&mut self, node: Node, lane: u64, event: Event) {
+        if self.lanes.get(&node).is_none_or(|known| known.number != lane) {
+            return;
+        }
+        let input = match event {
+            Event::Standing { line, draining } => Input::Standing { node, leads: line.leads, k: line.k, draining },
+            Event::Led => {
+                info!(stream = %self.hello.stream, %node, "a node leads");
+                Input::Led(node)
+            }
+            Event::Begun(begun) => {
+                if let Some(wanted) = self.wanted.take_if(|wanted| wanted.asked.as_ref() == Some(&node)) {
+                    self.plans.send_replace(Some((begun.epoch.number, begun.plan)));
+                    // A session that went away meanwhile detaches by itself.
+                    let _ = wanted.reply.send(Ok(begun));
+                }
+                return;
+            }
+            Event::Fenced => {
+                info!(stream = %self.hello.stream, %node, "a newer session has the stream");
+                return self.fenced.cancel();
+            }
+            Event::Lost(why) => {
+                warn!(stream = %self.hello.stream, %node, why, "the feed to a node ended");
+                metrics::counter!("weir_feeds_lost_total").increment(1);
+                self.lanes.remove(&node);
+                Input::Lost(node)
+            }
+        };
+        self.failover.handle(now(), input);
+    }
+
+    /// Does what was decided, and asks for the epoch that the session waits for.
+    fn act(&mut self) {
+        while let Some(output) = self.failover.poll() {
+            match output {
+                Output::Open(node) => self.open(node),
+                Output::Lead(node) => self.order(&node, Order::Lead),
+                Output::Leave(node) => {
+                    self.order(&node, Order::Leave);
+                    self.lanes.remove(&node);
+                }
+                Output::Close(node) => _ = self.lanes.remove(&node),
+            }
+        }
+        let leader = self.failover.leader().cloned();
+        if let (Some(leader), Some(wanted)) = (leader, &mut self.wanted)
+            && wanted.asked.as_ref() != Some(&leader)
+        {
+            wanted.asked = Some(leader.clone());
+            let begin = Order::Begin(wanted.begin.clone());
+            self.order(&leader, begin);
+        }
+    }
+
+    fn open(&mut self, node: Node) {
+        self.lane += 1;
+        let number = self.lane;
+        let (orders, ordered) = mpsc::channel(ORDERS);
+        let (events, mut heard) = mpsc::channel(EVENTS);
+        let reader = self.ring.reader(From::Oldest);
+        tokio::spawn(lane::run(self.route.clone(), node.clone(), self.hello.clone(), reader, ordered, events));
+        let (told, name) = (self.told.clone(), node.clone());
+        tokio::spawn(async move {
+            while let Some(event) = heard.recv().await {
+                if told.send((name.clone(), number, event)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        self.lanes.insert(node, Lane { number, orders });
+    }
+
+    fn order(&mut self, node: &Node, order: Order) {
+        // A lane that is full or gone tells so itself.
+        if let Some(lane) = self.lanes.get(node) {
+            let _ = lane.orders.try_send(order);
+        }
+    }
+
+    fn tell_leader(&mut self, order: Order) {
+        if let Some(leader) = self.failover.leader().cloned() {
+            self.order(&leader, order);
+        }
+    }
+
+    /// Hands on what is left, to every node.
+    async fn farewell(&mut self, tells: &mut mpsc::Receiver<(Node, u64, Event)>) {
+        for lane in self.lanes.values() {
+            let _ = lane.orders.try_send(Order::End);
+        }
+        let all_gone = async {
+            while !self.lanes.is_empty() {
+                let Some((node, number, event)) = tells.recv().await else { return };
+                let is_over = matches!(event, Event::Lost(_));
+                if is_over && self.lanes.get(&node).is_some_and(|lane| lane.number == number) {
+                    self.lanes.remove(&node);
+                }
+            }
+        };
+        let _ = tokio::time::timeout(FAREWELL, all_gone).await;
+    }
+}
+
+async fn sleep(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}
