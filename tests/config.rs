@@ -311,7 +311,10 @@ fn ports_that_do_not_meet_are_fine() {
 #[test]
 fn dangerous_settings_are_warned_of() {
     assert_eq!(Config::default().warnings(), [""; 0]);
-    let open = parse("", &[], &["auth.publish=open", "internal.listen=0.0.0.0:8090"]).unwrap().warnings();
+    let open =
+        parse("", &[], &["auth.publish=open", "internal.listen=0.0.0.0:8090", "internal.secret=sixteen-letters!"])
+            .unwrap()
+            .warnings();
     assert!(open.len() == 2 && open[0].contains("ANYONE") && open[1].contains("internal.listen"), "{open:?}");
 }
 

@@ -30,6 +30,7 @@ use crate::{
     id::{BroadcastId, StreamId},
     package::Extent,
     store::AccessRow,
+    time::now,
 };
 
 /// Where an upstream answers with its link.
@@ -38,6 +39,8 @@ pub const PATH: &str = "/internal/v1/link";
 pub const BEAT: Duration = Duration::from_millis(250);
 /// An upstream that says nothing for so long is gone.
 pub const SILENCE: Duration = Duration::from_secs(1);
+/// What a node showed that is gone counts for so long where others take over for it.
+const LOST: Duration = Duration::from_secs(5);
 /// Between two tries to open a link.
 const AGAIN: Duration = Duration::from_millis(250);
 /// A message with some 100,000 revoked tickets.
@@ -117,15 +120,18 @@ pub struct Links {
     cache: Cache,
     /// What this process is called.
     name: String,
+    /// What one upstream showed another will, when it is lost: it is not shown for ever.
+    forgets: bool,
     // Held for look-ups only, never across an await.
     heard: RwLock<Vec<Arc<Mutex<Heard>>>>,
 }
 
 impl Links {
-    /// Links that nobody drives yet: until one speaks, its upstream is not asked for anything.
-    pub fn new(nodes: Arc<Nodes>, cache: Cache, name: &str) -> Arc<Self> {
+    /// Links that nobody drives yet: until one speaks, its upstream is not asked for anything. `forgets`: what a lost upstream
+    /// showed is forgotten, as others go on with it.
+    pub fn new(nodes: Arc<Nodes>, cache: Cache, name: &str, forgets: bool) -> Arc<Self> {
         let heard = RwLock::new((0..nodes.len()).map(|_| Arc::default()).collect());
-        Arc::new(Self { nodes, cache, name: name.to_owned(), heard })
+        Arc::new(Self { nodes, cache, name: name.to_owned(), forgets, heard })
     }
 
     /// Adds an upstream; gives its number, for [`Links::hold`].
@@ -204,14 +210,31 @@ impl Links {
         alive.any(|heard| heard.lock().expect("no panic while held").streams.get(stream).is_some_and(is_it))
     }
 
+    /// Whether an upstream that was lost a moment ago showed this broadcast of a stream, or any, and none that is there does.
+    pub fn was_shown(&self, stream: &StreamId, broadcast: Option<&BroadcastId>) -> bool {
+        let is_it = |view: &Value| broadcast.is_none_or(|id| view["broadcast"].as_str() == Some(id.as_str()));
+        let shows =
+            |heard: &Mutex<Heard>| heard.lock().expect("no panic while held").streams.get(stream).is_some_and(is_it);
+        let all: Vec<_> = self.heard().into_iter().zip(self.cache.alive()).collect();
+        all.iter().any(|(heard, alive)| !alive && shows(heard))
+            && !all.iter().any(|(heard, alive)| *alive && shows(heard))
+    }
+
     /// Holds the link to one upstream until `stop`. What it has is asked for only after `told` heard who may watch it.
     pub async fn hold(self: Arc<Self>, upstream: usize, stop: CancellationToken, told: impl Fn(News)) {
         let name = self.nodes.name(upstream);
         let mut said = String::new();
+        let mut gone_since = None;
         while !stop.is_cancelled() {
             let ended = stop.run_until_cancelled(self.listen(upstream, &told)).await;
             let Some(why) = ended else { break };
             let was_there = self.cache.set_alive(upstream, false);
+            let since = *gone_since.get_or_insert(now());
+            if was_there {
+                gone_since = Some(now());
+            } else if self.forgets && now() - since > LOST {
+                self.of(upstream).lock().expect("no panic while held").streams.clear();
+            }
             if was_there {
                 told(News::Access);
                 told(News::Alive);

@@ -30,8 +30,8 @@ const SETTLED: Duration = Duration::from_secs(60);
 /// What is heard.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
-    /// Nodes that may make the chunks, the preferred first.
-    Candidates(Vec<Node>),
+    /// Nodes that may make the chunks, the preferred first, and the one that publishes them now, as far as is known.
+    Candidates { nodes: Vec<Node>, owner: Option<Node> },
     /// A node takes the feed, and is so far.
     Standing { node: Node, leads: bool, k: Option<u64>, draining: bool },
     /// A node leads, as it was told.
@@ -113,7 +113,15 @@ impl Failover {
 
     pub fn handle(&mut self, now: Timestamp, input: Input) {
         match input {
-            Input::Candidates(candidates) => self.candidates = candidates,
+            Input::Candidates { nodes, owner } => {
+                // The first time, whoever has led since a session before goes on to.
+                if !self.begun
+                    && let Some(owner) = owner.filter(|owner| nodes.contains(owner) && !self.lanes.contains_key(owner))
+                {
+                    self.open(owner);
+                }
+                self.candidates = nodes;
+            }
             Input::Standing { node, leads, k, draining } => {
                 if let Some(lane) = self.lanes.get_mut(&node) {
                     *lane = Lane { open: true, leads, k, draining };

@@ -28,17 +28,18 @@ pub struct Member {
     pub streams: u32,
 }
 
-/// All registered nodes. The ring holds all of them that make chunks; who lives, and how loaded it is, only picks from it.
+/// All registered nodes. Cheap enough to clone at every change. The ring holds all of them that make chunks; who lives, and how loaded it is, only picks from it.
+#[derive(Clone)]
 pub struct View {
     members: Vec<Member>,
-    ring: Ring,
+    ring: Arc<Ring>,
 }
 
 impl View {
     pub fn new(members: Vec<Member>) -> Self {
         let origins = members.iter().filter(|member| member.origin);
         let ring = Ring::new(origins.map(|member| (member.id.clone(), member.weight)));
-        Self { members, ring }
+        Self { members, ring: Arc::new(ring) }
     }
 
     /// The same with news of the members. The ring is made anew only where a node has come, gone, or changed its weight.

@@ -38,14 +38,8 @@ impl Config {
             ));
         }
         if !self.internal.listen.ip().is_loopback() {
-            let guard = match self.internal.secret {
-                Some(_) => "",
-                None => {
-                    ", and set internal.secret: without it whoever reaches the port sees everything, tickets or not"
-                }
-            };
             list.push(format!(
-                "internal.listen is {}: only other nodes may reach it, keep it behind a firewall{guard}",
+                "internal.listen is {}: only other nodes may reach it, keep it behind a firewall",
                 self.internal.listen
             ));
         }
@@ -187,6 +181,22 @@ impl Config {
         }
         if !has(Role::Edge) && !self.edge.upstream.is_empty() {
             found.add("edge.upstream", "names nodes, but node.roles has no \"edge\"");
+        }
+        if self.internal.secret.is_none() && !self.internal.listen.ip().is_loopback() {
+            let listen = self.internal.listen;
+            let what = format!(
+                "is empty, and internal.listen is {listen}: whoever reached it would see everything and publish anything"
+            );
+            found.add("internal.secret", what);
+        }
+        found.number("node.weight", self.node.weight, 0..=100);
+        if self.is_clustered() && self.host().is_none() {
+            let what = "is empty, and internal.listen is every address: other nodes could not tell where this one is";
+            found.add("node.address", what);
+        }
+        let letters = |c: u8| c.is_ascii_alphanumeric() || b".-:".contains(&c);
+        if !self.node.address.bytes().all(letters) {
+            found.add("node.address", format!("{:?} is no name or IP address", self.node.address));
         }
         if let Some(secret) = &self.internal.secret
             && !(secret.expose().len() >= SECRET_MIN && secret.expose().bytes().all(|c| c.is_ascii_graphic()))

@@ -275,11 +275,36 @@ pub struct Node {
     /// The node's name, unique in its cluster.
     pub id: String,
     pub roles: Vec<Role>,
+    /// Where other nodes reach this machine; empty for the address of `internal.listen`.
+    pub address: String,
+    /// Its share of a cluster's streams, against those of other nodes.
+    pub weight: u32,
 }
 
 impl Default for Node {
     fn default() -> Self {
-        Self { id: "node-1".into(), roles: vec![Role::Gateway, Role::Origin, Role::Edge] }
+        Self {
+            id: "node-1".into(),
+            roles: vec![Role::Gateway, Role::Origin, Role::Edge],
+            address: String::new(),
+            weight: 1,
+        }
+    }
+}
+
+impl Config {
+    /// Whether this node shares its streams with others: all that share a database do.
+    pub fn is_clustered(&self) -> bool {
+        self.store.kind == stores::Kind::Scylla
+    }
+
+    /// Where other nodes reach this machine; nothing where that cannot be told.
+    pub fn host(&self) -> Option<String> {
+        let ip = self.internal.listen.ip();
+        match self.node.address.is_empty() {
+            true => (!ip.is_unspecified()).then(|| ip.to_string()),
+            false => Some(self.node.address.clone()),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{App, Shared, problem::Problem};
+use super::{App, Shared, nodes, problem::Problem};
 use crate::{
     auth::{self, tickets::Tickets},
     id::{BroadcastId, StreamId},
@@ -34,6 +34,8 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/api/v1/streams/{id}/rotate-key", post(rotate_key))
         .route("/api/v1/streams/{id}/push", put(set_push))
         .route("/api/v1/status", get(status))
+        .route("/api/v1/nodes", get(nodes::list))
+        .route("/api/v1/nodes/{id}", axum::routing::delete(nodes::remove))
         .layer(DefaultBodyLimit::max(BODY_MAX))
 }
 
@@ -50,6 +52,8 @@ struct Stream {
     playback: &'static str,
     mode: Option<&'static str>,
     epoch: Option<u64>,
+    /// The node that publishes its chunks.
+    owner: Option<String>,
     /// Newest chunk number.
     k: Option<u64>,
     renditions: Vec<Rendition>,
@@ -103,6 +107,7 @@ impl Stream {
             started: None,
             mode: None,
             epoch: None,
+            owner: None,
             k: None,
             renditions,
             warnings,
@@ -134,6 +139,7 @@ impl Stream {
             playback: playback(tickets, &live.stream),
             mode: live.mode.map(mode),
             epoch: Some(live.epoch),
+            owner: Some(app.node.clone()),
             k: live.k,
             renditions: rows.iter().map(Rendition::from).collect(),
             warnings: warnings.collect(),

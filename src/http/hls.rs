@@ -24,13 +24,17 @@ use crate::{
     package::{Extent, Reload},
     recording::{Picture, Recording, Refused, Wanted, live_left},
     store,
-    time::{UnixMs, unix_now},
+    time::{UnixMs, now, unix_now},
 };
 
 const VIDEO: &str = "video/mp4";
 const AUDIO: &str = "audio/mp4";
 /// A recording's playlists do not change, but its broadcast may be deleted.
 const RECORDING_CACHE: HeaderValue = HeaderValue::from_static("public, max-age=60");
+/// A viewer whose stream's node is lost waits so long for another to take over.
+const TAKEOVER: Duration = Duration::from_secs(3);
+/// And looks for it so often.
+const LOOK: Duration = Duration::from_millis(50);
 /// How long an answered blocking reload may be cached, target durations.
 const BLOCKED_TARGETS: u32 = 6;
 
@@ -41,39 +45,90 @@ pub async fn object(
     viewer: &Viewer,
     headers: &HeaderMap,
 ) -> Result<Response<Content>, Problem> {
-    let live = app.lines.live(&object.stream);
     let broadcast = object.broadcast().cloned().or_else(|| app.current(&object.stream));
     viewer.admit(app, &object.stream, broadcast.as_ref(), !object.is_playlist())?;
     if let What::Download(broadcast, rendition, extent) = &object.what {
         return app.download(&object.stream, broadcast, rendition.as_ref(), extent, headers).await;
     }
-    let live = live.filter(|live| object.broadcast().is_none_or(|broadcast| *broadcast == live.broadcast));
-    if let Some(live) = live {
-        return app.live(&live, object, headers).await;
-    }
-    let Some(cache) = app.cache.as_ref().filter(|_| viewer.is_pulled_for(app)) else {
-        return app.recorded(object, headers).await;
-    };
-    // What was pulled before need not be looked for here.
-    if let Some(kept) = cache.kept(&object.to_string()) {
-        return Ok(content::kept(&kept, headers));
-    }
-    // What another node is making now is there first, and more of it, whatever a store that both share has of it.
-    let elsewhere = app.links.as_ref().zip(object.broadcast());
-    if elsewhere.is_some_and(|(links, broadcast)| links.is_shown(&object.stream, broadcast)) {
-        let pulled = match cache.get(object) {
-            Ok(reading) => content::pulled(reading, object, headers).await,
-            Err(failure) => Err(failure.into()),
+    let until = now() + TAKEOVER;
+    loop {
+        let answer = app.found(object, viewer, headers).await;
+        // The node that made it is gone, and another is about to go on: a viewer is to notice neither.
+        let is_lost = match &answer {
+            Ok(found) => found.is_stale,
+            Err(problem) => problem.is_not_found() || problem.is_ours(),
         };
-        // It may be gone since: what is stored outlives it.
-        return match pulled {
-            Err(problem) => app.recorded(object, headers).await.map_err(|_| problem),
-            answer => answer,
-        };
+        if !is_lost || now() >= until || !app.is_between(object) {
+            return answer.map(|found| found.answer);
+        }
+        if let Some(cache) = &app.cache {
+            cache.forget_failure(object);
+        }
+        tokio::time::sleep(LOOK).await;
     }
-    match app.recorded(object, headers).await {
-        Err(problem) if problem.is_not_found() => content::pulled(cache.get(object)?, object, headers).await,
-        answer => answer,
+}
+
+/// An answer, and whether it may be one of before: from the store, of a broadcast whose node is gone.
+struct Found {
+    answer: Response<Content>,
+    is_stale: bool,
+}
+
+impl From<Response<Content>> for Found {
+    fn from(answer: Response<Content>) -> Self {
+        Self { answer, is_stale: false }
+    }
+}
+
+impl App {
+    /// Whether the node that made an object's broadcast was lost a moment ago, and no other shows it yet.
+    fn is_between(&self, object: &Object) -> bool {
+        let (stream, broadcast) = (&object.stream, object.broadcast());
+        let is_it = |live: Arc<Live>| broadcast.is_none_or(|broadcast| live.broadcast == *broadcast);
+        let Some(links) = self.links.as_ref().filter(|_| self.peers.is_some()) else { return false };
+        !self.lines.live(stream).is_some_and(is_it) && links.was_shown(stream, broadcast)
+    }
+
+    /// Answers from where an object is found: this node's lines, what was pulled, another node, the store.
+    async fn found(&self, object: &Object, viewer: &Viewer, headers: &HeaderMap) -> Result<Found, Problem> {
+        let live = self.lines.live(&object.stream);
+        let live = live.filter(|live| object.broadcast().is_none_or(|broadcast| *broadcast == live.broadcast));
+        if let Some(live) = live {
+            return Ok(self.live(&live, object, headers).await?.into());
+        }
+        let Some(cache) = self.cache.as_ref().filter(|_| viewer.is_pulled_for(self)) else {
+            return Ok(self.recorded(object, headers).await?.into());
+        };
+        // What was pulled before need not be looked for here.
+        if let Some(kept) = cache.kept(&object.to_string()) {
+            return Ok(content::kept(&kept, headers).into());
+        }
+        // What another node is making now is there first, and more of it, whatever a store that both share has of it.
+        let elsewhere = self.links.as_ref().zip(object.broadcast());
+        if elsewhere.is_some_and(|(links, broadcast)| links.is_shown(&object.stream, broadcast)) {
+            let pulled = match cache.get(object) {
+                Ok(reading) => content::pulled(reading, object, headers).await,
+                Err(failure) => Err(failure.into()),
+            };
+            // It may be gone since: what is stored outlives it.
+            return match pulled {
+                Err(problem) => {
+                    self.recorded(object, headers).await.map(|answer| self.dated(answer, object)).map_err(|_| problem)
+                }
+                answer => Ok(answer?.into()),
+            };
+        }
+        match self.recorded(object, headers).await {
+            Err(problem) if problem.is_not_found() => {
+                Ok(content::pulled(cache.get(object)?, object, headers).await?.into())
+            }
+            answer => Ok(self.dated(answer?, object)),
+        }
+    }
+
+    /// An answer of the store: a playlist of what is going on is one of before.
+    fn dated(&self, answer: Response<Content>, object: &Object) -> Found {
+        Found { answer, is_stale: object.is_playlist() }
     }
 }
 

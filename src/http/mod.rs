@@ -23,6 +23,7 @@ mod feed;
 pub mod front;
 mod hls;
 mod link;
+mod nodes;
 mod ops;
 mod pace;
 mod pages;
@@ -39,13 +40,22 @@ use crate::{
         Cache,
         link::{Access, Links},
     },
+    id::StreamId,
     line::{Lines, announce::Announcements},
     recording::{Archive, Jobs, Library, Pictures},
-    store::{AccessRow, Meta, health::Health},
+    store::{AccessRow, Meta, NodeRow, health::Health},
     time::Timestamp,
 };
 pub use ops::Readiness;
 pub use viewer::Peer;
+
+/// The nodes that share the streams.
+pub trait Cluster: Send + Sync + 'static {
+    /// All registered nodes, each with whether it answers.
+    fn nodes(&self) -> Vec<(NodeRow, bool)>;
+    /// The nodes that may make a stream's chunks, the preferred first.
+    fn places(&self, stream: &StreamId) -> Vec<Arc<str>>;
+}
 
 /// What the routes use.
 pub struct App {
@@ -72,6 +82,8 @@ pub struct App {
     pub cache: Option<Cache>,
     /// What other nodes say; there when there is a cache.
     pub links: Option<Arc<Links>>,
+    /// The cluster that this node belongs to, if it does.
+    pub peers: Option<Arc<dyn Cluster>>,
     /// Who may watch, as this node knows it, for the edges that have it as upstream.
     pub access: watch::Sender<Access>,
     /// What the store says of that.

@@ -29,6 +29,11 @@ impl Problem {
         self.status == StatusCode::NOT_FOUND
     }
 
+    /// Whether this node, or one behind it, could not do what was asked.
+    pub fn is_ours(&self) -> bool {
+        self.status.is_server_error()
+    }
+
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
     }

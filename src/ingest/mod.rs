@@ -48,8 +48,8 @@ pub trait Gate: Send + Sync + 'static {
 pub trait Route: Send + Sync + 'static {
     /// This node.
     fn me(&self) -> Node;
-    /// The nodes that may make a stream's chunks, the preferred first.
-    fn candidates(&self, stream: &StreamId) -> Vec<Node>;
+    /// The nodes that may make a stream's chunks, the preferred first, and the one that publishes them now.
+    fn candidates(&self, stream: &StreamId) -> (Vec<Node>, Option<Node>);
     /// Changes when [`Route::candidates`] may give something else.
     fn changes(&self) -> watch::Receiver<()>;
     /// Opens a feed to a node.

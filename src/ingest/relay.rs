@@ -174,8 +174,8 @@ impl Relay {
 
     /// Looks which nodes may make the chunks.
     fn look(&mut self) {
-        let candidates = self.route.candidates(&self.hello.stream);
-        self.failover.handle(now(), Input::Candidates(candidates));
+        let (nodes, owner) = self.route.candidates(&self.hello.stream);
+        self.failover.handle(now(), Input::Candidates { nodes, owner });
     }
 
     fn hear(&mut self, node: Node, lane: u64, event: Event) {

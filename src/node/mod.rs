@@ -16,9 +16,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 mod gate;
+mod peers;
 mod stores;
 mod welcome;
 
+use peers::{Peers, Place};
 pub use stores::Opened;
 
 use crate::{
@@ -30,7 +32,7 @@ use crate::{
     },
     config::{self, Config},
     http::{self, App, Peer, Readiness, front::Front, serve::serve as serve_http, tls::Tls},
-    ingest::{Gate, Ingest},
+    ingest::{Gate, Ingest, relay::Relays},
     line::{
         self, Lines,
         announce::{Announcements, BACKLOG},
@@ -43,6 +45,8 @@ use crate::{
 
 /// The open chunks must be finished and stored by then after the first signal.
 const LINES_PATIENCE: Duration = Duration::from_secs(7);
+/// Before that, other nodes have so long to take the streams of this one.
+const HAND_OVER: Duration = Duration::from_secs(5);
 /// Viewers' running requests get this long after that.
 const HTTP_PATIENCE: Duration = Duration::from_millis(1500);
 /// How long publishers' bytes are collected at most: a third of a default part, with room for rounding.
@@ -87,6 +91,7 @@ struct Node {
     lines: Lines,
     ingest: Arc<Ingest>,
     opened: Opened,
+    peers: Option<Arc<Peers>>,
     no_more_publishers: CancellationToken,
     no_more_viewers: CancellationToken,
     servers: TaskTracker,
@@ -139,16 +144,31 @@ impl Node {
                     .context("the ladder cannot be encoded (`--set 'ladder=[]'` serves the source alone)")?,
             ),
         };
+        let via = format!("weir-{:016x}", rand::random::<u64>());
+        let pulling = config.pulling(&via);
+        let peers = match (&pulling, config.is_clustered(), config.host()) {
+            (Some((nodes, _, links)), true, Some(host)) => {
+                let (internal, http) = (internal_listener.local_addr()?.port(), http_addr.port());
+                let place = Place { host, internal, http, rtmp: rtmp_addr.map(|address| address.port()) };
+                let me = place.row(&config.node.id, is_origin, config.node.weight);
+                Some(Peers::join(me, stores.meta.clone(), nodes.clone(), links.clone()).await?)
+            }
+            _ => None,
+        };
         let announcements = Announcements::new(BACKLOG);
-        let lines = Lines::new(config.lines(), stores.clone(), transcoding, announcements.clone(), None);
+        let others = peers.clone().map(|peers| peers as Arc<dyn line::Peers>);
+        let lines = Lines::new(config.lines(), stores.clone(), transcoding, announcements.clone(), others);
+        if let Some(peers) = &peers {
+            peers.has(lines.clone());
+        }
         let gate: Arc<dyn Gate> = match open {
             true => Arc::new(gate::Open(stores.meta.clone())),
             false => Arc::new(gate::Keys(stores.meta.clone())),
         };
-        let ingest = Arc::new(Ingest::new(lines.clone(), gate, config.live.chunk.as_millis() as u32, None));
-
-        let via = format!("weir-{:016x}", rand::random::<u64>());
-        let (cache, links) = config.edge(&via).unzip();
+        let chunk_ms = config.live.chunk.as_millis() as u32;
+        let relays = peers.clone().map(|route| Relays { route, chunk_ms, ring_bytes: RING_BYTES });
+        let ingest = Arc::new(Ingest::new(lines.clone(), gate, chunk_ms, relays));
+        let (cache, links) = pulling.map(|(_, cache, links)| (cache, links)).unzip();
         let (no_more_publishers, no_more_viewers) = (CancellationToken::new(), CancellationToken::new());
 
         let archive = Arc::new(Archive::new(stores.clone()));
@@ -179,6 +199,7 @@ impl Node {
             internal_secret: config.internal.secret.clone(),
             cache,
             links: links.clone(),
+            peers: peers.clone().map(|peers| peers as Arc<dyn http::Cluster>),
             access: watch::Sender::default(),
             access_rows: Mutex::default(),
             announcements,
@@ -211,6 +232,9 @@ impl Node {
         servers.spawn(serve_http(internal_listener, internal, |_| Peer::Node, limits, None, stop(), HTTP_PATIENCE));
         servers.spawn(watch_access(app.clone(), stop()));
         servers.spawn(Opened::run(opened.remote(), stop()));
+        if let Some(peers) = &peers {
+            servers.spawn(peers.clone().run(app.clone(), servers.clone(), stop()));
+        }
         if let Some(links) = links {
             for upstream in 0..config.edge.upstream.len() {
                 let app = app.clone();
@@ -228,12 +252,15 @@ impl Node {
         welcome::welcome(&stores.meta, &config, rtmp_addr, http_addr).await?;
         servers.spawn(jobs.run(stop()));
         app.readiness.start();
-        Ok(Self { app, lines, ingest, opened, no_more_publishers, no_more_viewers, servers })
+        Ok(Self { app, lines, ingest, opened, peers, no_more_publishers, no_more_viewers, servers })
     }
 
     /// Stops in the order that loses nothing: no new work, open chunks finished and stored, viewers, store.
     async fn stop(self) {
         self.app.readiness.drain();
+        if let Some(peers) = &self.peers {
+            self.hand_over(peers).await;
+        }
         self.no_more_publishers.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(1), self.ingest.drained()).await;
         self.lines.close(LINES_PATIENCE).await;
@@ -242,6 +269,24 @@ impl Node {
         let _ = tokio::time::timeout(HTTP_PATIENCE, self.servers.wait()).await;
         if let Err(why) = self.opened.flush().await {
             warn!(%why, "the store could not be flushed");
+        }
+    }
+}
+
+impl Node {
+    /// Has other nodes go on with the streams that this one makes, as long as they take them.
+    async fn hand_over(&self, peers: &Peers) {
+        self.lines.drain();
+        if let Err(why) = peers.tell().await {
+            warn!(%why, "the store does not say that this node drains; the gateways hear it from its lines");
+        }
+        let until = now() + HAND_OVER;
+        while self.lines.led() > 0 && peers.has_others() && now() < until {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        match self.lines.led() {
+            0 => info!("no stream is made here any more"),
+            left => warn!(left, "streams end here: no other node has taken them"),
         }
     }
 }
@@ -290,10 +335,10 @@ impl Config {
         }
     }
 
-    /// The pull cache and the links of a node that has upstreams.
-    fn edge(&self, via: &str) -> Option<(Cache, Arc<Links>)> {
+    /// The ways to other nodes, the pull cache and the links of a node that has upstreams or others beside it.
+    fn pulling(&self, via: &str) -> Option<(Arc<Nodes>, Cache, Arc<Links>)> {
         let upstreams = self.edge.upstream.clone();
-        if upstreams.is_empty() {
+        if upstreams.is_empty() && !self.is_clustered() {
             return None;
         }
         let limits = cache::Limits {
@@ -305,8 +350,8 @@ impl Config {
         let count = upstreams.len();
         let nodes = Nodes::new(upstreams, self.internal.secret.as_ref(), via);
         let cache = Cache::new(nodes.clone(), count, limits);
-        let links = Links::new(nodes, cache.clone(), via);
-        Some((cache, links))
+        let links = Links::new(nodes.clone(), cache.clone(), via, self.is_clustered());
+        Some((nodes, cache, links))
     }
 
     fn rtmp(&self) -> rtmp::Config {
