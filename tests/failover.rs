@@ -4,7 +4,7 @@ mod support;
 
 use std::sync::Arc;
 
-use support::{Node, Publisher, hls, secs, servers, wait};
+use support::{Node, Publisher, hls, secs, servers, signal, wait};
 use weir::{cluster::ring::Ring, id::StreamId, time::now};
 
 const SETTINGS: &[&str] = &["ladder=[]", "live.chunk=1s", "live.window=8", "live.reconnect_window=10s"];
@@ -63,6 +63,16 @@ fn assert_whole(client: &hls::Client) {
     client.check_alignment();
 }
 
+/// Waits until `node` is said to own the stream; gives how long that took.
+fn wait_owner(cluster: &Cluster, asked: usize, stream: &str, node: usize) -> std::time::Duration {
+    let since = now();
+    wait("another owner", secs(10), || {
+        let told = support::get(&cluster.nodes[asked].url(&format!("/api/v1/streams/{stream}")));
+        let told: serde_json::Value = serde_json::from_slice(&told.body).ok()?;
+        (told["owner"] == NAMES[node]).then(|| now() - since)
+    })
+}
+
 #[test]
 fn the_owner_is_killed_and_nobody_notices() {
     let mut cluster = Cluster::start(&[]);
@@ -72,15 +82,120 @@ fn the_owner_is_killed_and_nobody_notices() {
     assert_eq!(live["owner"], NAMES[owner], "{live}");
     let mut client = hls::Client::open(&cluster.nodes[third].url("/hls/ann/index.m3u8"));
     follow_on(&mut client, 4);
-    let killed = now();
     cluster.nodes[owner].crash();
-    let took = wait("another owner", secs(5), || {
-        let told = support::get(&cluster.nodes[third].url("/api/v1/streams/ann"));
-        let told: serde_json::Value = serde_json::from_slice(&told.body).ok()?;
-        (told["owner"] == NAMES[standby]).then(|| now() - killed)
-    });
-    println!("another node owns the stream {took:?} after its owner was killed");
-    follow_on(&mut client, 12);
+    let took = wait_owner(&cluster, third, "ann", standby);
+    assert!(took < secs(1), "{took:?}");
+    follow_on(&mut client, 4);
+    // It comes back and stands by; then it is the only one that is left beside the gateway.
+    cluster.nodes[owner].start_again();
+    follow_on(&mut client, 6);
+    cluster.nodes[standby].crash();
+    wait_owner(&cluster, third, "ann", owner);
+    follow_on(&mut client, 6);
+    assert_whole(&client);
+    assert!(publisher.running(), "{}", publisher.log());
+    publisher.kill();
+}
+
+#[test]
+fn an_owner_that_hangs_is_replaced_and_steps_down_when_it_goes_on() {
+    let cluster = Cluster::start(&[]);
+    let [owner, standby, third] = Cluster::places("ben");
+    let mut publisher = cluster.publish(third, "ben");
+    cluster.nodes[third].wait_live("ben");
+    let mut client = hls::Client::open(&cluster.nodes[third].url("/hls/ben/index.m3u8"));
+    follow_on(&mut client, 4);
+    signal(cluster.nodes[owner].pid(), "STOP");
+    let took = wait_owner(&cluster, third, "ben", standby);
+    assert!(took < secs(2), "{took:?}");
+    follow_on(&mut client, 6);
+    signal(cluster.nodes[owner].pid(), "CONT");
+    // Whoever asks the one that hung is shown what the other makes.
+    wait_owner(&cluster, owner, "ben", standby);
+    follow_on(&mut client, 6);
+    let mut other = hls::Client::open(&cluster.nodes[owner].url("/hls/ben/index.m3u8"));
+    other.follow_media(4, secs(20));
+    for client in [&client, &other] {
+        assert_whole(client);
+    }
+    assert!(publisher.running(), "{}", publisher.log());
+    publisher.kill();
+}
+
+#[test]
+fn a_node_that_stops_hands_its_streams_over() {
+    let mut cluster = Cluster::start(&["ladder=[{height=90,bitrate_kbps=100}]"]);
+    let [owner, standby, third] = Cluster::places("cleo");
+    let mut publisher = cluster.publish(third, "cleo");
+    cluster.nodes[third].wait_live("cleo");
+    let mut client = hls::Client::open(&cluster.nodes[third].url("/hls/cleo/index.m3u8"));
+    follow_on(&mut client, 4);
+    assert!(cluster.nodes[owner].terminate().1.success());
+    wait_owner(&cluster, third, "cleo", standby);
+    follow_on(&mut client, 4);
+    cluster.nodes[owner].start_again();
+    // It has to be as far as the other before that can stop.
+    follow_on(&mut client, 6);
+    assert!(cluster.nodes[standby].terminate().1.success());
+    wait_owner(&cluster, third, "cleo", owner);
+    follow_on(&mut client, 6);
+    assert_whole(&client);
+    assert!(publisher.running(), "{}", publisher.log());
+    publisher.kill();
+}
+
+#[test]
+fn a_publisher_whose_node_is_lost_goes_on_at_another() {
+    let mut cluster = Cluster::start(&[]);
+    let [owner, standby, third] = Cluster::places("dora");
+    let first = cluster.publish(owner, "dora");
+    cluster.nodes[third].wait_live("dora");
+    let mut client = hls::Client::open(&cluster.nodes[third].url("/hls/dora/index.m3u8"));
+    follow_on(&mut client, 4);
+    // Gateway and owner at once.
+    cluster.nodes[owner].crash();
+    drop(first);
+    let mut publisher = cluster.publish(third, "dora");
+    wait_owner(&cluster, third, "dora", standby);
+    follow_on(&mut client, 6);
+    let source = &client.renditions["source"];
+    let breaks = source.chunks.values().filter(|seen| seen.listed.discontinuity).count();
+    let gaps = source.chunks.values().filter(|seen| seen.listed.gap).count();
+    assert_eq!(breaks, 1, "one broadcast, with the break of the publisher's return");
+    assert!(gaps <= 6, "{gaps} chunks are missing");
+    assert!(publisher.running(), "{}", publisher.log());
+    publisher.kill();
+}
+
+#[test]
+fn owner_and_standby_are_lost_at_once_and_the_third_goes_on() {
+    let mut cluster = Cluster::start(&["ladder=[{height=90,bitrate_kbps=100}]"]);
+    let [owner, standby, third] = Cluster::places("eve");
+    let mut publisher = cluster.publish(third, "eve");
+    cluster.nodes[third].wait_live("eve");
+    let mut client = hls::Client::open(&cluster.nodes[third].url("/hls/eve/index.m3u8"));
+    follow_on(&mut client, 4);
+    cluster.nodes[owner].crash();
+    cluster.nodes[standby].crash();
+    wait_owner(&cluster, third, "eve", third);
+    follow_on(&mut client, 6);
+    // It had nothing of the stream: the gateway has kept what was not stored.
+    assert_whole(&client);
+    assert!(publisher.running(), "{}", publisher.log());
+    publisher.kill();
+}
+
+#[test]
+fn a_standby_is_lost_and_nothing_is_seen() {
+    let mut cluster = Cluster::start(&["ladder=[{height=90,bitrate_kbps=100}]"]);
+    let [owner, standby, third] = Cluster::places("fay");
+    let mut publisher = cluster.publish(owner, "fay");
+    cluster.nodes[owner].wait_live("fay");
+    let mut client = hls::Client::open(&cluster.nodes[third].url("/hls/fay/index.m3u8"));
+    follow_on(&mut client, 4);
+    cluster.nodes[standby].crash();
+    follow_on(&mut client, 4);
+    assert!(client.renditions.values().all(|seen| seen.last.segments.iter().all(|s| s.uri.ends_with(".1.m4s"))));
     assert_whole(&client);
     assert!(publisher.running(), "{}", publisher.log());
     publisher.kill();

@@ -18,6 +18,8 @@ pub type Node = Arc<str>;
 
 /// A node that was lost is tried again after this.
 const AGAIN: Duration = Duration::from_secs(1);
+/// And one that stops after this.
+const STOPS: Duration = Duration::from_secs(10);
 /// A node that was told to lead does so within this, or another is told.
 const LEADS_WITHIN: Duration = Duration::from_secs(3);
 /// A leader that is behind its follower for so long does not work.
@@ -78,6 +80,8 @@ pub struct Failover {
     preferred: Option<(Node, Timestamp)>,
     /// Some node has led.
     begun: bool,
+    /// The newest chunk number that a node which leads has listed.
+    listed: Option<u64>,
     /// When it last looked at everything.
     settled: Timestamp,
     outputs: VecDeque<Output>,
@@ -96,6 +100,7 @@ impl Failover {
             behind_since: None,
             preferred: None,
             begun: false,
+            listed: None,
             settled: Timestamp(0),
             outputs: VecDeque::new(),
         }
@@ -104,6 +109,11 @@ impl Failover {
     /// The node that leads.
     pub fn leader(&self) -> Option<&Node> {
         self.leader.as_ref()
+    }
+
+    /// The newest chunk number that viewers were shown, as far as is known.
+    pub fn listed(&self) -> Option<u64> {
+        self.listed
     }
 
     /// The nodes that follow.
@@ -123,6 +133,9 @@ impl Failover {
                 self.candidates = nodes;
             }
             Input::Standing { node, leads, k, draining } => {
+                if leads {
+                    self.listed = self.listed.max(k);
+                }
                 if let Some(lane) = self.lanes.get_mut(&node) {
                     *lane = Lane { open: true, leads, k, draining };
                 }
@@ -130,7 +143,7 @@ impl Failover {
             Input::Led(node) => {
                 if self.told.as_ref().is_some_and(|(told, _)| *told == node) {
                     self.told = None;
-                    self.lead(node);
+                    self.lead(now, node);
                 }
             }
             Input::Lost(node) => self.lose(now, &node),
@@ -157,11 +170,14 @@ impl Failover {
         [told, behind, rested, settled].into_iter().flatten().filter(|at| *at > self.settled).min()
     }
 
-    fn lead(&mut self, node: Node) {
+    fn lead(&mut self, now: Timestamp, node: Node) {
         if let Some(before) = self.leader.replace(node.clone())
             && before != node
-            && self.lanes.remove(&before).is_some()
+            && let Some(lane) = self.lanes.remove(&before)
         {
+            if lane.draining {
+                self.resting.insert(before.clone(), now + STOPS);
+            }
             self.outputs.push_back(Output::Leave(before));
         }
         if let Some(lane) = self.lanes.get_mut(&node) {
@@ -217,13 +233,38 @@ impl Failover {
         }
     }
 
-    /// Opens ways to as many nodes as are wanted, the preferred ones first.
+    /// Opens ways to the nodes that are to have the feed, and closes those that others are to have once these are as far.
     fn fill(&mut self) {
-        let may = |this: &Self, node: &Node| !this.lanes.contains_key(node) && !this.resting.contains_key(node);
-        while self.lanes.len() < self.wanted {
-            let Some(node) = self.candidates.iter().find(|node| may(self, node)).cloned() else { break };
-            self.open(node);
+        let of_choice = self.chosen();
+        for node in &of_choice {
+            // One more than is wanted, while it catches up.
+            if !self.lanes.contains_key(node) && self.lanes.len() <= self.wanted.max(of_choice.len()) {
+                self.open(node.clone());
+            }
         }
+        let far = self.leader.as_ref().and_then(|leader| self.lanes.get(leader)).and_then(|lane| lane.k);
+        let ready = |node: &Node| self.lanes.get(node).is_some_and(|lane| lane.open && lane.k >= far);
+        if self.leader.is_none() || self.lanes.len() <= of_choice.len() || !of_choice.iter().all(ready) {
+            return;
+        }
+        let stays = |node: &Node| of_choice.contains(node) || self.told.as_ref().is_some_and(|(told, _)| told == node);
+        let spare: Vec<_> = self.lanes.keys().filter(|node| !stays(node)).cloned().collect();
+        for node in spare {
+            self.lanes.remove(&node);
+            self.outputs.push_back(Output::Leave(node));
+        }
+    }
+
+    /// The nodes that are to have the feed: the one that leads, and the preferred ones beside it.
+    fn chosen(&self) -> Vec<Node> {
+        let leader = self.leader.iter();
+        let others = self.candidates.iter().filter(|node| Some(*node) != self.leader.as_ref());
+        let others = others.filter(|node| !self.resting.contains_key(*node));
+        // One that is to take over is fed first, also where none stands by.
+        let is_moving = self.preferred.as_ref().is_some_and(|(_, since)| self.settled >= *since + SETTLED);
+        let drains = self.leader.as_ref().and_then(|leader| self.lanes.get(leader)).is_some_and(|lane| lane.draining);
+        let wanted = if is_moving || drains { self.wanted.max(2) } else { self.wanted };
+        leader.chain(others).take(wanted).cloned().collect()
     }
 
     fn open(&mut self, node: Node) {
@@ -281,21 +322,12 @@ impl Failover {
         if now < since + SETTLED {
             return;
         }
-        match self.lanes.get(&node) {
-            Some(lane) if caught_up(lane) => self.tell(now, node),
-            Some(_) => {}
-            None if self.resting.contains_key(&node) => {}
-            None => {
-                // In the place of a standby that the ring does not prefer to it.
-                let spare = others().map(|(node, _)| node.clone()).min_by_key(|node| self.rank(node));
-                if let Some(spare) = spare
-                    && self.lanes.len() >= self.wanted
-                {
-                    self.lanes.remove(&spare);
-                    self.outputs.push_back(Output::Close(spare));
-                }
-                self.open(node);
-            }
+        if self.lanes.get(&node).is_some_and(caught_up) {
+            self.tell(now, node);
         }
     }
 }
+
+#[cfg(test)]
+#[path = "failover_tests.rs"]
+mod tests;

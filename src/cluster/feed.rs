@@ -42,8 +42,10 @@ pub enum Control<S, B, P, W> {
     Follow(Follow<S>),
     /// How the epoch that comes next in the feed is to be made.
     Plan(P),
-    /// Publish what you make.
-    Lead,
+    /// Publish what you make. `listed`: the newest chunk number that viewers were shown; they are shown nothing older.
+    Lead {
+        listed: Option<u64>,
+    },
     /// Take the next epoch. Its configs came on [`CONFIGS`].
     Begin(B),
     Warning(W),

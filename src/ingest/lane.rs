@@ -33,7 +33,9 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 /// What a lane is told to do.
 #[derive(Debug, Clone)]
 pub enum Order {
-    Lead,
+    Lead {
+        listed: Option<u64>,
+    },
     Begin(Begin),
     Warn(Warning),
     /// Another node leads.
@@ -197,7 +199,11 @@ impl<W: AsyncWrite + Unpin> Lane<W> {
 
     async fn order(&mut self, order: Order) -> Result<(), End> {
         match order {
-            Order::Lead => self.to.say(&Control::Lead),
+            Order::Lead { listed } => {
+                // A node that has just come leads with all that is kept.
+                self.catch_up().await?;
+                self.to.say(&Control::Lead { listed });
+            }
             Order::Begin(Begin { reason, next, video, audio }) => {
                 // What came before belongs to the epoch before.
                 self.catch_up().await?;

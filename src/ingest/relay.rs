@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     Route,
@@ -213,9 +213,10 @@ impl Relay {
     /// Does what was decided, and asks for the epoch that the session waits for.
     fn act(&mut self) {
         while let Some(output) = self.failover.poll() {
+            debug!(stream = %self.hello.stream, ?output, "decided");
             match output {
                 Output::Open(node) => self.open(node),
-                Output::Lead(node) => self.order(&node, Order::Lead),
+                Output::Lead(node) => self.order(&node, Order::Lead { listed: self.failover.listed() }),
                 Output::Leave(node) => {
                     self.order(&node, Order::Leave);
                     self.lanes.remove(&node);

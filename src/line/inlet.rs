@@ -59,8 +59,11 @@ pub async fn serve(io: impl AsyncRead + AsyncWrite, lines: Lines, stream: Stream
     tokio::pin!(read, write);
     let (mut from, mut to) = (Receiver::new(read), Sender::new(write));
     match open(&mut from, &lines, &stream).await {
-        Ok(inlet) => {
-            let ended = inlet.run(&mut from, &mut to).await;
+        Ok((mut inlet, rest)) => {
+            let ended = match inlet.take(rest).await {
+                Ok(()) => inlet.run(&mut from, &mut to).await,
+                Err(why) => why,
+            };
             debug!(%stream, ended, "a feed ended");
         }
         Err(Refused::Fenced) => to.say(&Told::Fenced),
@@ -92,11 +95,12 @@ async fn open<R: AsyncRead + Unpin>(
     from: &mut Receiver<R>,
     lines: &Lines,
     stream: &StreamId,
-) -> Result<Inlet, Refused> {
+) -> Result<(Inlet, Vec<Item<Control>>), Refused> {
     let first = timeout(SILENCE, from.next::<Control>()).await;
     let why = |why: &str| Refused::Why(why.to_owned());
     let items = first.map_err(|_| why("silence"))?.map_err(|error| Refused::Why(error.to_string()))?;
-    let follow = match items.and_then(|items| items.into_iter().next()) {
+    let mut items = items.unwrap_or_default().into_iter();
+    let follow = match items.next() {
         Some(Item::Word(Control::Follow(follow))) => follow,
         _ => return Err(why("a feed begins by saying whose it is")),
     };
@@ -107,15 +111,20 @@ async fn open<R: AsyncRead + Unpin>(
     }
     let stop = CancellationToken::new();
     let taken = lines.follow(stream, follow.order, follow.settings, stop.clone()).await;
-    let (feed, standing) = taken.map_err(|Fenced| Refused::Fenced)?;
+    let (feed, standing) = taken.map_err(|Fenced| match lines.closing.is_cancelled() {
+        true => why("this node stops"),
+        false => Refused::Fenced,
+    })?;
     let (answers, answered) = mpsc::channel(ANSWERS);
-    Ok(Inlet { lines: lines.clone(), feed, standing, stop, configs: (None, None), answers, answered })
+    let inlet = Inlet { lines: lines.clone(), feed, standing, stop, configs: (None, None), answers, answered };
+    // What came with the first word.
+    Ok((inlet, items.collect()))
 }
 
 impl Inlet {
     /// Runs until one side has enough of it; says why.
     async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
-        mut self,
+        &mut self,
         from: &mut Receiver<R>,
         to: &mut Sender<W>,
     ) -> &'static str {
@@ -146,6 +155,10 @@ impl Inlet {
                     self.stand(to);
                 }
                 () = self.stop.cancelled() => {
+                    // A node that stops has no say in whether the publisher may go on.
+                    if self.lines.closing.is_cancelled() {
+                        return "this node stops";
+                    }
                     to.say(&Told::Fenced);
                     return "a newer session has the stream";
                 }
@@ -199,21 +212,22 @@ impl Inlet {
             Control::Plan(plan) => self.feed.plan(plan).await.map_err(|Fenced| FENCED)?,
             Control::Warning(warning) => self.feed.warn(warning).await.map_err(|Fenced| FENCED)?,
             // The line answers when the store has: the feed goes on meanwhile.
-            Control::Lead => {
+            Control::Lead { listed } => {
                 let (feed, answers) = (self.feed.clone(), self.answers.clone());
                 tokio::spawn(async move {
-                    let told = feed.lead().await.map_or(Told::Fenced, |()| Told::Led);
-                    // Nobody waits for it any more.
-                    let _ = answers.send(told).await;
+                    // A line that is gone, or has a newer session, says so where the feed ends.
+                    if feed.lead(listed).await.is_ok() {
+                        let _ = answers.send(Told::Led).await;
+                    }
                 });
             }
             Control::Begin(BeginWord { reason, next }) => {
                 let (video, audio) = std::mem::take(&mut self.configs);
                 let (feed, answers) = (self.feed.clone(), self.answers.clone());
                 tokio::spawn(async move {
-                    let begun = feed.begin(Begin { reason, next, video, audio }).await;
-                    let told = begun.map_or(Told::Fenced, |begun| Told::Begun(begun.into()));
-                    let _ = answers.send(told).await;
+                    if let Ok(begun) = feed.begin(Begin { reason, next, video, audio }).await {
+                        let _ = answers.send(Told::Begun(begun.into())).await;
+                    }
                 });
             }
             Control::Leave => {

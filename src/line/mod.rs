@@ -365,9 +365,9 @@ impl Feed {
         self.ask(|reply| Command::Begin { session: self.session, begin, reply }).await
     }
 
-    /// Has the line publish what it makes.
-    pub async fn lead(&self) -> Result<(), Fenced> {
-        self.ask(|reply| Command::Lead { session: self.session, reply }).await
+    /// Has the line publish what it makes. `listed` is the newest chunk number that viewers were shown by another node.
+    pub async fn lead(&self, listed: Option<u64>) -> Result<(), Fenced> {
+        self.ask(|reply| Command::Lead { session: self.session, listed, reply }).await
     }
 
     /// Tells how the epoch that comes next is to be made.

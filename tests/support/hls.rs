@@ -232,7 +232,12 @@ impl Followed {
         let before = &self.last;
         if before.target != 0 {
             assert_eq!(list.target, before.target, "{name}: the target duration changed");
-            assert!(list.sequence >= before.sequence, "{name}: the media sequence went back");
+            assert!(
+                list.sequence >= before.sequence,
+                "{name}: the media sequence went from {} to {}: {before:?} {list:?}",
+                before.sequence,
+                list.sequence
+            );
             let (old, new) = (before.segments.last().map(|s| s.k), list.segments.last().map(|s| s.k));
             assert!(new >= old, "{name}: the newest chunk went from {old:?} to {new:?}");
             let left = before.segments.iter().take_while(|s| s.k < list.sequence);

@@ -153,6 +153,11 @@ impl Broadcast {
         finished
     }
 
+    /// Whether every rendition that has begun has listed this number.
+    pub fn has_listed(&self, k: u64) -> bool {
+        self.tracks.values().filter(|track| track.list.is_some()).all(|track| track.next > k)
+    }
+
     /// The numbers of a rendition's chunks that are here, in no order.
     pub fn here(&self, rendition: &Rendition) -> impl Iterator<Item = u64> {
         let track = self.tracks.get(rendition);

@@ -89,6 +89,7 @@ pub enum Command {
     /// The session's chunks are published here from now on.
     Lead {
         session: u64,
+        listed: Option<u64>,
         reply: oneshot::Sender<Result<(), Fenced>>,
     },
     /// What the epoch that comes next in the feed is to be made by.
@@ -305,10 +306,10 @@ impl Task {
                 // A session that went away meanwhile detaches by itself.
                 let _ = reply.send(self.follow(session));
             }
-            Command::Lead { session, reply } => {
+            Command::Lead { session, listed, reply } => {
                 let holds = self.holds(session);
                 if holds {
-                    self.lead().await;
+                    self.lead(listed).await;
                 }
                 let _ = reply.send(if holds { Ok(()) } else { Err(Fenced) });
             }
@@ -326,6 +327,7 @@ impl Task {
             Command::Media { session, messages } if self.holds(session) => {
                 self.heard = now();
                 messages.into_iter().for_each(|message| self.media(message));
+                self.lead_at_last().await;
             }
             Command::Warning { session, warning } if self.holds(session) => {
                 if let Some(broadcast) = &mut self.broadcast {
@@ -466,6 +468,9 @@ impl Task {
             if !self.is_stale() {
                 self.shown.send_if_modified(|shown| shown.take().is_some());
             }
+            return;
+        }
+        if self.is_behind_shown() {
             return;
         }
         self.shown.send_replace(snapshot.clone());

@@ -18,6 +18,8 @@ const TAIL_PATIENCE: Duration = Duration::from_millis(700);
 const LOG_PATIENCE: Duration = Duration::from_millis(500);
 /// A line that led and is to follow shows what it had for so long: it may be told to lead again at once.
 const STALE: Duration = Duration::from_millis(1500);
+/// A standby that takes over and is behind the one before it has so long to list what viewers were shown.
+const CATCH_UP: Duration = Duration::from_millis(1500);
 /// A standby whose feed ended looks for the one that leads after this: its gateway may be gone with it.
 const ORPHAN: Duration = Duration::from_millis(1500);
 /// And again so often.
@@ -64,6 +66,10 @@ pub struct Role {
     plan: Option<Plan>,
     pending: Option<Pending>,
     stale_until: Option<Timestamp>,
+    /// Viewers were shown this chunk number by another node: until it is listed here, or until then, they see nothing.
+    shown_to: Option<(u64, Timestamp)>,
+    /// It was told to lead before it knew the epoch: it does so once that has begun.
+    must_lead: bool,
     /// Since when there is no feed, and when to look for the one that leads.
     orphan: Option<(Timestamp, Timestamp)>,
     /// The node that led when it was looked for.
@@ -78,6 +84,8 @@ impl Default for Role {
             plan: None,
             pending: None,
             stale_until: None,
+            shown_to: None,
+            must_lead: false,
             orphan: None,
             leader: None,
         }
@@ -111,7 +119,8 @@ impl Role {
 
     pub fn deadline(&self) -> Option<Timestamp> {
         let look = self.orphan.map(|(_, look)| look);
-        [self.stale_until, look].into_iter().flatten().min()
+        let shows = self.shown_to.map(|(_, until)| until);
+        [self.stale_until, shows, look].into_iter().flatten().min()
     }
 }
 
@@ -119,6 +128,16 @@ impl Task {
     /// Whether what is shown is what this line had when it led.
     pub(super) fn is_stale(&self) -> bool {
         self.role.stale_until.is_some_and(|until| now() < until)
+    }
+
+    /// Whether viewers were shown more by another node than is listed here. A playlist must not go back.
+    pub(super) fn is_behind_shown(&mut self) -> bool {
+        let Some((k, until)) = self.role.shown_to else { return false };
+        let is_behind = now() < until && self.broadcast.as_ref().is_some_and(|broadcast| !broadcast.has_listed(k));
+        if !is_behind {
+            self.role.shown_to = None;
+        }
+        is_behind
     }
 
     /// Gives the stream to a newer session.
@@ -156,7 +175,14 @@ impl Task {
     /// Takes what a line that follows must know before it can use a packet. Gives back what is for every line.
     pub(super) fn followed(&mut self, message: Message) -> Option<Message> {
         if self.role.leads {
-            return Some(message);
+            match &message {
+                // Of a node that was lost before its first packet.
+                Message::Epoch(epoch) if self.run.as_ref().is_none_or(|run| run.epoch.number != epoch.number) => {
+                    self.forget();
+                    self.role.must_lead = true;
+                }
+                _ => return Some(message),
+            }
         }
         match (message, &mut self.role.pending) {
             (Message::Epoch(epoch), pending) => {
@@ -175,6 +201,13 @@ impl Task {
                 self.begin_pending();
                 Some(message)
             }
+        }
+    }
+
+    /// Leads, if it was told to before it could.
+    pub(super) async fn lead_at_last(&mut self) {
+        if self.role.must_lead && self.run.is_some() {
+            self.lead(None).await;
         }
     }
 
@@ -198,7 +231,7 @@ impl Task {
     }
 
     /// Publishes from now on what it makes and what it has made that is not stored.
-    pub(super) async fn lead(&mut self) {
+    pub(super) async fn lead(&mut self, listed: Option<u64>) {
         if self.role.leads {
             return;
         }
@@ -209,7 +242,7 @@ impl Task {
         let last = timeout(TAIL_PATIENCE, stores.meta.last_epoch(&self.stream)).await;
         let last = last.ok().and_then(|last| last.ok().flatten());
         let is_over = |standby: &Broadcast| last.as_ref().is_some_and(|last| last.broadcast > *standby.id());
-        self.role = Role::default();
+        self.role = Role { shown_to: listed.map(|k| (k, now() + CATCH_UP)), ..Role::default() };
         self.stored_rows.clear();
         self.inits.clear();
         self.changed = true;
@@ -222,6 +255,8 @@ impl Task {
                     None
                 });
                 self.away = self.broadcast.as_ref().map(|_| (now(), 0));
+                // What it took up, it took up from the newest.
+                self.last_epoch = last.map_or(0, |last| last.epoch).max(self.last_epoch);
             }
         }
     }
@@ -343,7 +378,7 @@ impl Task {
         let Ok(Ok(Some(last))) = read else { return };
         if last.node == self.shared.config.node || !is_alive(&last.node) {
             warn!(stream = %self.stream, leader = last.node, "the node that led is gone, and so is the feed");
-            self.lead().await;
+            self.lead(None).await;
         } else {
             self.role.leader = Some(last.node);
         }

@@ -1,0 +1,184 @@
+use super::*;
+
+fn node(name: &str) -> Node {
+    name.into()
+}
+
+fn at(ms: u64) -> Timestamp {
+    Timestamp(ms * 1000)
+}
+
+/// A machine with candidates `a b c`, and what it put out, as text.
+struct Run {
+    machine: Failover,
+}
+
+impl Run {
+    fn new(standbys: usize) -> Self {
+        let mut run = Self { machine: Failover::new(standbys) };
+        run.candidates(0, "a b c");
+        run
+    }
+
+    fn candidates(&mut self, ms: u64, names: &str) {
+        let nodes = names.split_whitespace().map(node).collect();
+        self.machine.handle(at(ms), Input::Candidates { nodes, owner: None });
+    }
+
+    fn stands(&mut self, ms: u64, name: &str, leads: bool, k: u64) {
+        let k = (k > 0).then_some(k);
+        self.machine.handle(at(ms), Input::Standing { node: node(name), leads, k, draining: false });
+    }
+
+    fn led(&mut self, ms: u64, name: &str) {
+        self.machine.handle(at(ms), Input::Led(node(name)));
+    }
+
+    fn lost(&mut self, ms: u64, name: &str) {
+        self.machine.handle(at(ms), Input::Lost(node(name)));
+    }
+
+    fn out(&mut self) -> String {
+        let text = std::iter::from_fn(|| self.machine.poll()).map(|output| match output {
+            Output::Open(node) => format!("open {node}"),
+            Output::Lead(node) => format!("lead {node}"),
+            Output::Leave(node) => format!("leave {node}"),
+            Output::Close(node) => format!("close {node}"),
+        });
+        text.collect::<Vec<_>>().join(", ")
+    }
+
+    /// `a` leads, `b` stands by.
+    fn begun() -> Self {
+        let mut run = Self::new(1);
+        run.stands(10, "a", false, 0);
+        run.stands(10, "b", false, 0);
+        run.led(20, "a");
+        run.stands(1000, "a", true, 4);
+        run.stands(1000, "b", false, 4);
+        run.out();
+        run
+    }
+}
+
+#[test]
+fn the_first_and_the_second_node_make_a_stream() {
+    let mut run = Run::new(1);
+    assert_eq!(run.out(), "open a, open b");
+    // It waits for all: the other may lead since a session before.
+    run.stands(10, "a", false, 0);
+    assert_eq!(run.out(), "");
+    run.stands(11, "b", false, 0);
+    assert_eq!(run.out(), "lead a");
+    run.led(20, "a");
+    assert_eq!(run.machine.leader(), Some(&node("a")));
+    assert_eq!(run.out(), "");
+}
+
+#[test]
+fn whoever_leads_already_goes_on() {
+    let mut run = Run::new(1);
+    run.out();
+    run.stands(10, "a", false, 0);
+    run.stands(11, "b", true, 9);
+    assert_eq!(run.out(), "lead b");
+    let mut run = Run { machine: Failover::new(1) };
+    let nodes = ["a", "b", "c"].map(node).to_vec();
+    run.machine.handle(at(0), Input::Candidates { nodes, owner: Some(node("c")) });
+    // The owner is not one of the two that the ring prefers.
+    assert_eq!(run.out(), "open c, open a, open b");
+}
+
+#[test]
+fn the_standby_takes_over_and_another_stands_by() {
+    let mut run = Run::begun();
+    run.lost(2000, "a");
+    assert_eq!(run.out(), "open c, lead b");
+    run.led(2010, "b");
+    run.stands(2020, "c", false, 0);
+    run.stands(3000, "b", true, 5);
+    run.stands(3000, "c", false, 5);
+    // What was lost is back: it stands by again, as the ring prefers it, once it is as far.
+    run.stands(3100, "b", true, 6);
+    assert_eq!(run.out(), "open a");
+    run.stands(3200, "a", false, 5);
+    assert_eq!(run.out(), "");
+    run.stands(3300, "a", false, 6);
+    assert_eq!(run.out(), "leave c");
+    run.lost(4000, "b");
+    assert_eq!(run.out(), "open c, lead a");
+}
+
+#[test]
+fn a_standby_that_is_lost_is_replaced() {
+    let mut run = Run::begun();
+    run.lost(2000, "b");
+    assert_eq!(run.out(), "open c");
+    run.lost(2100, "c");
+    assert_eq!(run.out(), "");
+    assert_eq!(run.machine.deadline(), Some(at(3000)));
+    run.machine.tick(at(3000));
+    assert_eq!(run.out(), "open b");
+}
+
+#[test]
+fn one_that_does_not_lead_in_time_is_given_up() {
+    let mut run = Run::begun();
+    run.lost(2000, "a");
+    run.stands(2010, "c", false, 4);
+    run.out();
+    run.machine.tick(at(5000));
+    assert_eq!(run.out(), "close b, open a, lead c");
+}
+
+#[test]
+fn a_leader_that_makes_nothing_is_replaced() {
+    let mut run = Run::begun();
+    run.stands(3000, "b", false, 5);
+    run.stands(5000, "b", false, 6);
+    assert_eq!(run.out(), "");
+    assert_eq!(run.machine.deadline(), Some(at(6000)));
+    run.machine.tick(at(6000));
+    assert_eq!(run.out(), "close a, lead b");
+}
+
+#[test]
+fn the_preferred_node_gets_its_stream_when_it_has_stayed() {
+    let mut run = Run::begun();
+    run.candidates(2000, "d a b c");
+    assert_eq!(run.out(), "open d");
+    run.stands(3000, "d", false, 5);
+    assert_eq!(run.out(), "leave b");
+    for ms in [4000, 61_000] {
+        run.stands(ms, "a", true, ms / 1000);
+        run.stands(ms, "d", false, ms / 1000);
+    }
+    assert_eq!(run.out(), "");
+    run.machine.tick(at(62_000));
+    assert_eq!(run.out(), "lead d");
+    run.led(62_010, "d");
+    assert_eq!(run.out(), "leave a, open a");
+}
+
+#[test]
+fn a_node_that_drains_is_left_as_soon_as_another_is_as_far() {
+    let drains = |run: &mut Run, ms, k| {
+        let (node, k) = (node("a"), Some(k));
+        run.machine.handle(at(ms), Input::Standing { node, leads: true, k, draining: true });
+    };
+    let mut run = Run::begun();
+    drains(&mut run, 2000, 5);
+    assert_eq!(run.out(), "");
+    run.stands(2100, "b", false, 5);
+    assert_eq!(run.out(), "lead b");
+    // Also where none stood by.
+    let mut run = Run::new(0);
+    run.stands(10, "a", false, 0);
+    run.led(20, "a");
+    run.out();
+    drains(&mut run, 2000, 5);
+    run.candidates(2000, "b c a");
+    assert_eq!(run.out(), "open b");
+    run.stands(2100, "b", false, 5);
+    assert_eq!(run.out(), "lead b");
+}
