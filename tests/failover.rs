@@ -2,7 +2,11 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
 
 use support::{Node, Publisher, hls, secs, servers, signal, wait};
 use weir::{cluster::ring::Ring, id::StreamId, time::now};
@@ -13,10 +17,32 @@ const NAMES: [&str; 3] = ["one", "two", "three"];
 /// Three nodes on one database and one bucket.
 struct Cluster {
     nodes: Vec<Node>,
+    _place: Place,
+}
+
+/// A place on the machine, beside others or alone.
+enum Place {
+    Beside(#[expect(dead_code)] RwLockReadGuard<'static, ()>),
+    Alone(#[expect(dead_code)] RwLockWriteGuard<'static, ()>),
+}
+
+/// A browser that plays has the machine to itself: what it drops for want of processor time says nothing of a takeover.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+fn beside() -> Place {
+    Place::Beside(MACHINE.read().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn alone() -> Place {
+    Place::Alone(MACHINE.write().unwrap_or_else(PoisonError::into_inner))
 }
 
 impl Cluster {
     fn start(settings: &[&str]) -> Self {
+        Self::start_in(settings, beside())
+    }
+
+    fn start_in(settings: &[&str], place: Place) -> Self {
         let stores = servers::node_settings();
         let stores: Vec<_> = stores.iter().map(String::as_str).collect();
         let start = |name: &str| {
@@ -24,7 +50,7 @@ impl Cluster {
             Node::start_local(&[&stores[..], SETTINGS, settings, &[&id]].concat())
         };
         let nodes: Vec<_> = NAMES.map(start).into();
-        let cluster = Self { nodes };
+        let cluster = Self { nodes, _place: place };
         for node in &cluster.nodes {
             wait("every node knows all others", secs(10), || {
                 let told = node.admin("GET", "/api/v1/nodes", None);
@@ -198,5 +224,72 @@ fn a_standby_is_lost_and_nothing_is_seen() {
     assert!(client.renditions.values().all(|seen| seen.last.segments.iter().all(|s| s.uri.ends_with(".1.m4s"))));
     assert_whole(&client);
     assert!(publisher.running(), "{}", publisher.log());
+    publisher.kill();
+}
+
+#[test]
+fn publisher_and_owner_are_lost_for_good_and_the_broadcast_ends_well() {
+    let mut cluster = Cluster::start(&["live.reconnect_window=4s"]);
+    let [owner, standby, third] = Cluster::places("gil");
+    let publisher = cluster.publish(owner, "gil");
+    let live = cluster.nodes[third].wait_live("gil");
+    let mut client = hls::Client::open(&cluster.nodes[third].url("/hls/gil/index.m3u8"));
+    follow_on(&mut client, 4);
+    cluster.nodes[owner].crash();
+    drop(publisher);
+    // Nobody tells the standby: it finds out.
+    wait_owner(&cluster, third, "gil", standby);
+    let path = format!("/hls/gil/{}/source/index.m3u8", live["broadcast"].as_str().unwrap());
+    let list = wait("its end", secs(20), || hls::playlist(&cluster.nodes[third].url(&path)).filter(|list| list.vod));
+    let media: Vec<_> = list.segments.iter().filter(|segment| !segment.gap).map(|segment| segment.k).collect();
+    let seen: Vec<_> = client.renditions["source"].media().map(|seen| seen.listed.k).collect();
+    assert!(seen.iter().all(|k| media.contains(k)), "viewers saw {seen:?}, kept are {media:?}");
+    for segment in list.segments.iter().filter(|segment| !segment.gap) {
+        assert_eq!(support::get(&segment.uri).status, 200, "{}", segment.uri);
+    }
+}
+
+/// Plays a stream in Chromium at a node for so many seconds and does something to the cluster when it has begun. Gives what the
+/// page tells of it.
+fn play(
+    cluster: &mut Cluster,
+    at: usize,
+    stream: &str,
+    seconds: u32,
+    disturb: impl FnOnce(&mut Cluster),
+) -> serde_json::Value {
+    let mut command = Command::new("node");
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/web/test/browser.mjs")).args(["play", "--progress", "--url"]);
+    command.arg(cluster.nodes[at].url(&format!("/watch/{stream}"))).args(["--seconds", &seconds.to_string()]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut page = command.spawn().expect("node must be installed, and `npm ci` run in web/");
+    let mut told = BufReader::new(page.stderr.take().expect("is piped")).lines().map_while(Result::ok);
+    let plays = |line: &String| {
+        let told: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
+        told["playing"] == true && told["totalFrames"].as_u64() > Some(90)
+    };
+    assert!(told.any(|line| plays(&line)), "it never played");
+    disturb(cluster);
+    told.for_each(drop);
+    let output = page.wait_with_output().expect("our child");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one line of JSON");
+    assert_eq!(report["ok"], true, "{report}");
+    assert_eq!((&report["fatalErrors"], &report["restarts"]), (&0.into(), &0.into()), "{report}");
+    report
+}
+
+#[test]
+fn a_viewer_at_low_latency_sees_no_stall_when_the_owner_is_killed() {
+    let mut cluster = Cluster::start_in(&["live.chunk=2s"], alone());
+    let [owner, standby, third] = Cluster::places("hal");
+    let publisher =
+        Publisher::test_picture(&cluster.nodes[third], "hal", "320x180", 30, "-g 60 -b:v 300k", "-b:a 64k", 300);
+    cluster.nodes[third].wait_stream("hal", "some chunks on", |s| s["k"].as_u64() >= Some(4));
+    let report = play(&mut cluster, third, "hal", 24, |cluster| {
+        cluster.nodes[owner].crash();
+        wait_owner(cluster, third, "hal", standby);
+    });
+    println!("{report}");
+    assert!(report["stalls"].as_u64() <= Some(1) && report["stallMs"].as_f64() <= Some(500.0), "{report}");
     publisher.kill();
 }

@@ -210,14 +210,12 @@ impl Links {
         alive.any(|heard| heard.lock().expect("no panic while held").streams.get(stream).is_some_and(is_it))
     }
 
-    /// Whether an upstream that was lost a moment ago showed this broadcast of a stream, or any, and none that is there does.
+    /// Whether an upstream that was lost a moment ago showed this broadcast of a stream, or any.
     pub fn was_shown(&self, stream: &StreamId, broadcast: Option<&BroadcastId>) -> bool {
         let is_it = |view: &Value| broadcast.is_none_or(|id| view["broadcast"].as_str() == Some(id.as_str()));
         let shows =
             |heard: &Mutex<Heard>| heard.lock().expect("no panic while held").streams.get(stream).is_some_and(is_it);
-        let all: Vec<_> = self.heard().into_iter().zip(self.cache.alive()).collect();
-        all.iter().any(|(heard, alive)| !alive && shows(heard))
-            && !all.iter().any(|(heard, alive)| *alive && shows(heard))
+        self.heard().iter().zip(self.cache.alive()).any(|(heard, alive)| !alive && shows(heard))
     }
 
     /// Holds the link to one upstream until `stop`. What it has is asked for only after `told` heard who may watch it.

@@ -54,12 +54,9 @@ pub async fn object(
     loop {
         let answer = app.found(object, viewer, headers).await;
         // The node that made it is gone, and another is about to go on: a viewer is to notice neither.
-        let is_lost = match &answer {
-            Ok(found) => found.is_stale,
-            Err(problem) => problem.is_not_found() || problem.is_ours(),
-        };
+        let is_lost = answer.as_ref().is_err_and(|problem| problem.is_not_found() || problem.is_ours());
         if !is_lost || now() >= until || !app.is_between(object) {
-            return answer.map(|found| found.answer);
+            return answer;
         }
         if let Some(cache) = &app.cache {
             cache.forget_failure(object);
@@ -68,40 +65,26 @@ pub async fn object(
     }
 }
 
-/// An answer, and whether it may be one of before: from the store, of a broadcast whose node is gone.
-struct Found {
-    answer: Response<Content>,
-    is_stale: bool,
-}
-
-impl From<Response<Content>> for Found {
-    fn from(answer: Response<Content>) -> Self {
-        Self { answer, is_stale: false }
-    }
-}
-
 impl App {
-    /// Whether the node that made an object's broadcast was lost a moment ago, and no other shows it yet.
+    /// Whether the node that made an object's broadcast was lost a moment ago: another shows it by now, or is about to.
     fn is_between(&self, object: &Object) -> bool {
-        let (stream, broadcast) = (&object.stream, object.broadcast());
-        let is_it = |live: Arc<Live>| broadcast.is_none_or(|broadcast| live.broadcast == *broadcast);
-        let Some(links) = self.links.as_ref().filter(|_| self.peers.is_some()) else { return false };
-        !self.lines.live(stream).is_some_and(is_it) && links.was_shown(stream, broadcast)
+        let links = self.links.as_ref().filter(|_| self.peers.is_some());
+        links.is_some_and(|links| links.was_shown(&object.stream, object.broadcast()))
     }
 
     /// Answers from where an object is found: this node's lines, what was pulled, another node, the store.
-    async fn found(&self, object: &Object, viewer: &Viewer, headers: &HeaderMap) -> Result<Found, Problem> {
+    async fn found(&self, object: &Object, viewer: &Viewer, headers: &HeaderMap) -> Result<Response<Content>, Problem> {
         let live = self.lines.live(&object.stream);
         let live = live.filter(|live| object.broadcast().is_none_or(|broadcast| *broadcast == live.broadcast));
         if let Some(live) = live {
-            return Ok(self.live(&live, object, headers).await?.into());
+            return self.live(&live, object, headers).await;
         }
         let Some(cache) = self.cache.as_ref().filter(|_| viewer.is_pulled_for(self)) else {
-            return Ok(self.recorded(object, headers).await?.into());
+            return self.recorded(object, headers).await;
         };
         // What was pulled before need not be looked for here.
         if let Some(kept) = cache.kept(&object.to_string()) {
-            return Ok(content::kept(&kept, headers).into());
+            return Ok(content::kept(&kept, headers));
         }
         // What another node is making now is there first, and more of it, whatever a store that both share has of it.
         let elsewhere = self.links.as_ref().zip(object.broadcast());
@@ -112,23 +95,14 @@ impl App {
             };
             // It may be gone since: what is stored outlives it.
             return match pulled {
-                Err(problem) => {
-                    self.recorded(object, headers).await.map(|answer| self.dated(answer, object)).map_err(|_| problem)
-                }
-                answer => Ok(answer?.into()),
+                Err(problem) => self.recorded(object, headers).await.map_err(|_| problem),
+                answer => answer,
             };
         }
         match self.recorded(object, headers).await {
-            Err(problem) if problem.is_not_found() => {
-                Ok(content::pulled(cache.get(object)?, object, headers).await?.into())
-            }
-            answer => Ok(self.dated(answer?, object)),
+            Err(problem) if problem.is_not_found() => content::pulled(cache.get(object)?, object, headers).await,
+            answer => answer,
         }
-    }
-
-    /// An answer of the store: a playlist of what is going on is one of before.
-    fn dated(&self, answer: Response<Content>, object: &Object) -> Found {
-        Found { answer, is_stale: object.is_playlist() }
     }
 }
 
@@ -241,6 +215,11 @@ impl App {
             }
             What::File(broadcast, rendition, File::Playlist(extent, _)) => {
                 let recording = self.archive.recording(&object.stream, broadcast).await.map_err(missing)?;
+                if recording.ended.is_none() && *extent == Extent::Window && self.peers.is_some() {
+                    // Whoever watches it live has come further than the beginning of all of it.
+                    let why = "the node that made this is gone, and another is about to go on with it";
+                    return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, why));
+                }
                 let text = recording.playlist(rendition, extent).ok_or_else(unrecorded)?;
                 Ok(content::playlist(&text, headers, self.recording_cache(&recording)))
             }

@@ -226,16 +226,17 @@ impl LiveRendition {
         exact.or_else(|| of_k.next_back().filter(|valid| epoch < valid.epoch)).map(|c| c.bytes.clone())
     }
 
-    /// The bytes of a part.
+    /// The bytes of a part, also by the name that an owner before gave it: it has the same frames.
     pub fn part(&self, k: u64, epoch: u64, part: usize) -> Option<Pieces> {
-        let done = self.chunks.iter().find(|c| (c.k, c.epoch) == (k, epoch)).map(|c| &c.parts[..]);
-        let open = self.open.as_ref().filter(|open| (open.k, open.epoch) == (k, epoch)).map(|open| &open.parts[..]);
+        let is_it = |number, valid| number == k && epoch <= valid;
+        let done = self.chunks.iter().rfind(|c| is_it(c.k, c.epoch)).map(|c| &c.parts[..]);
+        let open = self.open.as_ref().filter(|open| is_it(open.k, open.epoch)).map(|open| &open.parts[..]);
         done.or(open)?.get(part).map(|part| part.bytes.clone())
     }
 
     /// Whether this part is the one that the playlist hints at.
     pub fn is_hinted(&self, k: u64, epoch: u64, part: usize) -> bool {
-        self.window.open().is_some_and(|open| (open.k, open.epoch, open.parts.len()) == (k, epoch, part))
+        self.window.open().is_some_and(|open| (open.k, open.parts.len()) == (k, part) && epoch <= open.epoch)
     }
 
     pub fn init(&self, hash: &str) -> Option<Bytes> {

@@ -1,13 +1,13 @@
 //! Takes up what was running: at start what this node was making when it stopped, later what another made that is gone.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tracing::{info, warn};
 
 use super::{Config, Stores, broadcast::Broadcast};
 use crate::{
-    id::{BroadcastId, Rendition, StreamId},
+    id::{BroadcastId, StreamId},
     store::{self, BroadcastRow, ChunkRow, EpochRow, blob_name, init_name, valid_chunks},
     time::{UnixMs, unix_now},
 };
@@ -96,12 +96,12 @@ pub async fn tail(config: &Config, stores: &Stores, row: BroadcastRow) -> store:
 
 impl Tail {
     /// Makes the broadcast of it, as viewers were shown it; nothing where no chunk was stored. Init segments that are not
-    /// among the `known` ones are read.
+    /// among those of `held` are read; `held` is what a standby made of the same broadcast, whose bytes are used.
     pub async fn restore(
         &self,
         config: &Config,
         stores: &Stores,
-        known: Vec<(Rendition, Arc<str>, Bytes)>,
+        held: Option<&Broadcast>,
     ) -> store::Result<Option<Broadcast>> {
         let (stream, id) = (&self.row.stream, &self.row.id);
         let first = self.chunks.len().saturating_sub(config.window + 1);
@@ -109,7 +109,8 @@ impl Tail {
         if newest.is_empty() {
             return Ok(None);
         }
-        let mut inits = known;
+        let known = held.into_iter().flat_map(Broadcast::inits);
+        let mut inits: Vec<_> = known.map(|(name, hash, bytes)| (name.clone(), hash.clone(), bytes.clone())).collect();
         for made in newest.iter().flat_map(|chunk| &chunk.renditions) {
             if inits.iter().any(|(name, hash, _)| *name == made.rendition && **hash == *made.init) {
                 continue;
@@ -123,7 +124,7 @@ impl Tail {
             }
         }
         let breaks = self.epochs.iter().filter(|e| e.discontinuity).map(|e| e.k_start).collect();
-        Ok(Some(Broadcast::restore(&self.row, newest, breaks, &inits, config.broadcast())))
+        Ok(Some(Broadcast::restore(&self.row, newest, breaks, &inits, config.broadcast(), held)))
     }
 }
 
@@ -167,7 +168,7 @@ async fn take_up(config: &Config, stores: &Stores, row: BroadcastRow) -> store::
         stores.meta.put_broadcast(tail.row).await?;
         return Ok(None);
     }
-    let Some(mut broadcast) = tail.restore(config, stores, Vec::new()).await? else { return Ok(None) };
+    let Some(mut broadcast) = tail.restore(config, stores, None).await? else { return Ok(None) };
     // The time the node was down is time the encoder was away.
     for _ in 0..away.as_micros() / config.chunk.as_micros().max(1) {
         broadcast.gap();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Broadcast, Finished, Settings, new_list, slot_us, with_peaks};
+use super::{Broadcast, Finished, Settings, new_list, part_entries, slot_us, with_peaks};
 use crate::{
     id::Rendition,
     line::{
@@ -19,13 +19,15 @@ use crate::{
 
 impl Broadcast {
     /// Rebuilds a broadcast from its row, its newest chunk rows (valid ones, by k, without holes at the front) and the
-    /// numbers at which it is discontinuous; `inits` are the init segments those rows name. Its state is [`State::Away`].
+    /// numbers at which it is discontinuous; `inits` are the init segments those rows name, `held` is what a standby made of the
+    /// same broadcast. Its state is [`State::Away`].
     pub fn restore(
         row: &BroadcastRow,
         chunks: &[ChunkRow],
         discontinuities: Vec<u64>,
         inits: &[(Rendition, Arc<str>, Bytes)],
         settings: Settings,
+        held: Option<&Broadcast>,
     ) -> Self {
         let parts = (row.part_ticks > 0).then_some(Parts { ticks: row.part_ticks, target_ms: row.part_target_ms });
         let mut this = Self::new(row.stream.clone(), row.id.clone(), row.started, settings, parts);
@@ -70,6 +72,13 @@ impl Broadcast {
                 let stored = chunks.iter().find(|c| c.k == slot.k && !slot.gap);
                 let made = stored.and_then(|c| c.renditions.iter().find(|r| r.rendition == rendition.name));
                 has_media |= made.is_some();
+                // Players that have some parts of a chunk go on with the next: the newest chunks keep theirs.
+                let ours = held.and_then(|held| held.chunk(&rendition.name, slot.k)).filter(|_| made.is_some());
+                let entries = ours.filter(|_| parts.is_some()).map(|chunk| part_entries(&chunk.parts));
+                if let Some(chunk) = ours {
+                    Arc::make_mut(&mut track.chunks).push(Chunk { epoch: slot.epoch, ..chunk.clone() });
+                    track.stored.insert((slot.k, slot.epoch));
+                }
                 let entry = Entry {
                     k: slot.k,
                     epoch: slot.epoch,
@@ -78,7 +87,7 @@ impl Broadcast {
                     gap: made.is_none(),
                     wall: slot.wall,
                     init: made.map_or("", |p| p.init.as_str()).into(),
-                    parts: Arc::default(),
+                    parts: entries.unwrap_or_default(),
                 };
                 track.history.push(&entry, slot.at, made.map(Size::from).unwrap_or_default());
                 list.append(entry).expect("slots are consecutive");
@@ -156,6 +165,13 @@ impl Broadcast {
     /// Whether every rendition that has begun has listed this number.
     pub fn has_listed(&self, k: u64) -> bool {
         self.tracks.values().filter(|track| track.list.is_some()).all(|track| track.next > k)
+    }
+
+    /// A chunk that is here.
+    fn chunk(&self, rendition: &Rendition, k: u64) -> Option<&Chunk> {
+        let track = self.tracks.get(rendition)?;
+        let listed = track.chunks.iter().find(|chunk| chunk.k == k);
+        listed.or_else(|| track.ready.get(&k).map(|made| &made.chunk))
     }
 
     /// The numbers of a rendition's chunks that are here, in no order.

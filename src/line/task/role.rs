@@ -291,9 +291,7 @@ impl Task {
         let mut restored = None;
         if let Some(tail) = &mut tail {
             tail.chunks.retain(|chunk| chunk.k < k_start);
-            let known: Vec<_> =
-                standby.inits().map(|(name, hash, bytes)| (name.clone(), hash.clone(), bytes.clone())).collect();
-            let read = timeout(TAIL_PATIENCE, tail.restore(config, stores, known));
+            let read = timeout(TAIL_PATIENCE, tail.restore(config, stores, Some(&standby)));
             restored = read.await.ok().and_then(Result::ok).flatten();
         }
         let mut broadcast = restored.unwrap_or_else(|| {
