@@ -106,6 +106,9 @@ fn the_owner_is_killed_and_nobody_notices() {
     let mut publisher = cluster.publish(third, "ann");
     let live = cluster.nodes[third].wait_live("ann");
     assert_eq!(live["owner"], NAMES[owner], "{live}");
+    cluster.nodes[third].wait_stream("ann", "told by its owner", |live| {
+        live["gateway"] == NAMES[third] && live["standbys"] == serde_json::json!([NAMES[standby]])
+    });
     let mut client = hls::Client::open(&cluster.nodes[third].url("/hls/ann/index.m3u8"));
     follow_on(&mut client, 4);
     cluster.nodes[owner].crash();
@@ -156,7 +159,8 @@ fn a_node_that_stops_hands_its_streams_over() {
     cluster.nodes[third].wait_live("cleo");
     let mut client = hls::Client::open(&cluster.nodes[third].url("/hls/cleo/index.m3u8"));
     follow_on(&mut client, 4);
-    assert!(cluster.nodes[owner].terminate().1.success());
+    assert!(cluster.nodes[owner].weir(&["drain"]).status.success());
+    assert!(cluster.nodes[owner].wait_end().success());
     wait_owner(&cluster, third, "cleo", standby);
     follow_on(&mut client, 4);
     cluster.nodes[owner].start_again();
@@ -168,6 +172,19 @@ fn a_node_that_stops_hands_its_streams_over() {
     assert_whole(&client);
     assert!(publisher.running(), "{}", publisher.log());
     publisher.kill();
+}
+
+#[test]
+fn a_key_that_is_taken_away_ends_its_session_at_whichever_node() {
+    let cluster = Cluster::start(&["auth.publish=keys"]);
+    let made = cluster.nodes[0].admin("POST", "/api/v1/streams", Some(r#"{"id":"jo"}"#));
+    let made: serde_json::Value = serde_json::from_slice(&made.body).unwrap();
+    let [owner, standby, third] = Cluster::places("jo");
+    let mut publisher = cluster.publish(third, made["key"].as_str().unwrap());
+    cluster.nodes[third].wait_live("jo");
+    assert!(cluster.nodes[standby].weir(&["stream", "rotate-key", "jo"]).status.success());
+    publisher.wait(secs(5));
+    cluster.nodes[owner].wait_stream("jo", "away", |live| live["state"] == "away");
 }
 
 #[test]
@@ -206,6 +223,23 @@ fn owner_and_standby_are_lost_at_once_and_the_third_goes_on() {
     wait_owner(&cluster, third, "eve", third);
     follow_on(&mut client, 6);
     // It had nothing of the stream: the gateway has kept what was not stored.
+    assert_whole(&client);
+    assert!(publisher.running(), "{}", publisher.log());
+    publisher.kill();
+}
+
+#[test]
+fn a_warm_standby_encodes_when_it_takes_over() {
+    let mut cluster = Cluster::start(&["ladder=[{height=90,bitrate_kbps=100}]", "live.standby=warm"]);
+    let [owner, standby, third] = Cluster::places("ida");
+    let mut publisher = cluster.publish(third, "ida");
+    cluster.nodes[third].wait_live("ida");
+    let mut client = hls::Client::open(&cluster.nodes[third].url("/hls/ida/index.m3u8"));
+    follow_on(&mut client, 4);
+    assert_eq!((cluster.nodes[owner].transcoders().len(), cluster.nodes[standby].transcoders().len()), (1, 0));
+    cluster.nodes[owner].crash();
+    wait_owner(&cluster, third, "ida", standby);
+    follow_on(&mut client, 6);
     assert_whole(&client);
     assert!(publisher.running(), "{}", publisher.log());
     publisher.kill();

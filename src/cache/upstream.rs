@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture};
 use http_body_util::{BodyDataStream, BodyExt, Empty, Limited};
 use hyper::{
-    Request, Response, StatusCode, Uri,
+    Method, Request, Response, StatusCode, Uri,
     body::Incoming,
     header::{self, HeaderMap, HeaderValue},
 };
@@ -95,16 +95,32 @@ impl Nodes {
         path: &str,
         from: usize,
     ) -> impl Future<Output = Result<Response<Incoming>, Failure>> + Send + 'static {
+        let request = self.request(Method::GET, upstream, path, from);
+        self.client.request(request).map(|answer| answer.map_err(|why| broken(format!("no answer: {why}"))))
+    }
+
+    /// Tells a node something.
+    pub fn post(
+        &self,
+        upstream: usize,
+        path: &str,
+    ) -> impl Future<Output = Result<Response<Incoming>, Failure>> + Send + 'static {
+        let request = self.request(Method::POST, upstream, path, 0);
+        self.client.request(request).map(|answer| answer.map_err(|why| broken(format!("no answer: {why}"))))
+    }
+
+    fn request(&self, method: Method, upstream: usize, path: &str, from: usize) -> Request<Empty<Bytes>> {
         let base = self.name(upstream);
         let uri = Uri::try_from(format!("{}{path}", base.trim_end_matches('/'))).expect("made of legal names");
         let mut request = Request::new(Empty::new());
+        *request.method_mut() = method;
         *request.uri_mut() = uri;
         *request.headers_mut() = self.headers.clone();
         if from > 0 {
             let range = HeaderValue::try_from(format!("bytes={from}-")).expect("digits");
             request.headers_mut().insert(header::RANGE, range);
         }
-        self.client.request(request).map(|answer| answer.map_err(|why| broken(format!("no answer: {why}"))))
+        request
     }
 }
 

@@ -16,7 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::{
     config::{self, Config},
     id::StreamId,
-    line::Keep,
+    line::{self, Keep},
     transcode,
 };
 
@@ -65,6 +65,16 @@ enum Command {
     },
     /// Tell how the running node is.
     Status(Remote),
+    /// List the nodes of the running node's cluster.
+    Nodes {
+        /// Take one that is gone for good out of the cluster.
+        #[arg(long, value_name = "ID")]
+        remove: Option<String>,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Have the running node hand its streams to others and stop.
+    Drain(Remote),
     /// Encode one broadcast; run by the server as its child.
     #[command(name = transcode::worker::SUBCOMMAND, hide = true)]
     TranscodeWorker,
@@ -125,6 +135,12 @@ enum Action {
         stream: Named,
         push: OnOff,
     },
+    /// Set what a second node does for a stream; counts when its encoder connects next.
+    Standby {
+        #[command(flatten)]
+        stream: Named,
+        standby: Standby,
+    },
     /// Set how long a stream's recordings are kept: "forever", a time such as "30d", "0" for not at all, or "default".
     Keep {
         #[command(flatten)]
@@ -141,6 +157,30 @@ type MaybeKeep = Option<Keep>;
 
 fn keep(text: &str) -> Result<MaybeKeep, crate::line::keep::BadKeep> {
     if text == "default" { Ok(None) } else { text.parse().map(Some) }
+}
+
+/// What a second node does for a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Standby {
+    /// Makes all of its chunks.
+    Hot,
+    /// Makes those of the source, and encodes once it has taken over.
+    Warm,
+    /// Nothing.
+    Off,
+    /// What the nodes' configuration says.
+    Default,
+}
+
+impl Standby {
+    fn told(self) -> Option<line::Standby> {
+        match self {
+            Standby::Hot => Some(line::Standby::Hot),
+            Standby::Warm => Some(line::Standby::Warm),
+            Standby::Off => Some(line::Standby::Off),
+            Standby::Default => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
@@ -196,6 +236,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Jobs(remote) => recording::jobs(&remote),
         Command::Store { action } => recording::store(action),
         Command::Status(remote) => status(&remote),
+        Command::Nodes { remove, remote } => nodes(remove, &remote),
+        Command::Drain(remote) => drain(&remote),
         Command::TranscodeWorker => transcode::worker::run().map_err(|why| Error::Serve(format!("{why:#}"))),
         Command::TranscodeProbe => transcode::probe::run().map_err(|why| Error::Serve(format!("{why:#}"))),
         Command::StillWorker => transcode::still::run().map_err(|why| Error::Serve(format!("{why:#}"))),
@@ -271,6 +313,11 @@ fn stream(action: Action) -> Result<(), Error> {
             let answer = remote.connect()?.put(&format!("/api/v1/streams/{name}/push"), &body, &name)?;
             remote.answer(&answer, show::fields)
         }
+        Action::Standby { stream: Named { name, remote }, standby } => {
+            let body = json!({ "standby": standby.told() });
+            let answer = remote.connect()?.put(&format!("/api/v1/streams/{name}/standby"), &body, &name)?;
+            remote.answer(&answer, show::fields)
+        }
         Action::Keep { stream: Named { name, remote }, keep } => {
             let answer =
                 remote.connect()?.put(&format!("/api/v1/streams/{name}/keep"), &json!({ "keep": keep }), &name)?;
@@ -286,6 +333,19 @@ fn stream(action: Action) -> Result<(), Error> {
 fn status(remote: &Remote) -> Result<(), Error> {
     let answer = remote.connect()?.get("/api/v1/status", None)?;
     remote.answer(&answer, show::status)
+}
+
+fn nodes(remove: Option<String>, remote: &Remote) -> Result<(), Error> {
+    let client = remote.connect()?;
+    let Some(id) = remove else { return remote.answer(&client.get("/api/v1/nodes", None)?, show::nodes) };
+    let answer = client.delete(&format!("/api/v1/nodes/{id}"), None)?;
+    remote.answer(&answer, |_| format!("node {id} is no part of the cluster any more\n"))
+}
+
+fn drain(remote: &Remote) -> Result<(), Error> {
+    let answer = remote.connect()?.post("/api/v1/drain", &serde_json::json!({}), None)?;
+    remote
+        .answer(&answer, |_| "the node hands its streams over and stops; `weir nodes` at another one shows it\n".into())
 }
 
 impl Remote {
@@ -346,6 +406,9 @@ mod tests {
             "weir stream delete alice --config f",
             "weir stream playback alice ticket",
             "weir stream push alice on",
+            "weir stream standby alice default",
+            "weir nodes --remove node-3",
+            "weir drain --url http://127.0.0.1:1",
             "weir ticket create alice --expires 90m --viewer bob --address 203.0.113.0/24 --json",
             "weir ticket revoke alice",
             "weir ticket revoke alice --id 0123",

@@ -86,6 +86,12 @@ pub fn jobs(answer: &Value) -> String {
     }
 }
 
+/// Renders the nodes of a cluster.
+pub fn nodes(answer: &Value) -> String {
+    let fields = ["id", "live", "draining", "streams", "weight", "version", "rtmp", "http", "internal"];
+    table(&chosen(&answer["nodes"], &fields))
+}
+
 /// Some fields of each object of a list.
 fn chosen(list: &Value, fields: &[&str]) -> Vec<Value> {
     let choose = |row: &Value| fields.iter().map(|field| ((*field).to_owned(), row[*field].clone())).collect();

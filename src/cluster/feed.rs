@@ -49,6 +49,8 @@ pub enum Control<S, B, P, W> {
     /// Take the next epoch. Its configs came on [`CONFIGS`].
     Begin(B),
     Warning(W),
+    /// Who else has to do with the session, for those who ask.
+    Places(Places),
     /// Another node publishes the stream now.
     Leave,
     /// The publisher is gone; all it sent was said.
@@ -65,6 +67,15 @@ pub struct Follow<S> {
     pub chunk_ms: u32,
     /// The node that holds the publisher.
     pub gateway: String,
+}
+
+/// The nodes of a session beside the one that leads.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Places {
+    /// Holds the publisher.
+    pub gateway: String,
+    /// Stand by.
+    pub standbys: Vec<String>,
 }
 
 /// What a node says.

@@ -14,6 +14,7 @@ use url::Url;
 
 use crate::{
     auth::Secret,
+    line::Standby,
     transcode::{Choice, Entry, ladder},
 };
 
@@ -249,6 +250,8 @@ pub struct Live {
     /// An encoder that comes back within this continues its broadcast.
     #[serde(with = "text::duration")]
     pub reconnect_window: Duration,
+    /// What a second node of a cluster does for streams that do not say.
+    pub standby: Standby,
 }
 
 impl Live {
@@ -265,6 +268,7 @@ impl Default for Live {
             part: Duration::from_millis(330),
             window: 15,
             reconnect_window: Duration::from_secs(60),
+            standby: Standby::Hot,
         }
     }
 }

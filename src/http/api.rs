@@ -15,7 +15,7 @@ use super::{App, Shared, nodes, problem::Problem};
 use crate::{
     auth::{self, tickets::Tickets},
     id::{BroadcastId, StreamId},
-    line::{Live, State as LiveState, StreamSettings},
+    line::{Live, Standby, State as LiveState, StreamSettings},
     media::Mode,
     recording::Picture,
     store::{self, RenditionRow, StreamRow},
@@ -33,7 +33,9 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/api/v1/streams/{id}", get(show).delete(delete))
         .route("/api/v1/streams/{id}/rotate-key", post(rotate_key))
         .route("/api/v1/streams/{id}/push", put(set_push))
+        .route("/api/v1/streams/{id}/standby", put(set_standby))
         .route("/api/v1/status", get(status))
+        .route("/api/v1/drain", post(nodes::drain))
         .route("/api/v1/nodes", get(nodes::list))
         .route("/api/v1/nodes/{id}", axum::routing::delete(nodes::remove))
         .layer(DefaultBodyLimit::max(BODY_MAX))
@@ -52,8 +54,10 @@ struct Stream {
     playback: &'static str,
     mode: Option<&'static str>,
     epoch: Option<u64>,
-    /// The node that publishes its chunks.
+    /// The node that publishes its chunks, the one that holds its publisher, and those that stand by to take over.
     owner: Option<String>,
+    gateway: Option<String>,
+    standbys: Vec<String>,
     /// Newest chunk number.
     k: Option<u64>,
     renditions: Vec<Rendition>,
@@ -108,6 +112,8 @@ impl Stream {
             mode: None,
             epoch: None,
             owner: None,
+            gateway: None,
+            standbys: Vec::new(),
             k: None,
             renditions,
             warnings,
@@ -130,6 +136,8 @@ impl Stream {
             live.offered.iter().filter_map(|name| live.renditions.get(name)).map(|shown| shown.now().row.clone());
         let rows: Vec<_> = rows.collect();
         let poster = app.picture_url(&live.stream, &live.broadcast, &rows, Picture::Poster);
+        let gateway = live.places.as_ref().map(|places| places.gateway.clone());
+        let alone = app.peers.is_none() && live.state == LiveState::Live;
         let warnings = live.warnings.iter().map(|w| Warning { code: w.code(), text: w.text(), fix: w.fix() });
         Self {
             id: live.stream.clone(),
@@ -140,6 +148,8 @@ impl Stream {
             mode: live.mode.map(mode),
             epoch: Some(live.epoch),
             owner: Some(app.node.clone()),
+            gateway: gateway.or_else(|| alone.then(|| app.node.clone())),
+            standbys: live.places.as_ref().map(|places| places.standbys.clone()).unwrap_or_default(),
             k: live.k,
             renditions: rows.iter().map(Rendition::from).collect(),
             warnings: warnings.collect(),
@@ -258,7 +268,7 @@ async fn rotate_key(_: Admin, State(app): Shared, Path(id): Path<String>) -> Res
     let secret = auth::Secret::generate();
     app.meta.update_stream(StreamRow { key_hash: auth::keys::hash(&secret), ..row }).await?;
     // Whoever publishes with the old key has it no longer.
-    app.lines.kick(&id).await;
+    app.kick(&id).await;
     let key = format!("{id}?key={}", secret.expose());
     Ok(Json(serde_json::json!({ "id": id, "key": key })).into_response())
 }
@@ -283,13 +293,33 @@ async fn set_push(
     Ok(Json(serde_json::json!({ "id": id, "push": push })).into_response())
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SetStandby {
+    /// What a second node does for the stream; `null` for what the nodes' configuration says.
+    standby: Option<Standby>,
+}
+
+/// Counts when the stream's encoder connects next.
+async fn set_standby(
+    _: Admin,
+    State(app): Shared,
+    Path(id): Path<String>,
+    body: Result<Json<SetStandby>, axum::extract::rejection::JsonRejection>,
+) -> Result<Response, Problem> {
+    let id = parse(&id)?;
+    let Json(SetStandby { standby }) = body.map_err(|why| Problem::new(StatusCode::BAD_REQUEST, why.body_text()))?;
+    app.change_settings(&id, |settings| settings.standby = standby).await?;
+    Ok(Json(serde_json::json!({ "id": id, "standby": standby })).into_response())
+}
+
 async fn delete(_: Admin, State(app): Shared, Path(id): Path<String>) -> Result<StatusCode, Problem> {
     let id = parse(&id)?;
     app.meta.delete_stream(&id).await.map_err(|why| match why {
         store::Error::NotFound => unknown(&id),
         other => other.into(),
     })?;
-    app.lines.kick(&id).await;
+    app.kick(&id).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -310,6 +340,14 @@ async fn status(_: Admin, State(app): Shared) -> Response {
 }
 
 impl App {
+    /// Ends a stream's session, wherever it is: its key is no longer valid.
+    async fn kick(&self, stream: &StreamId) {
+        self.lines.kick(stream).await;
+        if let Some(peers) = &self.peers {
+            peers.kick(stream);
+        }
+    }
+
     /// The streams that this node shows, its own and those of other nodes, as the public sees them.
     pub(super) fn shown_streams(&self) -> BTreeMap<StreamId, Value> {
         let mut views = self.links.as_ref().map(|links| links.streams()).unwrap_or_default();

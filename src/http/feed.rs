@@ -15,6 +15,15 @@ use crate::{
     line::inlet,
 };
 
+/// Where a node is told that a stream's session may publish no more; the stream's id follows.
+pub const KICK: &str = "/internal/v1/kick/";
+
+/// Ends a stream's session here: its key is no longer valid.
+pub async fn kick(State(app): Shared, Path(stream): Path<String>) -> Result<StatusCode, Problem> {
+    app.lines.kick(&api::parse(&stream)?).await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// Takes a feed: the request's body is what the gateway says, the answer's what this node does, at the same time.
 pub async fn feed(State(app): Shared, Path(stream): Path<String>, request: Request) -> Result<Response, Problem> {
     let stream = api::parse(&stream)?;

@@ -46,6 +46,7 @@ use crate::{
     store::{AccessRow, Meta, NodeRow, health::Health},
     time::Timestamp,
 };
+pub use feed::KICK;
 pub use ops::Readiness;
 pub use viewer::Peer;
 
@@ -53,8 +54,8 @@ pub use viewer::Peer;
 pub trait Cluster: Send + Sync + 'static {
     /// All registered nodes, each with whether it answers.
     fn nodes(&self) -> Vec<(NodeRow, bool)>;
-    /// The nodes that may make a stream's chunks, the preferred first.
-    fn places(&self, stream: &StreamId) -> Vec<Arc<str>>;
+    /// Ends a stream's session at whichever other node it is.
+    fn kick(&self, stream: &StreamId);
 }
 
 /// What the routes use.
@@ -104,6 +105,8 @@ pub struct App {
     pub started: Timestamp,
     /// Answers that would never end, end now.
     pub stopping: CancellationToken,
+    /// Has the node stop, as a signal would.
+    pub drain: CancellationToken,
 }
 
 type Shared = State<Arc<App>>;
@@ -138,6 +141,7 @@ pub fn internal_router(app: Arc<App>) -> Router {
     Router::new()
         .route(crate::cache::link::PATH, get(link::link))
         .route(&format!("{}{{stream}}", crate::cluster::feed::PATH), post(feed::feed))
+        .route(&format!("{}{{stream}}", feed::KICK), post(feed::kick))
         .merge(ops::routes())
         .fallback(|| async { problem::Problem::not_found("no such thing on the internal port") })
         .layer(middleware::from_fn(common))

@@ -36,6 +36,13 @@ pub async fn remove(_: Admin, State(app): Shared, Path(id): Path<String>) -> Res
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Has this node hand its streams over and stop, as SIGTERM does.
+pub async fn drain(_: Admin, State(app): Shared) -> (StatusCode, Json<Value>) {
+    let streams = app.lines.led();
+    app.drain.cancel();
+    (StatusCode::ACCEPTED, Json(json!({ "node": app.node, "streams": streams })))
+}
+
 fn told(row: &NodeRow, live: bool) -> Value {
     json!({
         "id": row.id,

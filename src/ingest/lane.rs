@@ -12,7 +12,7 @@ use super::Route;
 use crate::{
     cluster::{
         failover::Node,
-        feed::{BEAT, CONFIGS, Follow, Item, MEDIA, Receiver, SILENCE, Sender},
+        feed::{BEAT, CONFIGS, Follow, Item, MEDIA, Places, Receiver, SILENCE, Sender},
     },
     id::StreamId,
     line::{
@@ -38,6 +38,7 @@ pub enum Order {
     },
     Begin(Begin),
     Warn(Warning),
+    Places(Places),
     /// Another node leads.
     Leave,
     /// The publisher is gone: send what is left, and end.
@@ -213,6 +214,7 @@ impl<W: AsyncWrite + Unpin> Lane<W> {
                 self.to.say(&Control::Begin(BeginWord { reason, next }));
             }
             Order::Warn(warning) => self.to.say(&Control::Warning(warning)),
+            Order::Places(places) => self.to.say(&Control::Places(places)),
             Order::Leave => {
                 self.to.say(&Control::Leave);
                 return Err(End::Told);

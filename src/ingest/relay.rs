@@ -15,9 +15,12 @@ use super::{
     lane::{self, Event, Hello, Order},
 };
 use crate::{
-    cluster::failover::{Failover, Input, Node, Output},
+    cluster::{
+        failover::{Failover, Input, Node, Output},
+        feed::Places,
+    },
     id::StreamId,
-    line::{Begin, Begun, Fenced, Plan, StreamSettings, session_order},
+    line::{Begin, Begun, Fenced, Plan, Standby, StreamSettings, session_order},
     media::{
         Message,
         ring::{self, From, Ring},
@@ -41,6 +44,8 @@ pub struct Relays {
     pub route: Arc<dyn Route>,
     /// Nominal chunk duration.
     pub chunk_ms: u32,
+    /// What a second node does for streams that do not say.
+    pub standby: Standby,
     /// Bound of each session's ring, bytes.
     pub ring_bytes: usize,
 }
@@ -95,7 +100,9 @@ impl Relays {
         let (asks, asked) = mpsc::channel(ASKS);
         let (plans, plan) = watch::channel(None);
         let (told, tells) = mpsc::channel(EVENTS);
-        let standbys = settings.standby.count();
+        let standby = settings.standby.unwrap_or(self.standby);
+        let settings = StreamSettings { standby: Some(standby), ..settings };
+        let standbys = standby.count();
         let hello = Hello { stream, order: session_order(), settings, chunk_ms: self.chunk_ms, plan };
         let relay = Relay {
             route: self.route.clone(),
@@ -107,6 +114,7 @@ impl Relays {
             lane: 0,
             told,
             wanted: None,
+            told_places: Default::default(),
             fenced,
         };
         tokio::spawn(relay.run(asked, tells));
@@ -138,6 +146,8 @@ struct Relay {
     lane: u64,
     told: mpsc::Sender<(Node, u64, Event)>,
     wanted: Option<Wanted>,
+    /// What the leader was told of the others, and which one.
+    told_places: (Option<Node>, Places),
     fenced: CancellationToken,
 }
 
@@ -225,6 +235,12 @@ impl Relay {
             }
         }
         let leader = self.failover.leader().cloned();
+        let standbys = self.failover.standbys().map(ToString::to_string).collect();
+        let told = (leader.clone(), Places { gateway: self.route.me().to_string(), standbys });
+        if told != self.told_places {
+            self.tell_leader(Order::Places(told.1.clone()));
+            self.told_places = told;
+        }
         if let (Some(leader), Some(wanted)) = (leader, &mut self.wanted)
             && wanted.asked.as_ref() != Some(&leader)
         {

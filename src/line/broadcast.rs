@@ -114,6 +114,7 @@ impl Broadcast {
             renditions: BTreeMap::new(),
             warnings: Vec::new(),
             shed: Vec::new(),
+            places: None,
         };
         Self {
             settings,

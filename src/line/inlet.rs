@@ -230,6 +230,7 @@ impl Inlet {
                     }
                 });
             }
+            Control::Places(places) => self.feed.places(places).await.map_err(|Fenced| FENCED)?,
             Control::Leave => {
                 self.feed.leave().await;
                 return Err("another node publishes the stream");

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use crate::{
+    cluster::feed::Places,
     id::{BroadcastId, Rendition, StreamId},
     media::{Mode, Pieces, timeline::Warning},
     package::{
@@ -96,6 +97,8 @@ pub struct Live {
     pub warnings: Vec<Warning>,
     /// Rungs that this node cannot afford now.
     pub shed: Vec<Rendition>,
+    /// Which nodes its session is at, where others have to do with it.
+    pub places: Option<Arc<Places>>,
 }
 
 /// The multivariant playlist of one moment: with URIs relative to the stream's folder and to the broadcast's, of the window

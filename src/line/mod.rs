@@ -33,6 +33,7 @@ pub use live::{Live, LiveRendition, Shown, State, Text};
 pub use task::{Begin, Begun, Plan, Standing};
 
 use crate::{
+    cluster::feed::Places,
     id::StreamId,
     media::{Message, VIDEO_TIMESCALE, timeline::Warning},
     time::unix_now,
@@ -101,9 +102,9 @@ pub struct StreamSettings {
     /// How long its recordings are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep: Option<Keep>,
-    /// Whether a second node makes its chunks.
-    #[serde(skip_serializing_if = "is_default")]
-    pub standby: Standby,
+    /// What a second node does for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub standby: Option<Standby>,
 }
 
 /// What a second node does for a stream. Where there is but one node, none does anything.
@@ -124,10 +125,6 @@ impl Standby {
     pub fn count(self) -> usize {
         usize::from(self != Standby::Off)
     }
-}
-
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }
 
 /// The session was replaced by a newer one, or the node stops. Nothing it sends counts any more.
@@ -373,6 +370,11 @@ impl Feed {
     /// Tells how the epoch that comes next is to be made.
     pub async fn plan(&self, plan: Plan) -> Result<(), Fenced> {
         self.command(Command::Plan { session: self.session, plan }).await
+    }
+
+    /// Tells which nodes the session is at.
+    pub async fn places(&self, places: Places) -> Result<(), Fenced> {
+        self.command(Command::Places { session: self.session, places }).await
     }
 
     /// Another node publishes the stream now: the line lets go of it.

@@ -61,8 +61,11 @@ const RING_BYTES: usize = 32 << 20;
 /// Runs a node until it is told to stop (SIGTERM or SIGINT; a second one stops it at once).
 pub async fn serve(config: Config) -> Result<()> {
     let node = Node::start(config).await?;
-    let signalled = stop_signal()?;
-    signalled.await;
+    let (signalled, drained) = (stop_signal()?, node.app.drain.clone());
+    tokio::select! {
+        () = signalled => {}
+        () = drained.cancelled() => info!("told to drain"),
+    }
     info!("stopping: finishing the open chunks; a second signal stops at once");
     let again = stop_signal()?;
     tokio::select! {
@@ -166,7 +169,8 @@ impl Node {
             false => Arc::new(gate::Keys(stores.meta.clone())),
         };
         let chunk_ms = config.live.chunk.as_millis() as u32;
-        let relays = peers.clone().map(|route| Relays { route, chunk_ms, ring_bytes: RING_BYTES });
+        let relays =
+            peers.clone().map(|route| Relays { route, chunk_ms, standby: config.live.standby, ring_bytes: RING_BYTES });
         let ingest = Arc::new(Ingest::new(lines.clone(), gate, chunk_ms, relays));
         let (cache, links) = pulling.map(|(_, cache, links)| (cache, links)).unzip();
         let (no_more_publishers, no_more_viewers) = (CancellationToken::new(), CancellationToken::new());
@@ -211,6 +215,7 @@ impl Node {
             metrics: Arc::new(move || metrics.render()),
             started,
             stopping: no_more_viewers.clone(),
+            drain: CancellationToken::new(),
         });
         // Nobody is let in by what is not known yet.
         app.reload_access().await.context("cannot read who may watch")?;

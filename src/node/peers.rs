@@ -37,7 +37,7 @@ use crate::{
         feed::{CONTENT_TYPE, PATH, ROOM},
         view::{Member, View},
     },
-    http::{App, Cluster},
+    http::{self, App, Cluster},
     id::StreamId,
     ingest::{Route, lane::Io},
     line::{self, Lines},
@@ -235,8 +235,16 @@ impl Cluster for Peers {
         self.all()
     }
 
-    fn places(&self, stream: &StreamId) -> Vec<Node> {
-        self.view().candidates(stream)
+    fn kick(&self, stream: &StreamId) {
+        let known: Vec<_> = {
+            let known = self.known.lock().expect("no panic while held");
+            known.values().map(|peer| peer.upstream).collect()
+        };
+        for upstream in known {
+            let told = self.nodes.post(upstream, &format!("{}{stream}", http::KICK));
+            // A node that does not answer has no publisher to end, or ends it where the store says that its key is another.
+            tokio::spawn(async move { timeout(FRESH, told).await.map(drop) });
+        }
     }
 }
 

@@ -178,6 +178,11 @@ impl Node {
         (now() - start, status)
     }
 
+    /// Waits until its process ends by itself.
+    pub fn wait_end(&mut self) -> std::process::ExitStatus {
+        wait("the node's end", secs(15), || self.child.try_wait().expect("our child"))
+    }
+
     /// The processes of transcoders under this node.
     pub fn transcoders(&self) -> Vec<u32> {
         let mut pids = Vec::new();

@@ -73,6 +73,8 @@ impl Task {
         let Some(run) = &mut self.run else { return };
         let broadcast = self.broadcast.as_mut().expect("a run belongs to a broadcast");
         let number = run.epoch.number;
+        let standby = self.session.as_ref().and_then(|session| session.settings.standby);
+        let encodes = self.role.leads() || standby != Some(Standby::Warm);
         let mut finished = Vec::new();
         match packet.track {
             Track::Video => {
@@ -87,7 +89,7 @@ impl Task {
                     {
                         finished.push((Rendition::audio(), hash(audio), chunk));
                     }
-                    if let Some(granted) = run.granted.take() {
+                    if let Some(granted) = run.granted.take_if(|_| encodes) {
                         let video = run.video.clone().expect("configs come before packets");
                         self.encode(number, granted, &video, k);
                     }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    Fenced, Shared, StreamSettings,
+    Fenced, Shared, Standby, StreamSettings,
     announce::Announcer,
     broadcast::{Broadcast, Finished},
     keeper::{ChunkJob, Job, Keeper, Stored},
@@ -22,6 +22,7 @@ use super::{
     recover,
 };
 use crate::{
+    cluster::feed::Places,
     id::{BroadcastId, Rendition, StreamId},
     media::{
         AudioConfig, Epoch, Message, Mode, Packet, Track, VIDEO_TIMESCALE, VideoConfig, rescale,
@@ -96,6 +97,11 @@ pub enum Command {
     Plan {
         session: u64,
         plan: Plan,
+    },
+    /// Which nodes the session is at.
+    Places {
+        session: u64,
+        places: Places,
     },
     /// Another node leads the session's stream now.
     Leave {
@@ -208,6 +214,8 @@ pub struct Task {
     /// The last feed item's arrival.
     heard: Timestamp,
     role: Role,
+    /// Which nodes the session is at, where others have to do with it.
+    places: Option<Arc<Places>>,
     standing: watch::Sender<Standing>,
 }
 
@@ -254,6 +262,7 @@ impl Task {
             closing: false,
             heard: now(),
             role: Role::default(),
+            places: None,
             standing,
         }
     }
@@ -314,6 +323,10 @@ impl Task {
                 let _ = reply.send(if holds { Ok(()) } else { Err(Fenced) });
             }
             Command::Plan { session, plan } if self.holds(session) => self.role.plan(plan),
+            Command::Places { session, places } if self.holds(session) => {
+                self.places = Some(Arc::new(places));
+                self.changed = true;
+            }
             Command::Leave { session } if self.holds(session) => {
                 self.session = None;
                 self.step_down();
@@ -352,6 +365,7 @@ impl Task {
             | Command::Warning { .. }
             | Command::Detach { .. }
             | Command::Plan { .. }
+            | Command::Places { .. }
             | Command::Leave { .. } => {}
         }
     }
@@ -460,7 +474,8 @@ impl Task {
 
     fn publish(&mut self) {
         self.changed = false;
-        let snapshot = self.broadcast.as_mut().map(|broadcast| Arc::new(broadcast.snapshot(now())));
+        let places = self.places.clone().filter(|_| self.session.is_some());
+        let snapshot = self.broadcast.as_mut().map(|broadcast| Arc::new(Live { places, ..broadcast.snapshot(now()) }));
         let leads = self.role.leads();
         let standing = Standing { leads, k: snapshot.as_ref().and_then(|live| live.k) };
         self.standing.send_if_modified(|known| std::mem::replace(known, standing) != standing);

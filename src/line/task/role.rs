@@ -317,7 +317,19 @@ impl Task {
             self.finished(rendition, init, chunk);
         }
         self.away = if self.run.is_some() { None } else { Some((self.heard, 0)) };
+        self.encode_at_last(k_start);
         self.store_broadcast(None);
+    }
+
+    /// Begins to encode what a warm standby has not: from this chunk on, or the first one after it that is kept.
+    fn encode_at_last(&mut self, k_start: u64) {
+        let Some(run) = &mut self.run else { return };
+        let kept = self.ring.boundaries().into_iter().find(|k| *k >= k_start.max(run.epoch.k));
+        let (Some(video), Some(k)) = (run.video.clone(), kept) else { return };
+        if let Some(granted) = run.granted.take() {
+            let number = run.epoch.number;
+            self.encode(number, granted, &video, k);
+        }
     }
 
     /// Another node says that it has a later epoch: if the log says so too, this line leads no more.
