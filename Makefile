@@ -15,10 +15,10 @@ need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1
 WEB_SOURCES := $(shell find web -path web/node_modules -prune -o -path web/dist -prune -o -type f -print 2>/dev/null)
 SCRIPTS := $(wildcard scripts/* benches/*.sh) .ci/run
 
-.PHONY: help run build web test check bench install clean rust FORCE
+.PHONY: help run build web cluster cluster-stop test check bench install clean rust FORCE
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 run: build ## Install what is missing, build, and start the server with embedded stores
 	$(call say,starting the server with config/weir.toml)
@@ -27,6 +27,12 @@ run: build ## Install what is missing, build, and start the server with embedded
 build: rust web ## Build target/release/weir
 	$(call say,building target/release/weir (takes minutes the first time))
 	@cargo build --quiet --release --locked
+
+cluster: build ## Start N=3 nodes with a database and an object store on this machine; OPEN=1 lets anyone publish
+	@scripts/cluster start
+
+cluster-stop: ## End that cluster and delete its data
+	@scripts/cluster stop
 
 rust:
 	@scripts/install-deps run

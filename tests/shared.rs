@@ -13,8 +13,7 @@ fn any_node_shows_what_another_makes_as_it_does_and_what_it_made_when_it_is_gone
     let stores = servers::node_settings();
     let stores: Vec<_> = stores.iter().map(String::as_str).collect();
     let mut first = Node::start_local(&[&stores[..], SETTINGS, &["node.id=one"]].concat());
-    let upstream = format!("edge.upstream=[\"http://127.0.0.1:{}\"]", first.internal);
-    let mut second = Node::start_local(&[&stores[..], SETTINGS, &["node.id=two", &upstream]].concat());
+    let mut second = Node::start_local(&[&stores[..], SETTINGS, &["node.id=two"]].concat());
     let mut publisher = Publisher::test_picture(&first, "ida", "320x180", 30, "-g 30 -b:v 300k", "-b:a 64k", 12);
     let live = second.wait_stream("ida", "some chunks on", |state| state["k"].as_u64() >= Some(3));
     let path = format!("/hls/ida/{}/source/index.m3u8", live["broadcast"].as_str().unwrap());

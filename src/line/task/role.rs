@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::*;
-use crate::store::{ChunkRow, EpochRow};
+use crate::{cluster::epoch::takes_over_at, store::EpochRow};
 
 /// What the store has of a broadcast is waited for so long when another node is to be replaced; without an answer all that
 /// is here is published.
@@ -26,9 +26,6 @@ const ORPHAN: Duration = Duration::from_millis(1500);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Beyond the reconnect window, a standby without a feed keeps what it made for so long.
 const KEEP: Duration = Duration::from_secs(10);
-/// Before the newest row, so many are looked through for renditions that were not stored.
-const INCOMPLETE: u64 = 3;
-
 /// How far a line is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
@@ -277,7 +274,9 @@ impl Task {
             None
         });
         let stored = tail.as_ref().map_or(&[][..], |tail| &tail.chunks);
-        let k_start = first_missing(&standby, stored);
+        let held = standby.renditions().flat_map(|name| standby.here(name).map(move |k| (name, k)));
+        let open = standby.edge().map_or(0, |(last, ..)| last);
+        let k_start = takes_over_at(held, stored, open);
         let from = last.map(|last| last.node).unwrap_or_default();
         let (at, wall, discontinuity) = match standby.slot(k_start) {
             Some(slot) => (slot.at, slot.wall, slot.discontinuity),
@@ -410,18 +409,4 @@ impl Task {
         self.away = None;
         self.ring = new_ring(&self.shared.config);
     }
-}
-
-/// The first number from which on a standby has chunks that are not stored; the next one, where all are.
-fn first_missing(standby: &Broadcast, stored: &[ChunkRow]) -> u64 {
-    let newest = stored.last().map(|row| row.k);
-    let from = newest.map_or(0, |newest| newest.saturating_sub(INCOMPLETE));
-    let is_stored = |k: u64, rendition: &Rendition| {
-        let row = stored.iter().find(|row| row.k == k);
-        row.is_some_and(|row| row.renditions.iter().any(|made| made.rendition == *rendition))
-    };
-    let missing =
-        standby.renditions().filter_map(|name| standby.here(name).filter(|k| *k >= from && !is_stored(*k, name)).min());
-    let open = standby.edge().map_or(0, |(last, ..)| last);
-    missing.min().unwrap_or_else(|| newest.map_or(open, |newest| newest + 1))
 }
