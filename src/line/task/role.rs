@@ -54,6 +54,17 @@ struct Pending {
     audio: Option<AudioConfig>,
 }
 
+/// A standby whose feed has ended.
+#[derive(Debug, Clone, Copy)]
+struct Orphan {
+    since: Timestamp,
+    /// When to look for the one that leads.
+    look: Timestamp,
+    /// The newest row of the broadcast, and since when it is that.
+    newest: Option<u64>,
+    quiet_since: Timestamp,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Role {
@@ -67,8 +78,8 @@ pub struct Role {
     shown_to: Option<(u64, Timestamp)>,
     /// It was told to lead before it knew the epoch: it does so once that has begun.
     must_lead: bool,
-    /// Since when there is no feed, and when to look for the one that leads.
-    orphan: Option<(Timestamp, Timestamp)>,
+    /// There is no feed.
+    orphan: Option<Orphan>,
     /// The node that led when it was looked for.
     leader: Option<String>,
 }
@@ -109,13 +120,13 @@ impl Role {
     /// The feed ended.
     pub fn orphan(&mut self, stamp: Timestamp) {
         if !self.leads {
-            self.orphan = Some((stamp, stamp + ORPHAN));
+            self.orphan = Some(Orphan { since: stamp, look: stamp + ORPHAN, newest: None, quiet_since: stamp });
             self.leader = None;
         }
     }
 
     pub fn deadline(&self) -> Option<Timestamp> {
-        let look = self.orphan.map(|(_, look)| look);
+        let look = self.orphan.map(|orphan| orphan.look);
         let shows = self.shown_to.map(|(_, until)| until);
         [self.stale_until, shows, look].into_iter().flatten().min()
     }
@@ -373,11 +384,11 @@ impl Task {
             self.role.stale_until = None;
             self.changed = true;
         }
-        let Some((since, _)) = self.role.orphan.filter(|(_, look)| *look <= stamp) else { return };
-        if stamp - since > self.shared.config.reconnect_window + KEEP {
+        let Some(orphan) = self.role.orphan.as_mut().filter(|orphan| orphan.look <= stamp) else { return };
+        if stamp - orphan.since > self.shared.config.reconnect_window + KEEP {
             return self.step_down();
         }
-        self.role.orphan = Some((since, stamp + LOOK_AGAIN));
+        orphan.look = stamp + LOOK_AGAIN;
         let peers = self.shared.peers.clone();
         let is_alive = |node: &str| peers.as_ref().is_some_and(|peers| peers.is_alive(node));
         if self.role.leader.as_deref().is_some_and(is_alive) {
@@ -386,11 +397,30 @@ impl Task {
         let read = timeout(LOG_PATIENCE, self.shared.stores.meta.last_epoch(&self.stream)).await;
         let Ok(Ok(Some(last))) = read else { return };
         if last.node == self.shared.config.node || !is_alive(&last.node) {
+            // It may be cut off from this node alone: then its rows go on coming.
+            if !self.is_quiet(&last, stamp).await {
+                return;
+            }
             warn!(stream = %self.stream, leader = last.node, "the node that led is gone, and so is the feed");
             self.lead(None).await;
         } else {
             self.role.leader = Some(last.node);
         }
+    }
+
+    /// Whether no new row of an epoch's broadcast has come for some chunks' time.
+    async fn is_quiet(&mut self, last: &EpochRow, stamp: Timestamp) -> bool {
+        let newest = self.shared.stores.meta.chunks_back(&self.stream, &last.broadcast, None, 1);
+        let Ok(Ok(rows)) = timeout(LOG_PATIENCE, newest).await else { return false };
+        let (newest, quiet) = (rows.first().map(|row| row.k), self.chunk_time() * 2);
+        let Some(orphan) = &mut self.role.orphan else { return false };
+        if orphan.newest != newest {
+            // How old the first one is that is seen is not known: rows that go on coming are found out the next time.
+            orphan.quiet_since = if orphan.newest.is_none() { orphan.since } else { stamp };
+            orphan.newest = newest;
+            return false;
+        }
+        stamp - orphan.quiet_since >= quiet
     }
 
     /// Lets go of all that was made, and follows.
