@@ -122,6 +122,8 @@ pub struct Links {
     name: String,
     /// What one upstream showed another will, when it is lost: it is not shown for ever.
     forgets: bool,
+    /// The first ones are from the configuration; the others share this node's store.
+    configured: usize,
     // Held for look-ups only, never across an await.
     heard: RwLock<Vec<Arc<Mutex<Heard>>>>,
 }
@@ -130,8 +132,9 @@ impl Links {
     /// Links that nobody drives yet: until one speaks, its upstream is not asked for anything. `forgets`: what a lost upstream
     /// showed is forgotten, as others go on with it.
     pub fn new(nodes: Arc<Nodes>, cache: Cache, name: &str, forgets: bool) -> Arc<Self> {
-        let heard = RwLock::new((0..nodes.len()).map(|_| Arc::default()).collect());
-        Arc::new(Self { nodes, cache, name: name.to_owned(), forgets, heard })
+        let configured = nodes.len();
+        let heard = RwLock::new((0..configured).map(|_| Arc::default()).collect());
+        Arc::new(Self { nodes, cache, name: name.to_owned(), forgets, configured, heard })
     }
 
     /// Adds an upstream; gives its number, for [`Links::hold`].
@@ -161,11 +164,11 @@ impl Links {
         self.heard().iter().flat_map(|heard| heard.lock().expect("no panic while held").behind.clone()).collect()
     }
 
-    /// Who may watch, as all upstreams say together; with tickets only before any has spoken.
+    /// Who may watch, as all upstreams of the configuration say together; with tickets only before any has spoken.
     pub fn access(&self) -> Access {
-        let alive = self.cache.alive();
+        let alive = &self.cache.alive()[..self.configured];
         let mut all: Vec<Access> = Vec::new();
-        for (heard, is_alive) in self.heard().iter().zip(&alive) {
+        for (heard, is_alive) in self.heard().iter().zip(alive) {
             let Some(mut access) = heard.lock().expect("no panic while held").access.clone() else { continue };
             // A key may have been taken away since one was heard last; what forbids counts for ever.
             if !is_alive && alive.contains(&true) {
@@ -174,7 +177,7 @@ impl Links {
             all.push(access);
         }
         match all.is_empty() {
-            true => Access { ticket: true, rows: Vec::new() },
+            true => Access { ticket: self.configured > 0, rows: Vec::new() },
             false => Access::join(all),
         }
     }

@@ -256,6 +256,11 @@ impl Cache {
         self.shared.upstreams.borrow().iter().map(|state| *state == State::Alive).collect()
     }
 
+    /// Whether there is any upstream, alive or not.
+    pub fn has_upstreams(&self) -> bool {
+        !self.shared.upstreams.borrow().is_empty()
+    }
+
     /// Asks again for what was not there a moment ago, when someone asks for it.
     pub fn forget_failure(&self, object: &Object) {
         self.shared.failed.remove(object.to_string().as_str());

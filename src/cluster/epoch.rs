@@ -43,14 +43,16 @@ mod tests {
         let (source, low) = (Rendition::source(), Rendition::new("360p").unwrap());
         let both = |k: u64| row(k, &["source", "360p"]);
         let held = |ks: std::ops::Range<u64>| ks.flat_map(|k| [(&source, k), (&low, k)]).collect::<Vec<_>>();
+        let stored = |ks: std::ops::Range<u64>| ks.map(both).collect::<Vec<_>>();
         let at = |held: Vec<(&Rendition, u64)>, stored: &[ChunkRow], open| takes_over_at(held, stored, open);
         // Listed and not stored.
-        assert_eq!(at(held(5..11), &[both(7), both(8)], 11), 9);
+        assert_eq!(at(held(5..11), &stored(0..9), 11), 9);
         // Nothing is missing: with the one that is being made, or the one after what the owner was ahead.
-        assert_eq!(at(held(5..9), &[both(7), both(8)], 9), 9);
-        assert_eq!(at(held(5..9), &[both(8), both(9)], 9), 10);
-        // A rendition is missing from the newest row.
-        assert_eq!(at(held(5..10), &[both(7), row(8, &["source"])], 10), 8);
+        assert_eq!(at(held(5..9), &stored(0..9), 9), 9);
+        assert_eq!(at(held(5..9), &stored(0..10), 9), 10);
+        // A rendition is missing from the newest row, or a row before it is.
+        assert_eq!(at(held(5..10), &[stored(0..8), vec![row(8, &["source"])]].concat(), 10), 8);
+        assert_eq!(at(held(5..10), &[stored(0..7), stored(8..9)].concat(), 10), 7);
         // One that was never there, as that node could not afford it, is not mended for the whole past.
         let alone: Vec<_> = (0..40).map(|k| row(k, &["source"])).collect();
         assert_eq!(at(held(20..41), &alone, 41), 36);

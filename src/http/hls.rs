@@ -100,7 +100,10 @@ impl App {
             };
         }
         match self.recorded(object, headers).await {
-            Err(problem) if problem.is_not_found() => content::pulled(cache.get(object)?, object, headers).await,
+            // A node that is alone in its cluster has nobody to ask.
+            Err(problem) if problem.is_not_found() && cache.has_upstreams() => {
+                content::pulled(cache.get(object)?, object, headers).await
+            }
             answer => answer,
         }
     }
