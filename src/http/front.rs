@@ -211,12 +211,16 @@ impl Door {
         ))
     }
 
-    /// What was pulled and is kept under this very name, for viewers who need no ticket.
+    /// What was pulled and is kept under this very name, for viewers who need no ticket. A node that makes chunks gives others
+    /// only what it makes or has stored: two would give each other what one of them had once, for ever.
     fn kept(&self, path: &str, headers: &HeaderMap) -> Option<Response<Content>> {
         let app = &self.connection.front.shared.app;
         let cache = app.cache.as_ref()?;
         let stream = path.strip_prefix("/hls/")?.split('/').next()?;
-        let open = self.connection.peer == Peer::Node || !app.tickets.needs_ticket(stream);
+        let open = match self.connection.peer {
+            Peer::Node => !app.is_origin,
+            Peer::Public(_) => !app.tickets.needs_ticket(stream),
+        };
         if !open || app.lines.is_shown(stream) {
             return None;
         }
