@@ -14,6 +14,8 @@ use weir::store::{Blobs, Error, Meta, blobs::Folder, embedded::Embedded};
 
 #[path = "store/cql.rs"]
 mod cql;
+#[path = "support/netns.rs"]
+mod netns;
 #[path = "support/proxy.rs"]
 mod proxy;
 #[path = "support/servers.rs"]

@@ -106,6 +106,8 @@ async fn record(data: &Path, stream: &StreamId, show: &BroadcastId) -> Result<u6
             wall: started,
             discontinuity: false,
             node: "bench".into(),
+            session: 0,
+            turn: 0,
         },
     )
     .await?;

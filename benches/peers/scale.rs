@@ -139,6 +139,8 @@ async fn begin(meta: &Embedded, blobs: &dyn Blobs, stream: &StreamId, started: U
         wall: started,
         discontinuity: false,
         node: "bench".into(),
+        session: 0,
+        turn: 0,
     };
     meta.take_epoch(stream, epoch).await?;
     for rendition in RENDITIONS {

@@ -11,9 +11,12 @@ use bytes::BytesMut;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::media::{
-    Message,
-    wire::{self, Frame},
+use crate::{
+    media::{
+        Message,
+        wire::{self, Frame},
+    },
+    time::Timestamp,
 };
 
 /// Where a node takes feeds; the stream's id follows.
@@ -26,6 +29,33 @@ pub const ROOM: usize = 256 << 10;
 pub const BEAT: Duration = Duration::from_millis(250);
 /// A node that says nothing for so long, or takes nothing, is gone.
 pub const SILENCE: Duration = Duration::from_secs(1);
+/// Finds out whether the other end is silent. What this process has slept itself (a stopped process, a machine that was moved)
+/// says nothing of the other: its words wait in the socket.
+#[derive(Debug)]
+pub struct Silence {
+    limit: Duration,
+    heard: Timestamp,
+    looked: Timestamp,
+}
+
+impl Silence {
+    pub fn after(limit: Duration, now: Timestamp) -> Self {
+        Self { limit, heard: now, looked: now }
+    }
+
+    pub fn hear(&mut self, now: Timestamp) {
+        self.heard = now;
+    }
+
+    /// Whether it is; to be asked every [`BEAT`].
+    pub fn is_over(&mut self, now: Timestamp) -> bool {
+        let slept = (now - self.looked).saturating_sub(BEAT * 2);
+        self.heard = (self.heard + slept).min(now);
+        self.looked = now;
+        now - self.heard > self.limit
+    }
+}
+
 /// A gateway that says nothing for so long is gone. Longer than [`SILENCE`]: nothing can be done for its publisher anyway.
 pub const GATEWAY_SILENCE: Duration = Duration::from_secs(3);
 /// The channel of the feed itself, and that of the configs that belong to the next [`Control::Begin`].
@@ -42,8 +72,10 @@ pub enum Control<S, B, P, W> {
     Follow(Follow<S>),
     /// How the epoch that comes next in the feed is to be made.
     Plan(P),
-    /// Publish what you make. `listed`: the newest chunk number that viewers were shown; they are shown nothing older.
+    /// Publish what you make. `turn` counts these orders: of two nodes that were told, the one that was told later leads.
+    /// `listed`: the newest chunk number that viewers were shown; they are shown nothing older.
     Lead {
+        turn: u32,
         listed: Option<u64>,
     },
     /// Take the next epoch. Its configs came on [`CONFIGS`].
@@ -94,8 +126,8 @@ pub enum Told<T, B> {
     Begun(B),
     /// It cannot take this feed.
     Refused { why: String },
-    /// A newer session has the stream, or this one may publish no more.
-    Fenced,
+    /// A newer session has the stream, of this order, or this one may publish no more.
+    Fenced { by: u64 },
 }
 
 /// The half that writes.
@@ -214,6 +246,22 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn what_one_slept_itself_is_not_the_others_silence() {
+        let at = |ms: u64| Timestamp(ms * 1000);
+        let mut silence = Silence::after(SILENCE, at(0));
+        for beat in 1..=4 {
+            assert!(!silence.is_over(at(beat * 250)));
+        }
+        assert!(silence.is_over(at(1250)));
+        silence.hear(at(1300));
+        assert!(!silence.is_over(at(1500)));
+        // Stopped for ten seconds: the other has the rest of its time.
+        assert!(!silence.is_over(at(11_500)));
+        assert!(!silence.is_over(at(11_750)));
+        assert!(silence.is_over(at(12_500)) && silence.is_over(at(12_750)));
+    }
+
     #[tokio::test]
     async fn words_and_messages_come_in_order_and_unknown_words_are_passed_over() {
         type Word = Told<u8, ()>;
@@ -229,7 +277,7 @@ mod tests {
         sender.say(&Word::Standing { line: 7, draining: false });
         sender.say(&serde_json::json!({ "of_a_newer_version": 1 }));
         sender.message(MEDIA, Message::End { at: 9 }).unwrap();
-        sender.say(&Word::Fenced);
+        sender.say(&Word::Fenced { by: 3 });
         sender.flush().await.unwrap();
         sender.close().await;
         let all = read.await.unwrap();

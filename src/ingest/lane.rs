@@ -12,7 +12,7 @@ use super::Route;
 use crate::{
     cluster::{
         failover::Node,
-        feed::{BEAT, CONFIGS, Follow, Item, MEDIA, Places, Receiver, SILENCE, Sender},
+        feed::{BEAT, CONFIGS, Follow, Item, MEDIA, Places, Receiver, SILENCE, Sender, Silence},
     },
     id::StreamId,
     line::{
@@ -24,6 +24,7 @@ use crate::{
         ring::{self, Reader},
         timeline::Warning,
     },
+    time::now,
 };
 
 /// A connection to a node.
@@ -34,6 +35,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 #[derive(Debug, Clone)]
 pub enum Order {
     Lead {
+        turn: u32,
         listed: Option<u64>,
     },
     Begin(Begin),
@@ -54,7 +56,10 @@ pub enum Event {
     },
     Led,
     Begun(Begun),
-    Fenced,
+    /// By a session of this order.
+    Fenced {
+        by: u64,
+    },
     /// It has ended.
     Lost(String),
 }
@@ -129,7 +134,7 @@ impl<W: AsyncWrite + Unpin> Lane<W> {
     async fn flow<R: AsyncRead + Unpin>(&mut self, from: &mut Receiver<R>) -> Result<(), End> {
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut heard = crate::time::now();
+        let mut silence = Silence::after(SILENCE, now());
         let mut flows = true;
         loop {
             tokio::select! {
@@ -143,7 +148,7 @@ impl<W: AsyncWrite + Unpin> Lane<W> {
                     Err(why @ ring::Error::Lagged { .. }) => return Err(End::Why(why.to_string())),
                 },
                 items = from.next::<Told>() => {
-                    heard = crate::time::now();
+                    silence.hear(now());
                     match items? {
                         Some(items) => self.hear(items).await?,
                         None => return Err(End::Why("it closed".into())),
@@ -155,7 +160,7 @@ impl<W: AsyncWrite + Unpin> Lane<W> {
                     None => return Err(End::Told),
                 },
                 _ = beat.tick() => {
-                    if crate::time::now() - heard > SILENCE {
+                    if silence.is_over(now()) {
                         return Err(End::Why("silence".into()));
                     }
                     self.to.say(&Control::Beat);
@@ -200,10 +205,10 @@ impl<W: AsyncWrite + Unpin> Lane<W> {
 
     async fn order(&mut self, order: Order) -> Result<(), End> {
         match order {
-            Order::Lead { listed } => {
+            Order::Lead { turn, listed } => {
                 // A node that has just come leads with all that is kept.
                 self.catch_up().await?;
-                self.to.say(&Control::Lead { listed });
+                self.to.say(&Control::Lead { turn, listed });
             }
             Order::Begin(Begin { reason, next, video, audio }) => {
                 // What came before belongs to the epoch before.
@@ -235,7 +240,7 @@ impl<W: AsyncWrite + Unpin> Lane<W> {
                 Told::Standing { line, draining } => Event::Standing { line, draining },
                 Told::Led => Event::Led,
                 Told::Begun(begun) => Event::Begun(begun.into()),
-                Told::Fenced => Event::Fenced,
+                Told::Fenced { by } => Event::Fenced { by },
                 Told::Refused { why } => return Err(End::Why(why)),
             };
             self.events.send(event).await.map_err(|_| End::Told)?;

@@ -26,7 +26,7 @@ use crate::{
         ring::{self, From, Ring},
         timeline::Warning,
     },
-    time::now,
+    time::{Timestamp, now},
 };
 
 /// Orders that may wait for a lane: there are few, and a lane that does not take them is lost within a second.
@@ -35,6 +35,13 @@ const ORDERS: usize = 16;
 const EVENTS: usize = 64;
 /// Questions of a session; it waits for each answer.
 const ASKS: usize = 4;
+/// A session that began so recently is newer than any that is already there, whatever their numbers say: no encoder comes back
+/// sooner.
+const FRESH: Duration = Duration::from_millis(1500);
+/// So much is kept of what the publisher sent, for when all nodes are lost for a moment.
+const KEPT: Duration = Duration::from_secs(10);
+/// A node that joins is sent so many chunks before the newest that is listed.
+const JOINS_AT: u64 = 2;
 /// When the publisher is gone, what it sent is handed on within this.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -96,7 +103,9 @@ impl Way {
 impl Relays {
     /// Begins to relay a session of `stream`. `fenced` ends it, and is cancelled when a newer one has the stream.
     pub fn begin(&self, stream: StreamId, settings: StreamSettings, fenced: CancellationToken) -> Way {
-        let ring = Arc::new(Ring::new(ring::Config { max_bytes: self.ring_bytes, ..ring::Config::default() }));
+        let chunks = (KEPT.as_millis() as usize).div_ceil(self.chunk_ms.max(1) as usize);
+        let config = ring::Config { max_bytes: self.ring_bytes, chunks: chunks.max(ring::Config::default().chunks) };
+        let ring = Arc::new(Ring::new(config));
         let (asks, asked) = mpsc::channel(ASKS);
         let (plans, plan) = watch::channel(None);
         let (told, tells) = mpsc::channel(EVENTS);
@@ -106,9 +115,12 @@ impl Relays {
         let hello = Hello { stream, order: session_order(), settings, chunk_ms: self.chunk_ms, plan };
         let relay = Relay {
             route: self.route.clone(),
+            began: now(),
             hello,
             ring: ring.clone(),
             plans,
+            standbys,
+            turn: 0,
             failover: Failover::new(standbys),
             lanes: BTreeMap::new(),
             lane: 0,
@@ -137,10 +149,14 @@ struct Wanted {
 
 struct Relay {
     route: Arc<dyn Route>,
+    began: Timestamp,
     hello: Hello,
     ring: Arc<Ring>,
     plans: watch::Sender<Option<(u64, Plan)>>,
+    standbys: usize,
     failover: Failover,
+    /// How often a node was told to lead.
+    turn: u32,
     lanes: BTreeMap<Node, Lane>,
     /// The number of the newest lane: what an older one of the same node tells counts no more.
     lane: u64,
@@ -182,6 +198,11 @@ impl Relay {
         }
     }
 
+    /// Whether the publisher has just come: whatever session is there came before.
+    fn is_fresh(&self) -> bool {
+        self.plans.borrow().is_none() && now() - self.began < FRESH
+    }
+
     /// Looks which nodes may make the chunks.
     fn look(&mut self) {
         let (nodes, owner) = self.route.candidates(&self.hello.stream);
@@ -206,7 +227,15 @@ impl Relay {
                 }
                 return;
             }
-            Event::Fenced => {
+            Event::Fenced { by } if by > self.hello.order && self.is_fresh() => {
+                // It came after the other, and by a clock that is behind: its number must say so.
+                info!(stream = %self.hello.stream, %node, "the stream's newest session");
+                self.hello.order = by + 1;
+                self.lanes.clear();
+                self.failover = Failover::new(self.standbys);
+                return self.look();
+            }
+            Event::Fenced { .. } => {
                 info!(stream = %self.hello.stream, %node, "a newer session has the stream");
                 return self.fenced.cancel();
             }
@@ -226,7 +255,10 @@ impl Relay {
             debug!(stream = %self.hello.stream, ?output, "decided");
             match output {
                 Output::Open(node) => self.open(node),
-                Output::Lead(node) => self.order(&node, Order::Lead { listed: self.failover.listed() }),
+                Output::Lead(node) => {
+                    self.turn += 1;
+                    self.order(&node, Order::Lead { turn: self.turn, listed: self.failover.listed() });
+                }
                 Output::Leave(node) => {
                     self.order(&node, Order::Leave);
                     self.lanes.remove(&node);
@@ -255,7 +287,12 @@ impl Relay {
         let number = self.lane;
         let (orders, ordered) = mpsc::channel(ORDERS);
         let (events, mut heard) = mpsc::channel(EVENTS);
-        let reader = self.ring.reader(From::Oldest);
+        // One that joins others needs what they may not have stored; where all were lost, it is all that is there.
+        let from = match (self.failover.leader(), self.failover.listed()) {
+            (Some(_), Some(listed)) => From::Chunk(listed.saturating_sub(JOINS_AT)),
+            _ => From::Oldest,
+        };
+        let reader = self.ring.reader(from);
         tokio::spawn(lane::run(self.route.clone(), node.clone(), self.hello.clone(), reader, ordered, events));
         let (told, name) = (self.told.clone(), node.clone());
         tokio::spawn(async move {

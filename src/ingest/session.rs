@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 use super::relay;
 use crate::{
     id::StreamId,
-    line::{Begin, Begun, Feed, Fenced},
+    line::{Begin, Begun, Feed, Fenced, Parting},
     media::{
         AudioConfig, Message, VideoConfig,
         timeline::{Config, Input, Output, Timeline, Warning},
@@ -76,7 +76,7 @@ impl Way {
 
     async fn detach(&self) {
         match self {
-            Way::Line(feed) => feed.detach().await,
+            Way::Line(feed) => feed.detach(Parting::Over).await,
             Way::Relay(way) => way.detach().await,
         }
     }

@@ -239,6 +239,10 @@ impl Broadcast {
 
     /// Chunk `k` of the running epoch starts at `at`.
     pub fn mark(&mut self, k: u64, at: i64) {
+        if self.grid.last().is_none() {
+            // Who joins inside an epoch has nothing of what came before.
+            self.tracks.values_mut().for_each(|track| track.next = track.next.max(k));
+        }
         self.grid.mark(k, at);
         self.advance();
     }

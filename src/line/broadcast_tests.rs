@@ -294,3 +294,19 @@ async fn whoever_waits_is_woken_by_a_change_of_that_rendition() {
     drop((b, live));
     assert_eq!(shown.when(|shown| shown.window.holds(9, None)).await.window.next_k(), Some(2));
 }
+
+#[test]
+fn one_who_joins_inside_an_epoch_lists_from_there() {
+    let mut b = running(&["source", "480p"]);
+    for k in 5..8u64 {
+        b.mark(k, k as i64 * D);
+    }
+    for k in 5..7u64 {
+        for name in ["source", "480p"] {
+            assert!(b.finished(chunk(name, k, 1, k as i64 * D)), "{name} {k}");
+        }
+    }
+    let live = b.snapshot(at(1000));
+    assert_eq!((listed(&live, "source").as_str(), listed(&live, "480p").as_str()), ("5 6", "5 6"));
+    assert_eq!(live.k, Some(6));
+}

@@ -8,14 +8,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use super::{Begin, Begun, Feed, Fenced, Lines, Plan, Standing, StreamSettings};
+use super::{Begin, Begun, Feed, Fenced, Lines, Parting, Plan, Standing, StreamSettings};
 use crate::{
-    cluster::feed::{self, BEAT, CONFIGS, GATEWAY_SILENCE, Item, MEDIA, ROOM, Receiver, SILENCE, Sender},
+    cluster::feed::{self, BEAT, CONFIGS, GATEWAY_SILENCE, Item, MEDIA, ROOM, Receiver, SILENCE, Sender, Silence},
     id::StreamId,
     media::{
         AudioConfig, Epoch, Message, VideoConfig,
         timeline::{Break, Warning},
     },
+    time::now,
 };
 
 /// What a gateway says to a line.
@@ -66,7 +67,7 @@ pub async fn serve(io: impl AsyncRead + AsyncWrite, lines: Lines, stream: Stream
             };
             debug!(%stream, ended, "a feed ended");
         }
-        Err(Refused::Fenced) => to.say(&Told::Fenced),
+        Err(Refused::Fenced) => to.say(&Told::Fenced { by: lines.newest(&stream) }),
         Err(Refused::Why(why)) => {
             info!(%stream, why, "a feed is refused");
             to.say(&Told::Refused { why });
@@ -87,6 +88,8 @@ struct Inlet {
     stop: CancellationToken,
     /// The configs of the next epoch.
     configs: (Option<VideoConfig>, Option<AudioConfig>),
+    /// The gateway has said that the publisher is gone.
+    is_over: bool,
     answers: mpsc::Sender<Told>,
     answered: mpsc::Receiver<Told>,
 }
@@ -116,7 +119,8 @@ async fn open<R: AsyncRead + Unpin>(
         false => Refused::Fenced,
     })?;
     let (answers, answered) = mpsc::channel(ANSWERS);
-    let inlet = Inlet { lines: lines.clone(), feed, standing, stop, configs: (None, None), answers, answered };
+    let inlet =
+        Inlet { lines: lines.clone(), feed, standing, stop, configs: (None, None), is_over: false, answers, answered };
     // What came with the first word.
     Ok((inlet, items.collect()))
 }
@@ -130,26 +134,27 @@ impl Inlet {
     ) -> &'static str {
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut heard = crate::time::now();
+        let mut silence = Silence::after(GATEWAY_SILENCE, now());
         loop {
             tokio::select! {
                 items = from.next::<Control>() => {
-                    heard = crate::time::now();
+                    silence.hear(now());
                     let ended = match items {
                         Ok(Some(items)) => self.take(items).await.err(),
                         Ok(None) => Some("the gateway closed it"),
                         Err(_) => Some("the gateway is gone"),
                     };
                     if let Some(why) = ended {
-                        self.feed.detach().await;
+                        let parting = if self.is_over { Parting::Over } else { Parting::Closed };
+                        self.feed.detach(parting).await;
                         return why;
                     }
                 }
                 Some(told) = self.answered.recv() => to.say(&told),
                 Ok(()) = self.standing.changed() => self.stand(to),
                 _ = beat.tick() => {
-                    if crate::time::now() - heard > GATEWAY_SILENCE {
-                        self.feed.detach().await;
+                    if silence.is_over(now()) {
+                        self.feed.detach(Parting::Silent).await;
                         return "silence";
                     }
                     self.stand(to);
@@ -159,12 +164,12 @@ impl Inlet {
                     if self.lines.closing.is_cancelled() {
                         return "this node stops";
                     }
-                    to.say(&Told::Fenced);
+                    to.say(&Told::Fenced { by: self.standing.borrow().newest });
                     return "a newer session has the stream";
                 }
             }
             if to.flush().await.is_err() {
-                self.feed.detach().await;
+                self.feed.detach(Parting::Silent).await;
                 return "the gateway takes nothing";
             }
         }
@@ -212,11 +217,11 @@ impl Inlet {
             Control::Plan(plan) => self.feed.plan(plan).await.map_err(|Fenced| FENCED)?,
             Control::Warning(warning) => self.feed.warn(warning).await.map_err(|Fenced| FENCED)?,
             // The line answers when the store has: the feed goes on meanwhile.
-            Control::Lead { listed } => {
+            Control::Lead { turn, listed } => {
                 let (feed, answers) = (self.feed.clone(), self.answers.clone());
                 tokio::spawn(async move {
                     // A line that is gone, or has a newer session, says so where the feed ends.
-                    if feed.lead(listed).await.is_ok() {
+                    if feed.lead(turn, listed).await.is_ok() {
                         let _ = answers.send(Told::Led).await;
                     }
                 });
@@ -235,7 +240,10 @@ impl Inlet {
                 self.feed.leave().await;
                 return Err("another node publishes the stream");
             }
-            Control::End => return Err("the publisher is gone"),
+            Control::End => {
+                self.is_over = true;
+                return Err("the publisher is gone");
+            }
         }
         Ok(())
     }

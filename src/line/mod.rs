@@ -132,10 +132,23 @@ impl Standby {
 #[error("a newer session took over, or the node is stopping")]
 pub struct Fenced;
 
+/// How a session's part in a line ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parting {
+    /// The publisher is gone.
+    Over,
+    /// Its gateway closed the feed, or died: the session may go on at other nodes.
+    Closed,
+    /// Its gateway is not heard any more, and may be heard again.
+    Silent,
+}
+
 /// What is known of the other nodes.
 pub trait Peers: Send + Sync + 'static {
     /// Whether a node answers.
     fn is_alive(&self, node: &str) -> bool;
+    /// Whether any other is registered that makes chunks, alive or not.
+    fn has_others(&self) -> bool;
 }
 
 struct Shared {
@@ -231,11 +244,17 @@ impl Lines {
         Ok((feed, standing))
     }
 
-    /// Tells the stream's line, if there is one here that leads, that another node has this epoch.
+    /// The newest session of a stream that is known here, by its order.
+    pub fn newest(&self, stream: &StreamId) -> u64 {
+        let lines = self.lines.lock().expect("no panic while held");
+        lines.get(stream).map_or(0, |line| line.standing.borrow().newest)
+    }
+
+    /// Tells the stream's line, if there is one here that leads, that another node has this epoch, too, or a later one.
     pub fn superseded(&self, stream: &StreamId, epoch: u64) {
         let lines = self.lines.lock().expect("no panic while held");
         let Some(line) = lines.get(stream) else { return };
-        if line.live.borrow().as_ref().is_some_and(|live| live.epoch < epoch) {
+        if line.live.borrow().as_ref().is_some_and(|live| live.epoch <= epoch) {
             // A full queue hears of it again: the other node goes on saying so.
             let _ = line.commands.try_send(Command::Superseded { epoch });
         }
@@ -362,9 +381,10 @@ impl Feed {
         self.ask(|reply| Command::Begin { session: self.session, begin, reply }).await
     }
 
-    /// Has the line publish what it makes. `listed` is the newest chunk number that viewers were shown by another node.
-    pub async fn lead(&self, listed: Option<u64>) -> Result<(), Fenced> {
-        self.ask(|reply| Command::Lead { session: self.session, listed, reply }).await
+    /// Has the line publish what it makes. `turn` counts the session's orders to; `listed` is the newest chunk number that
+    /// viewers were shown by another node.
+    pub async fn lead(&self, turn: u32, listed: Option<u64>) -> Result<(), Fenced> {
+        self.ask(|reply| Command::Lead { session: self.session, turn, listed, reply }).await
     }
 
     /// Tells how the epoch that comes next is to be made.
@@ -394,9 +414,9 @@ impl Feed {
     }
 
     /// Ends the session's part in the line.
-    pub async fn detach(&self) {
+    pub async fn detach(&self, parting: Parting) {
         // A line that is gone needs no word.
-        let _ = self.command(Command::Detach { session: self.session }).await;
+        let _ = self.command(Command::Detach { session: self.session, parting }).await;
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T, Fenced>>) -> Command) -> Result<T, Fenced> {

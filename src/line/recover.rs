@@ -73,7 +73,7 @@ async fn end_abandoned(config: &Config, stores: &Stores, mut row: BroadcastRow) 
 }
 
 /// When a chunk ended, by the wall clock.
-fn end_of(chunk: &ChunkRow) -> UnixMs {
+pub fn end_of(chunk: &ChunkRow) -> UnixMs {
     UnixMs(chunk.wall.0 + chunk.duration * 1000 / i64::from(crate::media::VIDEO_TIMESCALE))
 }
 

@@ -286,7 +286,7 @@ impl Node {
             warn!(%why, "the store does not say that this node drains; the gateways hear it from its lines");
         }
         let until = now() + HAND_OVER;
-        while self.lines.led() > 0 && peers.has_others() && now() < until {
+        while self.lines.led() > 0 && peers.can_hand_over() && now() < until {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         match self.lines.led() {

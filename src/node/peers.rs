@@ -216,7 +216,7 @@ impl Peers {
     }
 
     /// Whether another node could take a stream.
-    pub fn has_others(&self) -> bool {
+    pub fn can_hand_over(&self) -> bool {
         let takes = |member: &Member| member.live && member.origin && !member.draining && *member.id != *self.me.id;
         self.view().members().iter().any(takes)
     }
@@ -251,6 +251,10 @@ impl Cluster for Peers {
 impl line::Peers for Peers {
     fn is_alive(&self, node: &str) -> bool {
         self.view().member(node).is_some_and(|member| member.live)
+    }
+
+    fn has_others(&self) -> bool {
+        !self.known.lock().expect("no panic while held").is_empty()
     }
 }
 

@@ -44,6 +44,12 @@ pub struct EpochRow {
     pub wall: UnixMs,
     pub discontinuity: bool,
     pub node: String,
+    /// The publisher's session it was taken for: of two sessions the one with the greater number is newer.
+    #[serde(default)]
+    pub session: u64,
+    /// Which of that session's orders to lead it follows: of two the later one counts.
+    #[serde(default)]
+    pub turn: u32,
 }
 
 /// One show of a stream.
@@ -317,6 +323,10 @@ pub trait Meta: Send + Sync + 'static {
 
     /// The newest row of a stream's epoch log.
     async fn last_epoch(&self, stream: &StreamId) -> Result<Option<EpochRow>>;
+    /// The same from the store itself: an error where that does not answer, whatever was last known ([`remote`]).
+    async fn last_epoch_there(&self, stream: &StreamId) -> Result<Option<EpochRow>> {
+        self.last_epoch(stream).await
+    }
     /// Appends to the epoch log: succeeds for exactly one caller per number, and only with the number after the last
     /// ([`Error::EpochTaken`] otherwise); the first is 1. Durable when it returns. Where stores are elsewhere ([`remote`]) it may end
     /// in [`Error::Later`]: it is taken when they are back, unless another writer has the number by then.
@@ -461,7 +471,17 @@ mod tests {
 
     fn epoch(epoch: u64, k_start: u64) -> EpochRow {
         let broadcast = BroadcastId::new("b").expect("legal");
-        EpochRow { epoch, broadcast, k_start, at: 0, wall: UnixMs(0), discontinuity: false, node: "n".into() }
+        EpochRow {
+            epoch,
+            broadcast,
+            k_start,
+            at: 0,
+            wall: UnixMs(0),
+            discontinuity: false,
+            node: "n".into(),
+            session: 0,
+            turn: 0,
+        }
     }
 
     fn chunk(k: u64, epoch: u64) -> ChunkRow {

@@ -56,6 +56,8 @@ pub fn epoch_row(epoch: u64, broadcast: &BroadcastId, k_start: u64) -> EpochRow 
         wall: UnixMs(1_700_000_000_123),
         discontinuity: epoch > 1,
         node: "node-1".into(),
+        session: 0,
+        turn: 0,
     }
 }
 

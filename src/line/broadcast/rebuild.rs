@@ -105,7 +105,7 @@ impl Broadcast {
     }
 
     /// Goes on with what a standby made of the same broadcast: chunk numbers from `k_start` on are `epoch`'s now. Gives what the
-    /// standby has finished of them, for [`Broadcast::finished`].
+    /// standby has finished of them, which is to be stored.
     pub fn go_on(&mut self, standby: Broadcast, epoch: u64, k_start: u64) -> Vec<Finished> {
         let was = standby.live.epoch;
         self.parts = standby.parts;
@@ -146,10 +146,10 @@ impl Broadcast {
             }
             track.dirty = true;
             self.tracks.insert(name.clone(), track);
-            let window = theirs.list.map(|list| list.window());
+            // What is not stored is kept beyond the window.
             let init = |k| {
-                let entry = window.as_ref()?.entries().iter().find(|entry| entry.k == k && !entry.gap)?;
-                Some(entry.init.clone())
+                let (place, init) = theirs.history.slice(k, k + 1).listed().next()?;
+                Some(init.into()).filter(|_| !place.gap)
             };
             let listed = theirs.chunks.iter().filter_map(|chunk| {
                 Some(Finished { rendition: name.clone(), init: init(chunk.k)?, chunk: chunk.clone() })
@@ -158,6 +158,17 @@ impl Broadcast {
             finished.extend(made.map(|made| Finished { chunk: Chunk { epoch, ..made.chunk }, ..made }));
         }
         finished.sort_by_key(|made| made.chunk.k);
+        // All of it is here before any is listed: what is listed first would make the rest too late.
+        finished.retain(|made| {
+            let is_ours = self.grid.slot(made.chunk.k).is_some_and(|slot| !slot.gap && slot.epoch == epoch);
+            match self.tracks.get_mut(&made.rendition) {
+                Some(track) if is_ours && made.chunk.k >= track.next => {
+                    track.ready.insert(made.chunk.k, made.clone());
+                    true
+                }
+                _ => false,
+            }
+        });
         self.advance();
         finished
     }

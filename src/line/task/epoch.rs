@@ -2,12 +2,14 @@
 
 use super::{feed::hash, *};
 
+/// Epochs that other nodes may take before this one gives up.
+const TAKES: usize = 16;
 /// What is assumed of a source that does not say.
 const UNKNOWN_FPS: (u32, u32) = (24, 1);
 
 impl Task {
     /// Takes an epoch: a new broadcast, or the next chunk number of the running one.
-    pub(super) async fn begin(&mut self, begin: Begin) -> Begun {
+    pub(super) async fn begin(&mut self, begin: Begin) -> Result<Begun, Fenced> {
         let ended_at = begin.next.map(|(_, at)| at);
         self.end_epoch(ended_at);
         let (today, stamp) = (unix_now(), now());
@@ -45,19 +47,20 @@ impl Task {
         };
         let discontinuity = self.broadcast.as_ref().is_some_and(|b| b.edge().is_some());
         let mut epoch = Epoch { broadcast, number: 0, k, at, wall, discontinuity };
-        epoch.number = self.take_epoch(&epoch).await;
+        epoch.number = self.take_epoch(&epoch, None).await?;
         let encode = self.run_epoch(epoch.clone(), &begin);
         let live = self.broadcast.as_mut().expect("begun above");
         if begin.next.is_none() {
             live.forget_warnings();
         }
         let plan = Plan { started: live.started(), parts: live.parts(), ended_at };
-        Begun { epoch, encode, plan }
+        Ok(Begun { epoch, encode, plan })
     }
 
     /// Begins an epoch that has its number. Whether renditions will be encoded.
     pub(super) fn run_epoch(&mut self, epoch: Epoch, begin: &Begin) -> bool {
         self.last_epoch = epoch.number;
+        self.owns_epoch &= self.role.leads();
         let (granted, top) = self.plan(begin.video.as_ref());
         let rungs = granted.as_ref().map(|g| g.rungs.clone()).unwrap_or_default();
         let rows = self.rows(begin, &rungs);
@@ -84,42 +87,56 @@ impl Task {
         !rungs.is_empty()
     }
 
-    /// Appends to the stream's epoch log. A store that does not answer must not stop a show on a single node: the epoch
-    /// then lives in memory only, and the health alarm says so.
-    pub(super) async fn take_epoch(&mut self, epoch: &Epoch) -> u64 {
-        let meta = &self.shared.stores.meta;
-        for _ in 0..16 {
-            let last = match meta.last_epoch(&self.stream).await {
-                Ok(last) => last.map_or(0, |row| row.epoch),
-                Err(why) => {
-                    self.alarm(&why);
-                    self.last_epoch
-                }
+    /// Appends to the stream's epoch log. A store that does not answer must not stop a show: the epoch then lives in memory
+    /// only, and the health alarm says so. `last`: the newest number in the log, where that is known already.
+    ///
+    /// # Errors
+    /// The log has an epoch of a newer session, or of a later order to lead.
+    pub(super) async fn take_epoch(&mut self, epoch: &Epoch, mut last: Option<u64>) -> Result<u64, Fenced> {
+        let meta = self.shared.stores.meta.clone();
+        let (mut number, mut taken) = (self.last_epoch + 1, false);
+        for turn in 0.. {
+            let last = match last.take() {
+                Some(last) => last,
+                None => match meta.last_epoch(&self.stream).await {
+                    Ok(Some(row)) if self.is_fenced_by(&row) => return Err(Fenced),
+                    Ok(row) => row.map_or(0, |row| row.epoch),
+                    Err(why) => {
+                        self.alarm(&why);
+                        self.last_epoch
+                    }
+                },
             };
+            // What this line knows of may never have got into the log; what the log says may be old while the database is away.
+            number = if taken { last } else { last.max(self.last_epoch) } + 1;
             let row = EpochRow {
-                epoch: last.max(self.last_epoch) + 1,
+                epoch: number,
                 broadcast: epoch.broadcast.clone(),
                 k_start: epoch.k,
                 at: epoch.at,
                 wall: epoch.wall,
                 discontinuity: epoch.discontinuity,
                 node: self.shared.config.node.clone(),
+                session: self.newest,
+                turn: self.turn,
             };
-            let number = row.epoch;
             match meta.take_epoch(&self.stream, row).await {
-                Ok(()) => return number,
-                Err(store::Error::EpochTaken(_)) => {}
+                Ok(()) => break,
+                Err(store::Error::EpochTaken(_)) if turn < TAKES => taken = true,
                 Err(why @ store::Error::Later(_)) => {
                     warn!(stream = %self.stream, epoch = number, %why, "an epoch begins that is not in the log yet");
-                    return number;
+                    self.role.begins_unlogged();
+                    break;
                 }
                 Err(why) => {
                     self.alarm(&why);
-                    return number;
+                    self.role.begins_unlogged();
+                    break;
                 }
             }
         }
-        self.last_epoch + 1
+        (self.last_epoch, self.owns_epoch) = (number, true);
+        Ok(number)
     }
 
     pub(super) fn alarm(&self, why: &store::Error) {

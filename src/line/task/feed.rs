@@ -225,13 +225,19 @@ impl Task {
 
     pub(super) fn finished(&mut self, rendition: Rendition, init: Arc<str>, chunk: Chunk) {
         let Some(broadcast) = &mut self.broadcast else { return };
-        let Some(slot) = broadcast.slot(chunk.k).cloned() else { return };
-        let finished = Finished { rendition: rendition.clone(), chunk: chunk.clone(), init: init.clone() };
-        let duration_us = chunk.duration_us();
-        if !broadcast.finished(finished) {
+        let finished = Finished { rendition, chunk, init };
+        if broadcast.finished(finished.clone()) {
+            self.keep(finished);
+        } else {
             metrics::counter!("weir_chunks_late_total").increment(1);
-            return;
         }
+    }
+
+    /// Has a chunk that the broadcast has taken stored, if this line leads.
+    pub(super) fn keep(&mut self, Finished { rendition, chunk, init }: Finished) {
+        let Some(broadcast) = &mut self.broadcast else { return };
+        let Some(slot) = broadcast.slot(chunk.k).cloned() else { return };
+        let duration_us = chunk.duration_us();
         metrics::counter!("weir_chunks_total").increment(1);
         metrics::counter!("weir_chunk_bytes_total").increment(chunk.bytes.len() as u64);
         self.changed = true;

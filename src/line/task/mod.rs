@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    Fenced, Shared, Standby, StreamSettings,
+    Fenced, Parting, Shared, Standby, StreamSettings,
     announce::Announcer,
     broadcast::{Broadcast, Finished},
     keeper::{ChunkJob, Job, Keeper, Stored},
@@ -90,6 +90,7 @@ pub enum Command {
     /// The session's chunks are published here from now on.
     Lead {
         session: u64,
+        turn: u32,
         listed: Option<u64>,
         reply: oneshot::Sender<Result<(), Fenced>>,
     },
@@ -124,9 +125,10 @@ pub enum Command {
         session: u64,
         warning: Warning,
     },
-    /// The session is over; its `End` came before.
+    /// The session's part is over; its `End` came before, if it could.
     Detach {
         session: u64,
+        parting: Parting,
     },
     /// The session may not publish any more.
     Kick,
@@ -203,6 +205,12 @@ pub struct Task {
     /// The broadcast is over and makes room soon.
     ended: Option<Ended>,
     last_epoch: u64,
+    /// This line has taken it itself.
+    owns_epoch: bool,
+    /// The newest session that is known, by its order.
+    newest: u64,
+    /// The newest order to lead of that session, as far as it came here.
+    turn: u32,
     events: mpsc::Sender<(u64, Option<transcode::Event>)>,
     inits: BTreeSet<(Rendition, Arc<str>)>,
     /// Names and codecs of the renditions in the broadcast's stored row.
@@ -239,7 +247,6 @@ impl Task {
         let ring = new_ring(&shared.config);
         // The time the node was away counts as time the encoder was away.
         let away = restored.as_ref().map(|_| (now(), 0));
-        let last_epoch = 0;
         Self {
             shared,
             stream,
@@ -254,7 +261,10 @@ impl Task {
             encodings: BTreeMap::new(),
             away,
             ended: None,
-            last_epoch,
+            last_epoch: 0,
+            owns_epoch: false,
+            newest: 0,
+            turn: 0,
             events,
             inits: BTreeSet::new(),
             stored_rows: Vec::new(),
@@ -308,19 +318,23 @@ impl Task {
     async fn command(&mut self, command: Command) {
         match command {
             Command::Attach { session } => {
-                self.replace_session(session);
+                // Whoever comes to this very node last is the newest.
+                let order = session.order.max(self.newest + 1);
+                self.replace_session(Session { order, ..session });
                 self.role = Role::default();
             }
             Command::Follow { session, reply } => {
                 // A session that went away meanwhile detaches by itself.
                 let _ = reply.send(self.follow(session));
             }
-            Command::Lead { session, listed, reply } => {
-                let holds = self.holds(session);
-                if holds {
-                    self.lead(listed).await;
-                }
-                let _ = reply.send(if holds { Ok(()) } else { Err(Fenced) });
+            Command::Lead { session, turn, listed, reply } => {
+                let led = if self.holds(session) {
+                    self.turn = turn;
+                    self.lead(listed).await
+                } else {
+                    Err(Fenced)
+                };
+                let _ = reply.send(led);
             }
             Command::Plan { session, plan } if self.holds(session) => self.role.plan(plan),
             Command::Places { session, places } if self.holds(session) => {
@@ -333,7 +347,7 @@ impl Task {
             }
             Command::Superseded { epoch } => self.doubt(epoch).await,
             Command::Begin { session, begin, reply } => {
-                let begun = if self.holds(session) { Ok(self.begin(begin).await) } else { Err(Fenced) };
+                let begun = if self.holds(session) { self.begin(begin).await } else { Err(Fenced) };
                 // A session that went away meanwhile detaches by itself.
                 let _ = reply.send(begun);
             }
@@ -348,9 +362,11 @@ impl Task {
                     self.changed = true;
                 }
             }
-            Command::Detach { session } if self.holds(session) => {
-                self.end_epoch(None);
+            Command::Detach { session, parting } if self.holds(session) => {
                 self.session = None;
+                if !self.role.keeps_open(parting) {
+                    self.end_epoch(None);
+                }
                 self.role.orphan(now());
             }
             Command::Kick => {
@@ -434,6 +450,12 @@ impl Task {
         if !self.role.leads() {
             return self.watch_leader(stamp).await;
         }
+        self.end_what_is_lost(stamp).await;
+        self.look_after_epoch(stamp).await;
+        self.verify(stamp).await;
+        if !self.role.leads() {
+            return;
+        }
         if let Some(ended) = self.ended.as_mut().filter(|ended| ended.gone_at() <= stamp) {
             let is_stored = ended.is_stored;
             // It must not stay open for ever because the queue was full.
@@ -476,10 +498,8 @@ impl Task {
         self.changed = false;
         let places = self.places.clone().filter(|_| self.session.is_some());
         let snapshot = self.broadcast.as_mut().map(|broadcast| Arc::new(Live { places, ..broadcast.snapshot(now()) }));
-        let leads = self.role.leads();
-        let standing = Standing { leads, k: snapshot.as_ref().and_then(|live| live.k) };
-        self.standing.send_if_modified(|known| std::mem::replace(known, standing) != standing);
-        if !leads {
+        self.stand(snapshot.as_ref().and_then(|live| live.k));
+        if !self.role.leads() {
             if !self.is_stale() {
                 self.shown.send_if_modified(|shown| shown.take().is_some());
             }

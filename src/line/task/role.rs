@@ -9,7 +9,12 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::*;
-use crate::{cluster::epoch::takes_over_at, store::EpochRow};
+use crate::{
+    cluster::epoch::takes_over_at,
+    id::BroadcastId,
+    line::{Stores, recover::Tail},
+    store::EpochRow,
+};
 
 /// What the store has of a broadcast is waited for so long when another node is to be replaced; without an answer all that
 /// is here is published.
@@ -24,6 +29,10 @@ const CATCH_UP: Duration = Duration::from_millis(1500);
 const ORPHAN: Duration = Duration::from_millis(1500);
 /// And again so often.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// A gateway that is not heard, and has not closed its feeds, may be heard again within this: its last chunk stays open.
+const RETURN: Duration = Duration::from_secs(5);
+/// A line that leads looks into the log so often, heard or not: what it has in memory reaches back further.
+const VERIFY: Duration = Duration::from_secs(10);
 /// Beyond the reconnect window, a standby without a feed keeps what it made for so long.
 const KEEP: Duration = Duration::from_secs(10);
 /// How far a line is.
@@ -33,6 +42,9 @@ pub struct Standing {
     pub leads: bool,
     /// The newest chunk number that it listed, or would list.
     pub k: Option<u64>,
+    /// The newest session that it knows, by its order.
+    #[serde(default)]
+    pub newest: u64,
 }
 
 /// What a standby must know of an epoch to make it as the owner does.
@@ -60,9 +72,8 @@ struct Orphan {
     since: Timestamp,
     /// When to look for the one that leads.
     look: Timestamp,
-    /// The newest row of the broadcast, and since when it is that.
-    newest: Option<u64>,
-    quiet_since: Timestamp,
+    /// The newest row of the broadcast, as it was seen last.
+    looked: Option<Option<u64>>,
 }
 
 /// See the module.
@@ -74,6 +85,12 @@ pub struct Role {
     plan: Option<Plan>,
     pending: Option<Pending>,
     stale_until: Option<Timestamp>,
+    /// The epoch that this line leads in may not be in the log: when to look whether it is.
+    unlogged: Option<Timestamp>,
+    /// The feed was lost inside a chunk: when to look whether it goes on at another node.
+    lost: Option<Timestamp>,
+    /// When to look whether another node has taken a later epoch unheard.
+    verify: Timestamp,
     /// Viewers were shown this chunk number by another node: until it is listed here, or until then, they see nothing.
     shown_to: Option<(u64, Timestamp)>,
     /// It was told to lead before it knew the epoch: it does so once that has begun.
@@ -92,6 +109,9 @@ impl Default for Role {
             plan: None,
             pending: None,
             stale_until: None,
+            unlogged: None,
+            lost: None,
+            verify: now() + VERIFY,
             shown_to: None,
             must_lead: false,
             orphan: None,
@@ -113,14 +133,30 @@ impl Role {
         self.plan = Some(plan);
     }
 
+    /// An epoch was begun that the log does not have yet.
+    pub fn begins_unlogged(&mut self) {
+        self.unlogged = Some(now() + LOOK_AGAIN);
+    }
+
     pub fn unsure_until(&self) -> Timestamp {
         self.unsure_until
+    }
+
+    /// The feed ends. Whether the chunk that was begun stays open, as ended here it would be shorter than elsewhere: until the log
+    /// says that no other leads, and until a gateway that is not heard had time to be heard again.
+    pub fn keeps_open(&mut self, parting: Parting) -> bool {
+        match parting {
+            Parting::Over => return false,
+            Parting::Closed => self.lost = self.leads.then(now),
+            Parting::Silent => self.lost = self.leads.then(|| now() + RETURN),
+        }
+        self.leads || parting == Parting::Silent
     }
 
     /// The feed ended.
     pub fn orphan(&mut self, stamp: Timestamp) {
         if !self.leads {
-            self.orphan = Some(Orphan { since: stamp, look: stamp + ORPHAN, newest: None, quiet_since: stamp });
+            self.orphan = Some(Orphan { since: stamp, look: stamp + ORPHAN, looked: None });
             self.leader = None;
         }
     }
@@ -128,7 +164,8 @@ impl Role {
     pub fn deadline(&self) -> Option<Timestamp> {
         let look = self.orphan.map(|orphan| orphan.look);
         let shows = self.shown_to.map(|(_, until)| until);
-        [self.stale_until, shows, look].into_iter().flatten().min()
+        let verify = Some(self.verify).filter(|_| self.leads);
+        [self.stale_until, self.unlogged, self.lost, verify, shows, look].into_iter().flatten().min()
     }
 }
 
@@ -150,6 +187,7 @@ impl Task {
 
     /// Gives the stream to a newer session.
     pub(super) fn replace_session(&mut self, session: Session) {
+        (self.newest, self.turn) = (session.order, 0);
         if let Some(old) = self.session.replace(session) {
             info!(stream = %self.stream, session = old.number, "a newer session with the valid key takes over");
             metrics::counter!("weir_sessions_replaced_total").increment(1);
@@ -160,11 +198,13 @@ impl Task {
 
     /// Takes a session's feed. A line that leads goes on to, if the session is a new one.
     pub(super) fn follow(&mut self, session: Session) -> Result<(), Fenced> {
-        let before = self.session.as_ref().map(|session| session.order);
-        if before.is_some_and(|before| before > session.order) {
+        if self.newest > session.order && !self.shared.config.alone {
             return Err(Fenced);
         }
-        let again = before == Some(session.order);
+        let again = self.newest == session.order;
+        if !again {
+            (self.newest, self.turn) = (session.order, 0);
+        }
         if again || (self.role.leads && self.broadcast.is_none()) {
             // The feed begins anew, some chunks back.
             let was_shown = self.role.leads && self.broadcast.is_some();
@@ -174,6 +214,9 @@ impl Task {
                 old.stop.cancel();
             }
         } else {
+            if self.role.lost.take().is_some() {
+                self.end_epoch(None);
+            }
             self.replace_session(session);
             self.role.orphan = None;
         }
@@ -215,7 +258,8 @@ impl Task {
     /// Leads, if it was told to before it could.
     pub(super) async fn lead_at_last(&mut self) {
         if self.role.must_lead && self.run.is_some() {
-            self.lead(None).await;
+            // One that is fenced has told its feed so.
+            let _ = self.lead(None).await;
         }
     }
 
@@ -239,63 +283,91 @@ impl Task {
     }
 
     /// Publishes from now on what it makes and what it has made that is not stored.
-    pub(super) async fn lead(&mut self, listed: Option<u64>) {
+    ///
+    /// # Errors
+    /// The log has an epoch of a newer session, or of a later order to lead.
+    pub(super) async fn lead(&mut self, listed: Option<u64>) -> Result<(), Fenced> {
         if self.role.leads {
-            return;
+            // It may have slept while another led: what that made comes first.
+            if !matches!(self.later_epoch().await, Ok(Some(_))) {
+                return Ok(());
+            }
+            self.forget();
         }
         self.begin_pending();
-        let shared = self.shared.clone();
-        let (config, stores) = (&shared.config, &shared.stores);
         let standby = self.broadcast.take();
-        let last = timeout(TAIL_PATIENCE, stores.meta.last_epoch(&self.stream)).await;
-        let last = last.ok().and_then(|last| last.ok().flatten());
+        let (last, tail) = self.look_up(standby.as_ref().map(Broadcast::id)).await;
+        if last.as_ref().and_then(Option::as_ref).is_some_and(|last| self.is_fenced_by(last)) {
+            return Err(Fenced);
+        }
+        // Where the log does not answer, what is known of it counts.
+        let number = last.as_ref().map_or(self.last_epoch, |last| last.as_ref().map_or(0, |last| last.epoch));
+        let last = last.flatten();
         let is_over = |standby: &Broadcast| last.as_ref().is_some_and(|last| last.broadcast > *standby.id());
         self.role = Role { shown_to: listed.map(|k| (k, now() + CATCH_UP)), ..Role::default() };
         self.stored_rows.clear();
         self.inits.clear();
         self.changed = true;
         match standby.filter(|standby| !is_over(standby)) {
-            Some(standby) => self.take_over(standby, last).await,
+            Some(standby) => {
+                let from = last.map(|last| last.node).unwrap_or_default();
+                self.take_over(standby, tail, number, &from).await
+            }
             None => {
                 self.forget_media();
-                self.broadcast = recover::adopt(config, stores, &self.stream).await.unwrap_or_else(|why| {
+                let shared = self.shared.clone();
+                let adopted = recover::adopt(&shared.config, &shared.stores, &self.stream).await;
+                self.broadcast = adopted.unwrap_or_else(|why| {
                     self.alarm(&why);
                     None
                 });
                 self.away = self.broadcast.as_ref().map(|_| (now(), 0));
                 // What it took up, it took up from the newest.
-                self.last_epoch = last.map_or(0, |last| last.epoch).max(self.last_epoch);
+                (self.last_epoch, self.owns_epoch) = (number.max(self.last_epoch), false);
+                Ok(())
             }
         }
     }
 
-    /// Goes on with a broadcast of which this line has made the newest chunks.
-    async fn take_over(&mut self, standby: Broadcast, last: Option<EpochRow>) {
+    /// Reads the newest epoch, and what is stored of the broadcast that a standby has made. Waits for neither for long: nothing
+    /// where there is no answer.
+    async fn look_up(&self, standby: Option<&BroadcastId>) -> (Option<Option<EpochRow>>, Option<Tail>) {
+        let (config, stores) = (&self.shared.config, &self.shared.stores);
+        let last = timeout(TAIL_PATIENCE, stores.meta.last_epoch(&self.stream));
+        let tail = timeout(TAIL_PATIENCE, async {
+            let Some(id) = standby else { return Ok(None) };
+            let Some(row) = stores.meta.broadcast(&self.stream, id).await? else { return Ok(None) };
+            recover::tail(config, stores, row).await.map(Some)
+        });
+        let (last, tail) = tokio::join!(last, tail);
+        let tail = tail.unwrap_or_else(|_| Err(store::Error::Unavailable("silence".into()))).unwrap_or_else(|why| {
+            warn!(stream = %self.stream, %why, "a takeover does not know what is stored: all that is here is published");
+            None
+        });
+        (last.ok().and_then(Result::ok), tail)
+    }
+
+    /// Goes on with a broadcast of which this line has made the newest chunks. `last`: the newest epoch's number, taken by `from`.
+    async fn take_over(
+        &mut self,
+        standby: Broadcast,
+        mut tail: Option<Tail>,
+        last: u64,
+        from: &str,
+    ) -> Result<(), Fenced> {
         let shared = self.shared.clone();
         let (config, stores) = (&shared.config, &shared.stores);
         let (stream, id) = (self.stream.clone(), standby.id().clone());
-        let read = async {
-            let Some(row) = stores.meta.broadcast(&stream, &id).await? else { return Ok(None) };
-            recover::tail(config, stores, row).await.map(Some)
-        };
-        let tail =
-            timeout(TAIL_PATIENCE, read).await.unwrap_or_else(|_| Err(store::Error::Unavailable("silence".into())));
-        let mut tail = tail.unwrap_or_else(|why| {
-            warn!(%stream, %why, "a takeover does not know what is stored: all that is here is published");
-            None
-        });
         let stored = tail.as_ref().map_or(&[][..], |tail| &tail.chunks);
         let held = standby.renditions().flat_map(|name| standby.here(name).map(move |k| (name, k)));
         let open = standby.edge().map_or(0, |(last, ..)| last);
         let k_start = takes_over_at(held, stored, open);
-        let from = last.map(|last| last.node).unwrap_or_default();
         let (at, wall, discontinuity) = match standby.slot(k_start) {
             Some(slot) => (slot.at, slot.wall, slot.discontinuity),
             None => standby.edge().map_or((0, standby.started(), false), |(_, at, wall)| (at, wall, false)),
         };
         let epoch = Epoch { broadcast: id.clone(), number: 0, k: k_start, at, wall, discontinuity };
-        let number = self.take_epoch(&epoch).await;
-        self.last_epoch = number;
+        let number = self.take_epoch(&epoch, Some(last)).await?;
         info!(%stream, broadcast = %id, epoch = number, k = k_start, from, "this node takes over");
         metrics::counter!("weir_takeovers_total").increment(1);
         let mut restored = None;
@@ -323,12 +395,11 @@ impl Task {
             self.keeper.submit(Job::Init { broadcast, rendition, hash: hash.clone(), bytes: bytes.clone() });
         }
         self.broadcast = Some(broadcast);
-        for Finished { rendition, chunk, init } in finished {
-            self.finished(rendition, init, chunk);
-        }
+        finished.into_iter().for_each(|made| self.keep(made));
         self.away = if self.run.is_some() { None } else { Some((self.heard, 0)) };
         self.encode_at_last(k_start);
         self.store_broadcast(None);
+        Ok(())
     }
 
     /// Begins to encode what a warm standby has not: from this chunk on, or the first one after it that is kept.
@@ -342,9 +413,19 @@ impl Task {
         }
     }
 
+    /// Looks into the log from time to time: whoever took a later epoch may be gone before it was heard of.
+    pub(super) async fn verify(&mut self, stamp: Timestamp) {
+        if stamp >= self.role.verify {
+            self.role.verify = stamp + VERIFY;
+            if self.broadcast.is_some() {
+                self.is_newest().await;
+            }
+        }
+    }
+
     /// Another node says that it has a later epoch: if the log says so too, this line leads no more.
     pub(super) async fn doubt(&mut self, epoch: u64) {
-        if self.role.leads && self.broadcast.is_some() && epoch > self.last_epoch {
+        if self.role.leads && self.broadcast.is_some() && epoch >= self.last_epoch {
             self.is_newest().await;
         }
     }
@@ -352,24 +433,113 @@ impl Task {
     /// Whether no other node has taken a later epoch. If one has, this line stops leading; if the log does not answer, the
     /// question is open for a while.
     pub(super) async fn is_newest(&mut self) -> bool {
-        if self.shared.config.alone {
-            return true;
+        match self.later_epoch().await {
+            Ok(None) => true,
+            Ok(Some(last)) => !self.is_fenced_by(&last) && self.lead_anew(&last).await,
+            Err(()) => {
+                self.role.unsure_until = now() + LOG_PATIENCE;
+                false
+            }
         }
-        let read = timeout(LOG_PATIENCE, self.shared.stores.meta.last_epoch(&self.stream)).await;
-        let Ok(Ok(last)) = read else {
-            self.role.unsure_until = now() + LOG_PATIENCE;
-            return false;
+    }
+
+    /// The log's newest epoch, if it is a later one than this line's, and another node's. An error where the log does not say:
+    /// what was last known says nothing, unless there are no others.
+    async fn later_epoch(&self) -> Result<Option<EpochRow>, ()> {
+        let shared = self.shared.clone();
+        if shared.config.alone {
+            return Ok(None);
+        }
+        let has_others = shared.peers.as_ref().is_some_and(|peers| peers.has_others());
+        let read = async {
+            match has_others {
+                true => shared.stores.meta.last_epoch_there(&self.stream).await,
+                false => shared.stores.meta.last_epoch(&self.stream).await,
+            }
         };
-        let Some(last) = last.filter(|last| last.epoch > self.last_epoch && last.node != self.shared.config.node)
-        else {
-            return true;
-        };
+        let last = timeout(LOG_PATIENCE, read).await.map_err(|_| ())?.map_err(|_| ())?;
+        let is_later =
+            |last: &EpochRow| last.epoch > self.last_epoch || (last.epoch == self.last_epoch && self.owns_epoch);
+        Ok(last.filter(|last| is_later(last) && last.node != shared.config.node))
+    }
+
+    /// Ends the chunk that the feed was lost in, once the log says that this line still leads.
+    pub(super) async fn end_what_is_lost(&mut self, stamp: Timestamp) {
+        if self.role.lost.is_none_or(|at| at > stamp) {
+            return;
+        }
+        if self.is_newest().await {
+            self.role.lost = None;
+            self.end_epoch(None);
+        } else if self.role.leads {
+            self.role.lost = Some(self.role.unsure_until);
+        }
+    }
+
+    /// Looks whether an epoch that was begun while the database was away is this line's. If another node has it, nothing that is
+    /// made in it counts.
+    pub(super) async fn look_after_epoch(&mut self, stamp: Timestamp) {
+        if self.role.unlogged.is_none_or(|at| at > stamp) {
+            return;
+        }
+        self.role.unlogged = Some(stamp + LOOK_AGAIN);
+        let Stores { meta, health, .. } = self.shared.stores.clone();
+        let Ok(Ok(last)) = timeout(LOG_PATIENCE, meta.last_epoch(&self.stream)).await else { return };
+        let is_well = health.trouble().is_none() && health.delay().is_none();
+        let is_here = |last: &EpochRow| last.epoch == self.last_epoch && last.node == self.shared.config.node;
+        let Some(last) = last else { return };
+        if is_here(&last) {
+            self.role.unlogged = self.role.unlogged.filter(|_| !is_well);
+        } else if (last.epoch >= self.last_epoch || is_well) && !self.is_fenced_by(&last) {
+            // Less counts only where it is not what was last known before the database went away.
+            self.lead_anew(&last).await;
+        }
+    }
+
+    /// Takes another epoch after one of another node, if what is made here can go on as it is: it has a feed, and its chunk
+    /// numbers were not given to another session. If not, the publisher has to come again. Whether it leads.
+    async fn lead_anew(&mut self, last: &EpochRow) -> bool {
+        let is_other = self.broadcast.as_ref().is_none_or(|broadcast| last.broadcast < *broadcast.id());
+        if self.session.is_some() && (is_other || last.session == self.newest) {
+            warn!(stream = %self.stream, epoch = self.last_epoch, by = last.node, "another node has this epoch: this one takes the next");
+            self.role.leads = false;
+            return self.lead(None).await.is_ok();
+        }
         info!(stream = %self.stream, epoch = last.epoch, by = last.node, "another node has taken over: this one steps down");
+        self.fence(last.session);
+        false
+    }
+
+    /// Whether an epoch is that of a newer session, or of a later order to lead: then nothing of this line counts.
+    pub(super) fn is_fenced_by(&mut self, last: &EpochRow) -> bool {
+        if self.shared.config.alone || (last.session, last.turn) <= (self.newest, self.turn) {
+            return false;
+        }
+        let is_newer = last.session > self.newest;
+        info!(stream = %self.stream, epoch = last.epoch, by = last.node, is_newer, "another node leads: this one steps down");
+        if is_newer {
+            self.fence(last.session);
+        } else {
+            // The gateway knows, and is about to say so.
+            self.step_down();
+        }
+        true
+    }
+
+    /// Ends the session and steps down: `by` is the session that counts.
+    fn fence(&mut self, by: u64) {
+        self.newest = self.newest.max(by);
+        self.stand(None);
         if let Some(session) = self.session.take() {
             session.stop.cancel();
         }
         self.step_down();
-        false
+    }
+
+    /// Tells how far this line is.
+    pub(super) fn stand(&self, k: Option<u64>) {
+        let standing = Standing { leads: self.role.leads, k, newest: self.newest };
+        self.standing.send_if_modified(|known| std::mem::replace(known, standing) != standing);
     }
 
     /// Shows and makes nothing any more.
@@ -402,25 +572,28 @@ impl Task {
                 return;
             }
             warn!(stream = %self.stream, leader = last.node, "the node that led is gone, and so is the feed");
-            self.lead(None).await;
+            // As if it were told to in its place.
+            if last.session == self.newest {
+                self.turn = last.turn;
+            }
+            // Where a newer session was there meanwhile, its nodes have what comes next.
+            if self.lead(None).await.is_ok() && self.run.is_some() {
+                self.role.lost = Some(stamp + RETURN);
+            }
         } else {
             self.role.leader = Some(last.node);
         }
     }
 
-    /// Whether no new row of an epoch's broadcast has come for some chunks' time.
+    /// Whether an epoch's broadcast has got no row for some chunks' time, and none between two looks.
     async fn is_quiet(&mut self, last: &EpochRow, stamp: Timestamp) -> bool {
         let newest = self.shared.stores.meta.chunks_back(&self.stream, &last.broadcast, None, 1);
         let Ok(Ok(rows)) = timeout(LOG_PATIENCE, newest).await else { return false };
-        let (newest, quiet) = (rows.first().map(|row| row.k), self.chunk_time() * 2);
+        let (newest, quiet) = (rows.first(), self.chunk_time() * 2);
         let Some(orphan) = &mut self.role.orphan else { return false };
-        if orphan.newest != newest {
-            // How old the first one is that is seen is not known: rows that go on coming are found out the next time.
-            orphan.quiet_since = if orphan.newest.is_none() { orphan.since } else { stamp };
-            orphan.newest = newest;
-            return false;
-        }
-        stamp - orphan.quiet_since >= quiet
+        let is_same = orphan.looked.replace(newest.map(|row| row.k)) == orphan.looked;
+        let is_old = newest.is_none_or(|row| unix_now().since(recover::end_of(row)) >= quiet);
+        is_same && is_old && stamp - orphan.since >= quiet
     }
 
     /// Lets go of all that was made, and follows.
@@ -428,6 +601,7 @@ impl Task {
         self.forget_media();
         self.broadcast = None;
         self.ended = None;
+        self.owns_epoch = false;
         self.inits.clear();
         self.stored_rows.clear();
         self.role = Role::following();

@@ -31,7 +31,17 @@ async fn a_damaged_row_is_named_and_others_stay_readable() {
     }
     for epoch in 1..=2 {
         let (broadcast, node) = (show.clone(), "n".into());
-        let row = EpochRow { epoch, broadcast, k_start: 0, at: 0, wall: UnixMs(0), discontinuity: false, node };
+        let row = EpochRow {
+            epoch,
+            broadcast,
+            k_start: 0,
+            at: 0,
+            wall: UnixMs(0),
+            discontinuity: false,
+            node,
+            session: 0,
+            turn: 0,
+        };
         store.take_epoch(&alice, row).await.expect("taken");
     }
     spoil(&store, Space::Chunks, keys::chunk(&alice, &show, 2, 1)).await;
@@ -59,6 +69,8 @@ async fn a_damaged_row_is_named_and_others_stay_readable() {
         wall: UnixMs(0),
         discontinuity: false,
         node: "n".into(),
+        session: 0,
+        turn: 0,
     };
     store.take_epoch(&alice, row.clone()).await.expect("taken");
     assert_eq!(store.last_epoch(&alice).await.expect("readable"), Some(row));

@@ -196,6 +196,12 @@ impl Meta for RemoteMeta {
         self.0.meta.access().await
     }
 
+    async fn last_epoch_there(&self, stream: &StreamId) -> Result<Option<EpochRow>> {
+        let waiting = self.0.spool().last_epoch(stream);
+        let there = self.0.meta.last_epoch(stream).await?;
+        Ok(there.into_iter().chain(waiting).max_by_key(|row| row.epoch))
+    }
+
     /// While the database is away what was last known counts; and what waits to be taken comes after what is there.
     async fn last_epoch(&self, stream: &StreamId) -> Result<Option<EpochRow>> {
         let remote = &self.0;
@@ -234,9 +240,10 @@ impl Meta for RemoteMeta {
             }
             remote.set_away(Side::Rows, Some(&Error::Unavailable(why.clone())));
         }
-        // Where the last one is not known its number is a guess, which would take another's place.
+        // Whoever asks may know of later ones than this node has read: of a feed, say. Where nobody knows of any, the number is
+        // a guess, which would take another's place.
         let last = remote.spool().last_epoch(stream).or_else(|| remote.last_epochs.get(stream));
-        if last.is_none_or(|last| last.epoch + 1 != row.epoch) {
+        if row.epoch <= last.map_or(1, |last| last.epoch) {
             return Err(Error::Unavailable(why));
         }
         // Its chunks come behind it.

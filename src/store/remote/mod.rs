@@ -45,8 +45,8 @@ pub use meta::RemoteMeta;
 /// that a link to a store may carry.
 const PATIENCE: Duration = Duration::from_secs(1);
 const BYTES_PER_SECOND: u64 = 2 << 20;
-/// The same of an epoch, which an encoder waits for.
-const EPOCH_PATIENCE: Duration = Duration::from_secs(5);
+/// The same of an epoch, which an encoder waits for, or viewers whose node was lost.
+const EPOCH_PATIENCE: Duration = Duration::from_millis(1500);
 /// The same of a write that waited already.
 const LATER_PATIENCE: Duration = Duration::from_secs(10);
 /// Waiting writes that are made at the same time: live writes go before them.
@@ -203,7 +203,13 @@ impl Remote {
         make: impl Future<Output = Result<()>>,
     ) -> Result<()> {
         let side = entry.side();
-        let must_wait = self.is_away(side) || (side == Side::Rows && self.spool().has(&entry.show()));
+        let must_wait = {
+            let spool = self.spool();
+            if spool.is_lost(&entry) {
+                return Ok(());
+            }
+            self.is_away(side) || (side == Side::Rows && spool.has(&entry.show())) || spool.is_unlogged(&entry)
+        };
         if !must_wait {
             let patience = PATIENCE + carried(bytes.len() as u64);
             let made = tokio::time::timeout(patience, make).await;
@@ -343,8 +349,8 @@ impl Remote {
                 self.settle(number, Some(spool::aside(number))).await;
             }
         }
-        // Rows may have waited for these bytes.
-        self.news[Side::Rows as usize].notify_one();
+        // Rows may have waited for these bytes, or bytes for this epoch.
+        self.news.iter().for_each(Notify::notify_one);
         Ok(())
     }
 
@@ -411,11 +417,25 @@ impl Remote {
     /// Takes an epoch that was begun while the database was away.
     async fn take_late(&self, stream: &StreamId, row: EpochRow) -> Result<()> {
         let number = row.epoch;
+        // Numbers between were of nodes that are gone with them.
+        loop {
+            let next = self.meta.last_epoch(stream).await?.map_or(0, |last| last.epoch) + 1;
+            if next >= number {
+                break;
+            }
+            match self.meta.take_epoch(stream, EpochRow { epoch: next, ..row.clone() }).await {
+                Ok(()) | Err(Error::EpochTaken(_)) => {}
+                Err(why) => return Err(why),
+            }
+        }
         match self.meta.take_epoch(stream, row.clone()).await {
             Err(Error::EpochTaken(_)) => {
                 // The first try may have been made after all.
                 if !self.meta.epochs(stream, &row.broadcast).await?.contains(&row) {
-                    error!(%stream, epoch = number, "another node has this epoch: what was recorded in it is not shown");
+                    error!(%stream, epoch = number, "another node has this epoch: what was made in it here is not recorded");
+                    let show = Entry::Epoch { stream: stream.clone(), row }.show();
+                    self.spool().lose(show.clone(), number);
+                    self.forget_waiting(|entry| entry.epoch() == Some(number) && entry.show() == show).await?;
                 }
                 Ok(())
             }

@@ -76,6 +76,15 @@ impl Entry {
         if matches!(self, Entry::Blob { .. }) { Side::Bytes } else { Side::Rows }
     }
 
+    /// The epoch whose chunk it is.
+    pub fn epoch(&self) -> Option<u64> {
+        match self {
+            Entry::Blob { name, .. } => numbers(name).map(|(_, epoch)| epoch),
+            Entry::Chunk { row, .. } => Some(row.epoch),
+            Entry::Broadcast { .. } | Entry::Epoch { .. } => None,
+        }
+    }
+
     fn bytes(&self) -> u64 {
         OVERHEAD + if let Entry::Blob { len, .. } = self { *len } else { 0 }
     }
@@ -116,6 +125,10 @@ pub struct Spool {
     shows: HashMap<String, BTreeSet<u64>>,
     /// What may be given up, by what it is worth.
     victims: BTreeSet<(u32, u64)>,
+    /// The epochs that wait, of each broadcast: by number, each with its place.
+    epochs: HashMap<String, BTreeMap<u64, u64>>,
+    /// Epochs that another node took instead: nothing of them counts.
+    lost: HashSet<(String, u64)>,
     /// Where an object's bytes wait.
     blobs: HashMap<String, u64>,
     /// Objects that were given up, by broadcast, as long as something of it waits: the rows that come name them no more.
@@ -141,6 +154,8 @@ impl Spool {
             bytes: 0,
             shows: HashMap::new(),
             victims: BTreeSet::new(),
+            epochs: HashMap::new(),
+            lost: HashSet::new(),
             blobs: HashMap::new(),
             given_up: HashMap::new(),
         };
@@ -190,7 +205,27 @@ impl Spool {
         if let Entry::Blob { name, .. } = &entry {
             self.blobs.insert(name.clone(), number);
         }
+        if let Entry::Epoch { row, .. } = &entry {
+            self.epochs.entry(entry.show()).or_default().insert(row.epoch, number);
+        }
         self.waiting.insert(number, entry);
+    }
+
+    /// Whether a write is of an epoch that waits to be taken: until it is, another node may have its names.
+    pub fn is_unlogged(&self, entry: &Entry) -> bool {
+        entry
+            .epoch()
+            .is_some_and(|epoch| self.epochs.get(&entry.show()).is_some_and(|waiting| waiting.contains_key(&epoch)))
+    }
+
+    /// Another node has this epoch.
+    pub fn lose(&mut self, show: String, epoch: u64) {
+        self.lost.insert((show, epoch));
+    }
+
+    /// Whether a write is of an epoch that another node has.
+    pub fn is_lost(&self, entry: &Entry) -> bool {
+        !self.lost.is_empty() && entry.epoch().is_some_and(|epoch| self.lost.contains(&(entry.show(), epoch)))
     }
 
     /// Takes a place for a write, and says what to do with files for it: in this order. What had to be given up is told by name.
@@ -261,6 +296,14 @@ impl Spool {
             self.victims.remove(&(value, number));
         }
         let show = entry.show();
+        if let Entry::Epoch { row, .. } = &entry
+            && let Some(waiting) = self.epochs.get_mut(&show)
+        {
+            waiting.remove(&row.epoch);
+            if waiting.is_empty() {
+                self.epochs.remove(&show);
+            }
+        }
         let left = self.shows.get_mut(&show).expect("it is among them");
         left.remove(&number);
         if left.is_empty() {
@@ -285,13 +328,14 @@ impl Spool {
         self.forget(number);
     }
 
-    /// The oldest write for a store that may be made now: bytes at any time, a row when nothing before it waits of its broadcast,
+    /// The oldest write for a store that may be made now: bytes as soon as their epoch is in the log, a row when nothing before it waits of its broadcast,
     /// an epoch when none of its stream does either.
     pub fn begin(&mut self, side: Side) -> Option<(u64, Entry)> {
         let is_idle = |number: &u64| !self.busy.contains(number);
         let next = match side {
             Side::Bytes => {
-                let objects = self.waiting.iter().filter(|(_, entry)| entry.side() == side);
+                let is_free = |entry: &Entry| entry.side() == side && !self.is_unlogged(entry);
+                let objects = self.waiting.iter().filter(|(_, entry)| is_free(entry));
                 objects.map(|(number, _)| *number).find(is_idle)
             }
             Side::Rows => {

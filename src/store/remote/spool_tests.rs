@@ -183,6 +183,8 @@ async fn epochs_of_a_stream_are_made_in_turn_and_what_is_deleted_waits_no_more()
             wall: UnixMs(0),
             discontinuity: false,
             node,
+            session: 0,
+            turn: 0,
         };
         Entry::Epoch { stream: stream(), row }
     };
@@ -212,4 +214,50 @@ async fn all_rows_of_a_chunk_lose_what_is_given_up_of_it() {
     drop(spool);
     let mut spool = Spool::open(dir.path(), 45_000).await.unwrap();
     assert_eq!(order(&mut spool), ["1.1.m4s", "1.1.m4s", "row 1 ", "row 1 source", "row 1 source,audio"]);
+}
+
+#[tokio::test]
+async fn what_is_made_in_an_epoch_that_waits_goes_nowhere_before_it_and_is_dropped_if_another_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = spool(dir.path(), 1 << 30).await;
+    let epoch = |number| {
+        let node = "one".to_owned();
+        let (broadcast, wall) = (show("a"), UnixMs(0));
+        let row = EpochRow {
+            epoch: number,
+            broadcast,
+            k_start: 0,
+            at: 0,
+            wall,
+            discontinuity: false,
+            node,
+            session: 0,
+            turn: 0,
+        };
+        Entry::Epoch { stream: stream(), row }
+    };
+    // The blobs and rows of these tests are of epoch 1.
+    add(&mut spool, epoch(1)).await;
+    let entries = [blob("a", "source", 1, 10), row("a", 1, &["source"]), blob("b", "source", 1, 10)];
+    assert!(spool.is_unlogged(&entries[0]) && spool.is_unlogged(&entries[1]) && !spool.is_unlogged(&entries[2]));
+    for entry in entries.clone() {
+        add(&mut spool, entry).await;
+    }
+    // Another node may have its names: only what is of another broadcast is written.
+    let (number, begun) = spool.begin(Side::Bytes).unwrap();
+    assert_eq!(begun, entries[2]);
+    spool.done(number);
+    assert_eq!(spool.begin(Side::Bytes), None);
+    // After a restart, too.
+    drop(spool);
+    let mut spool = Spool::open(dir.path(), 1 << 30).await.unwrap();
+    assert!(spool.is_unlogged(&entries[0]));
+    let (number, begun) = spool.begin(Side::Rows).unwrap();
+    assert_eq!(begun, epoch(1));
+    spool.lose("alice/a".into(), 1);
+    assert!(spool.is_lost(&entries[0]) && spool.is_lost(&entries[1]) && !spool.is_lost(&entries[2]));
+    assert_eq!(spool.drop_all(|entry| entry.epoch() == Some(1) && entry.show() == "alice/a").len(), 2);
+    spool.done(number);
+    // What comes late of it is not of an epoch that waits, but of one that is lost.
+    assert!(!spool.is_unlogged(&entries[0]) && spool.is_lost(&entries[0]));
 }
