@@ -15,7 +15,7 @@ need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1
 WEB_SOURCES := $(shell find web -path web/node_modules -prune -o -path web/dist -prune -o -type f -print 2>/dev/null)
 SCRIPTS := $(wildcard scripts/* benches/*.sh) .ci/run
 
-.PHONY: help run build web cluster cluster-stop test check bench install clean rust FORCE
+.PHONY: help run build web cluster cluster-stop simulate drills test check bench install clean rust FORCE
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -70,6 +70,16 @@ check: rust web ## Formatting, lints, documentation, types, layout rules, shell 
 	@RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps --locked
 	$(call say,checking the layout rules)
 	@cargo test --quiet --locked --test tidy
+
+simulate: rust web ## Run a million schedules of faults against the cluster's decisions, in virtual time
+	$(call say,building the simulation (takes minutes the first time))
+	@SIMULATE=$${SIMULATE:-500000} cargo test --profile simulate --locked --test simulation -- --nocapture
+
+drills: rust web ## Cut, kill and stop nodes of a live cluster for minutes, and tell what viewers saw (needs root)
+	@scripts/install-deps test drills
+	@servers=$$(mktemp -d)/servers; trap "scripts/test-servers stop $$servers" EXIT; \
+		eval "$$(scripts/test-servers start $$servers)"; \
+		scripts/with-node cargo test --locked --test drills -- --nocapture --test-threads 1
 
 bench: build ## Measure: microbenches, then Weir against its peers
 	@scripts/install-deps test bench

@@ -8,7 +8,11 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use support::{Node, Publisher, hls, secs, servers, signal, wait};
+use support::{
+    Node, Publisher, hls,
+    proxy::{Mode, Proxy},
+    secs, servers, signal, wait,
+};
 use weir::{cluster::ring::Ring, id::StreamId, time::now};
 
 const SETTINGS: &[&str] = &["ladder=[]", "live.chunk=1s", "live.window=8", "live.reconnect_window=10s"];
@@ -43,7 +47,14 @@ impl Cluster {
     }
 
     fn start_in(settings: &[&str], place: Place) -> Self {
-        let stores = servers::node_settings();
+        Self::start_at(&servers::told("TESTS_CQL"), settings, place)
+    }
+
+    /// With its database at this address.
+    fn start_at(database: &str, settings: &[&str], place: Place) -> Self {
+        let mut stores = servers::node_settings();
+        stores.retain(|setting| !setting.starts_with("store.nodes="));
+        stores.push(format!("store.nodes=[\"{database}\"]"));
         let stores: Vec<_> = stores.iter().map(String::as_str).collect();
         let start = |name: &str| {
             let id = format!("node.id={name}");
@@ -111,6 +122,10 @@ fn the_owner_is_killed_and_nobody_notices() {
     });
     let mut client = hls::Client::open(&cluster.nodes[third].url("/hls/ann/index.m3u8"));
     follow_on(&mut client, 4);
+    // What this node has pulled for its viewers it gives no other: two would give each other for ever what one had once.
+    let list = client.uri("source").replace(&cluster.nodes[third].url(""), "");
+    let inside = format!("http://127.0.0.1:{}{list}", cluster.nodes[third].internal);
+    assert_eq!((support::get(client.uri("source")).status, support::get(&inside).status), (200, 503), "{inside}");
     cluster.nodes[owner].crash();
     let took = wait_owner(&cluster, third, "ann", standby);
     assert!(took < secs(1), "{took:?}");
@@ -226,6 +241,42 @@ fn owner_and_standby_are_lost_at_once_and_the_third_goes_on() {
     assert_whole(&client);
     assert!(publisher.running(), "{}", publisher.log());
     publisher.kill();
+}
+
+#[test]
+fn an_owner_is_killed_while_the_database_is_away_and_all_is_recorded_in_the_end() {
+    let database = Proxy::start(&servers::told("TESTS_CQL"));
+    let mut cluster = Cluster::start_at(&database.address, &["live.window=16"], beside());
+    let [owner, standby, third] = Cluster::places("kim");
+    let mut publisher = cluster.publish(third, "kim");
+    let show = cluster.nodes[third].wait_live("kim")["broadcast"].as_str().unwrap().to_owned();
+    let mut client = hls::Client::open(&cluster.nodes[third].url("/hls/kim/index.m3u8"));
+    follow_on(&mut client, 3);
+    database.set(Mode::Hang);
+    // More than a rendition may lag: the standby publishes all of it anew, as it does not know what the owner has stored.
+    follow_on(&mut client, 7);
+    assert_whole(&client);
+    cluster.nodes[owner].crash();
+    wait_owner(&cluster, third, "kim", standby);
+    // They have new names, so this is another reader.
+    let list = client.uri("audio").to_owned();
+    wait("the new names", secs(10), || {
+        hls::playlist(&list)?.segments.iter().all(|segment| segment.uri.ends_with(".2.m4s")).then_some(())
+    });
+    let mut client = hls::Client::open(&cluster.nodes[third].url("/hls/kim/index.m3u8"));
+    follow_on(&mut client, 4);
+    database.set(Mode::Pass);
+    follow_on(&mut client, 3);
+    assert_whole(&client);
+    assert!(publisher.running(), "{}", publisher.log());
+    publisher.kill();
+    let newest = client.renditions["source"].media().map(|seen| seen.listed.k).max().unwrap();
+    let url = cluster.nodes[third].url(&format!("/hls/kim/{show}/source/index.m3u8?from=start"));
+    let recorded = wait("all of it to be stored", secs(30), || {
+        let list = hls::playlist(&url).filter(|list| list.segments.len() as u64 > newest)?;
+        list.segments.iter().take(newest as usize + 1).all(|s| support::get(&s.uri).status == 200).then_some(list)
+    });
+    assert!(recorded.sequence == 0 && recorded.segments.iter().all(|segment| !segment.gap), "{recorded:?}");
 }
 
 #[test]

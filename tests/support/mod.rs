@@ -7,6 +7,7 @@
 
 pub mod hls;
 pub mod mp4;
+pub mod netns;
 pub mod proxy;
 pub mod rtmp;
 pub mod servers;
@@ -62,6 +63,7 @@ pub struct Node {
     pub internal: u16,
     pub dir: tempfile::TempDir,
     settings: Vec<String>,
+    prefix: Vec<String>,
 }
 
 impl Node {
@@ -76,12 +78,16 @@ impl Node {
 
     /// The same, always in its own folder.
     pub fn start_local(settings: &[&str]) -> Self {
+        Self::start_inside(&[], (free_port(), free_port(), free_port()), settings)
+    }
+
+    /// The same at these ports for RTMP, HTTP and other nodes, its command line beginning with `prefix`.
+    pub fn start_inside(prefix: &[String], (rtmp, http, internal): (u16, u16, u16), settings: &[&str]) -> Self {
         let mut all = vec!["auth.publish=open".to_owned()];
         all.extend(settings.iter().map(|s| s.to_string()));
-        let (rtmp, http, internal) = (free_port(), free_port(), free_port());
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let child = spawn(dir.path(), (rtmp, http, internal), &all);
-        let mut node = Self { child, rtmp, http, internal, dir, settings: all };
+        let child = spawn(prefix, dir.path(), (rtmp, http, internal), &all);
+        let mut node = Self { child, rtmp, http, internal, dir, settings: all, prefix: prefix.to_vec() };
         node.wait_ready();
         node
     }
@@ -155,13 +161,13 @@ impl Node {
     /// kill -9, then a new process with the same data, ports and settings.
     pub fn crash_and_restart(&mut self) {
         self.crash();
-        self.child = spawn(self.dir.path(), (self.rtmp, self.http, self.internal), &self.settings);
+        self.child = spawn(&self.prefix, self.dir.path(), (self.rtmp, self.http, self.internal), &self.settings);
         self.wait_ready();
     }
 
     /// A new process with the same data, ports and settings, after the old one has ended.
     pub fn start_again(&mut self) {
-        self.child = spawn(self.dir.path(), (self.rtmp, self.http, self.internal), &self.settings);
+        self.child = spawn(&self.prefix, self.dir.path(), (self.rtmp, self.http, self.internal), &self.settings);
         self.wait_ready();
     }
 
@@ -240,10 +246,11 @@ impl Drop for Node {
     }
 }
 
-fn spawn(dir: &Path, (rtmp, http, internal): (u16, u16, u16), settings: &[String]) -> Child {
+fn spawn(prefix: &[String], dir: &Path, (rtmp, http, internal): (u16, u16, u16), settings: &[String]) -> Child {
     let log = File::options().create(true).append(true).open(dir.join("log")).expect("the log file");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
-    command.arg("serve");
+    let line: Vec<_> = prefix.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_weir"), "serve"]).collect();
+    let mut command = Command::new(line[0]);
+    command.args(&line[1..]);
     for set in [
         format!("rtmp.listen=127.0.0.1:{rtmp}"),
         format!("http.listen=127.0.0.1:{http}"),

@@ -1,15 +1,22 @@
 //! A TCP proxy that misbehaves when it is told to: between a node, or a store, and a server.
 
+// Each test binary uses a part of this.
+#![allow(dead_code)]
+
 use std::{
+    collections::BTreeMap,
+    fs::File,
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
 };
+
+use super::netns::{self, Netns};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -33,10 +40,14 @@ pub struct Proxy {
 
 struct Shared {
     server: String,
+    /// The network namespace of the server, if it is not this thread's.
+    inside: Option<File>,
     mode: AtomicU8,
     /// The answer to the next CQL batch is lost with its connection, after it was forwarded.
     cut_batch: AtomicBool,
-    open: Mutex<Vec<TcpStream>>,
+    /// Both ends of each connection, by its number.
+    open: Mutex<BTreeMap<u64, Vec<TcpStream>>>,
+    connections: AtomicU64,
     ended: AtomicBool,
 }
 
@@ -45,13 +56,30 @@ impl Proxy {
     /// names, at the port they were told.
     pub fn start(server: &str) -> Self {
         let host = server.split(':').next().expect("a host");
-        let listener = TcpListener::bind((host, 0)).expect("loopback");
+        Self::listen(TcpListener::bind((host, 0)).expect("loopback"), server, None)
+    }
+
+    /// Stands in for `server` in one network namespace, under its own address, and connects to it in another; nothing is the
+    /// one of this thread.
+    pub fn between(from: Option<&Netns>, to: Option<&Netns>, server: &str) -> Self {
+        let (from, address) = (from.map(Netns::open), server.to_owned());
+        let bind = move || {
+            from.iter().for_each(netns::enter);
+            TcpListener::bind(address).expect("a free address")
+        };
+        let listener = thread::spawn(bind).join().expect("it binds");
+        Self::listen(listener, server, to.map(Netns::open))
+    }
+
+    fn listen(listener: TcpListener, server: &str, inside: Option<File>) -> Self {
         let address = listener.local_addr().expect("bound").to_string();
         let shared = Arc::new(Shared {
             server: server.to_owned(),
+            inside,
             mode: AtomicU8::new(Mode::Pass as u8),
             cut_batch: AtomicBool::new(false),
             open: Mutex::default(),
+            connections: AtomicU64::new(0),
             ended: AtomicBool::new(false),
         });
         let accepting = shared.clone();
@@ -89,7 +117,7 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::Relaxed);
         self.shared.close();
-        // Wakes the thread that accepts.
+        // Wakes the thread that accepts, if it is in the same network namespace: else it ends with the process.
         let _ = TcpStream::connect(&self.address);
     }
 }
@@ -100,7 +128,7 @@ impl Shared {
     }
 
     fn close(&self) {
-        for open in self.open.lock().expect("no panic while held").drain(..) {
+        for open in self.open.lock().expect("no panic while held").values().flatten() {
             let _ = open.shutdown(Shutdown::Both);
         }
     }
@@ -109,11 +137,15 @@ impl Shared {
         if self.is(Mode::Refuse) {
             return;
         }
+        // A thread of this connection alone: it may go elsewhere.
+        self.inside.iter().for_each(netns::enter);
         let Ok(server) = TcpStream::connect(&self.server) else { return };
-        for stream in [&client, &server] {
+        let number = self.connections.fetch_add(1, Ordering::Relaxed);
+        let ends: Vec<_> = [&client, &server].into_iter().filter_map(|stream| stream.try_clone().ok()).collect();
+        for stream in &ends {
             let _ = stream.set_nodelay(true);
-            self.open.lock().expect("no panic while held").extend(stream.try_clone());
         }
+        self.open.lock().expect("no panic while held").insert(number, ends);
         // Of this connection: the next answer is lost.
         let cut = Arc::new(AtomicBool::new(false));
         let (Ok(from_client), Ok(to_server)) = (client.try_clone(), server.try_clone()) else { return };
@@ -121,6 +153,7 @@ impl Shared {
         let asking = thread::spawn(move || up.copy(from_client, to_server, &up_cut, true));
         self.copy(server, client, &cut, false);
         let _ = asking.join();
+        self.open.lock().expect("no panic while held").remove(&number);
     }
 
     fn copy(&self, mut from: TcpStream, mut to: TcpStream, cut: &AtomicBool, asking: bool) {

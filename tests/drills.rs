@@ -1,0 +1,435 @@
+//! Drills on a live cluster: nodes are cut off from each other, from their stores and from viewers, killed and stopped, while
+//! streams go on and readers at every node look at all that they are shown.
+//!
+//! `make drills`; `DRILL_S=600` for longer ones. Each node is in a network namespace of its own.
+
+mod support;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use support::{
+    Node, Publisher, free_port, get, hls,
+    netns::Netns,
+    proxy::{Mode, Proxy},
+    secs, servers, signal, wait,
+};
+use weir::{
+    cluster::ring::Ring,
+    id::StreamId,
+    time::{Timestamp, now},
+};
+
+/// What a node made that was cut off from all others, and its stores, is recorded later as far as it is in the live window.
+const SETTINGS: &[&str] =
+    &["ladder=[]", "live.chunk=1s", "live.window=16", "live.reconnect_window=60s", "auth.publish=open"];
+const NAMES: [&str; 3] = ["one", "two", "three"];
+
+/// What a way leads to: a node, or what all nodes need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum End {
+    Node(usize),
+    Database,
+    Objects,
+    /// Viewers, publishers and whoever looks.
+    World,
+}
+
+/// Three nodes, each alone in a network namespace, and the ways between them.
+struct Mesh {
+    nodes: Vec<Node>,
+    ways: BTreeMap<(End, End), Vec<Proxy>>,
+    _spaces: Vec<Netns>,
+}
+
+impl Mesh {
+    fn start(settings: &[&str]) -> Self {
+        let spaces: Vec<_> = NAMES.iter().map(|_| Netns::new()).collect();
+        let ports: Vec<_> = NAMES.iter().map(|_| (free_port(), free_port(), free_port())).collect();
+        let (cql, s3) = (servers::told("TESTS_CQL"), servers::told("TESTS_S3"));
+        let mut ways = BTreeMap::new();
+        for (from, space) in spaces.iter().enumerate() {
+            let way = |to: &str| vec![Proxy::between(Some(space), None, to)];
+            ways.insert((End::Node(from), End::Database), way(&cql));
+            ways.insert((End::Node(from), End::Objects), way(s3.trim_start_matches("http://")));
+            let at = |port: u16| format!("127.0.0.1:{port}");
+            for (to, (rtmp, http, internal)) in ports.iter().enumerate() {
+                if to == from {
+                    let all = [rtmp, http, internal].map(|port| Proxy::between(None, Some(space), &at(*port)));
+                    ways.insert((End::World, End::Node(to)), all.into());
+                } else {
+                    let way = vec![Proxy::between(Some(space), Some(&spaces[to]), &at(*internal))];
+                    ways.insert((End::Node(from), End::Node(to)), way);
+                }
+            }
+        }
+        let stores = servers::node_settings();
+        let stores: Vec<_> = stores.iter().map(String::as_str).collect();
+        let start = |place: usize| {
+            let id = format!("node.id={}", NAMES[place]);
+            let all = [&stores[..], SETTINGS, settings, &[&id]].concat();
+            Node::start_inside(&spaces[place].prefix(), ports[place], &all)
+        };
+        let nodes: Vec<_> = (0..NAMES.len()).map(start).collect();
+        let mesh = Self { nodes, ways, _spaces: spaces };
+        for node in 0..NAMES.len() {
+            mesh.wait_together(node);
+        }
+        mesh
+    }
+
+    /// Waits until a node hears all others.
+    fn wait_together(&self, node: usize) {
+        wait("every node knows all others", secs(20), || {
+            let told = self.nodes[node].admin("GET", "/api/v1/nodes", None);
+            let told: serde_json::Value = serde_json::from_slice(&told.body).ok()?;
+            let live = told["nodes"].as_array()?.iter().filter(|node| node["live"] == true).count();
+            (live == NAMES.len()).then_some(())
+        });
+    }
+
+    /// Cuts what leads from one end to the other, and back; or mends it.
+    fn set(&self, a: End, b: End, mode: Mode) {
+        for (_, ways) in self.ways.iter().filter(|(way, _)| **way == (a, b) || **way == (b, a)) {
+            ways.iter().for_each(|way| way.set(mode));
+        }
+    }
+
+    fn mend(&self) {
+        self.ways.values().flatten().for_each(|way| way.set(Mode::Pass));
+    }
+
+    /// A stream's owner, its standby, and the node that is neither, as long as all are there.
+    fn places(stream: &str) -> [usize; 3] {
+        let ring = Ring::new(NAMES.map(|name| (Arc::from(name), 1)));
+        let order: Vec<_> = ring.replicas(&StreamId::new(stream).unwrap()).cloned().collect();
+        [0, 1, 2].map(|place| NAMES.iter().position(|name| **name == *order[place]).unwrap())
+    }
+
+    /// Who leads and who stands by now, as a node says.
+    fn roles(&self, stream: &str, asked: usize) -> (usize, usize) {
+        let place = |name: &serde_json::Value| NAMES.iter().position(|node| *name == *node);
+        wait("an owner and a standby", secs(20), || {
+            let told = get(&self.nodes[asked].url(&format!("/api/v1/streams/{stream}")));
+            let told: serde_json::Value = serde_json::from_slice(&told.body).ok()?;
+            Some((place(&told["owner"])?, place(&told["standbys"][0])?))
+        })
+    }
+
+    fn publish(&self, node: usize, stream: &str) -> Publisher {
+        Publisher::test_picture(&self.nodes[node], stream, "320x180", 30, "-g 30 -b:v 300k", "-b:a 64k", 3600)
+    }
+}
+
+/// What readers saw of a stream.
+#[derive(Default)]
+struct Seen {
+    /// The bytes of each number, and where they were from.
+    chunks: BTreeMap<u64, (Vec<u8>, String)>,
+    /// At each node: when each number was listed first.
+    at: BTreeMap<usize, Vec<(Timestamp, u64, bool)>>,
+    wrong: Vec<String>,
+}
+
+/// Readers of a stream at every node.
+struct Readers {
+    seen: Arc<Mutex<Seen>>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Readers {
+    fn start(mesh: &Mesh, stream: &str, broadcast: &str) -> Self {
+        let (seen, stop) = (Arc::<Mutex<Seen>>::default(), Arc::<AtomicBool>::default());
+        let path = format!("/hls/{stream}/{broadcast}/source/index.m3u8");
+        let read = |(place, node): (usize, &Node)| {
+            let (url, seen, stop) = (node.url(&path), seen.clone(), stop.clone());
+            std::thread::spawn(move || {
+                let mut newest = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    read(&url, place, &mut newest, &seen);
+                    std::thread::park_timeout(Duration::from_millis(100));
+                }
+            })
+        };
+        let threads = mesh.nodes.iter().enumerate().map(read).collect();
+        Self { seen, stop, threads }
+    }
+
+    fn newest(&self, place: usize) -> u64 {
+        let seen = self.seen.lock().unwrap();
+        seen.at.get(&place).and_then(|at| at.last()).map_or(0, |(_, k, _)| *k)
+    }
+
+    /// The longest time without a new chunk at a node since then, and the numbers that were listed as missing.
+    fn worst(&self, place: usize, since: Timestamp) -> (Duration, Vec<u64>) {
+        let seen = self.seen.lock().unwrap();
+        let all = seen.at.get(&place).cloned().unwrap_or_default();
+        let times: Vec<_> = all.iter().map(|(at, ..)| *at).chain([now()]).collect();
+        let longest = times.windows(2).filter(|pair| pair[1] >= since).map(|pair| pair[1] - pair[0].max(since)).max();
+        let gaps = all.iter().filter(|(at, _, gap)| *at >= since && *gap).map(|(_, k, _)| *k).collect();
+        (longest.unwrap_or_default(), gaps)
+    }
+
+    fn end(self) -> Seen {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().expect("a reader");
+        }
+        std::mem::take(&mut self.seen.lock().unwrap())
+    }
+}
+
+/// Looks once at a playlist, and at what is new in it.
+fn read(url: &str, place: usize, newest: &mut u64, seen: &Mutex<Seen>) {
+    let Some(list) = hls::playlist(url) else { return };
+    let last = list.segments.last().map_or(0, |segment| segment.k);
+    if last < *newest {
+        let words = format!("{}: {newest} was listed, and now the list ends at {last}", NAMES[place]);
+        seen.lock().unwrap().wrong.push(words);
+    }
+    for segment in list.segments.iter().filter(|segment| segment.k > *newest || *newest == 0) {
+        let stamp = now();
+        if !segment.gap {
+            let answer = get(&segment.uri);
+            if answer.status != 200 {
+                let words = format!("{}: {} is {}", NAMES[place], segment.uri, answer.status);
+                seen.lock().unwrap().wrong.push(words);
+                continue;
+            }
+            let mut seen = seen.lock().unwrap();
+            let made = (answer.body, segment.uri.clone());
+            let known = seen.chunks.entry(segment.k).or_insert_with(|| made.clone()).clone();
+            if known.0 != made.0 {
+                for (bytes, uri) in [&known, &made] {
+                    let name = uri.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+                    let kept = std::env::temp_dir().join(name);
+                    std::fs::write(kept, bytes).expect("the temporary folder");
+                }
+                seen.wrong.push(format!("{} and {} differ", known.1, made.1));
+            }
+        }
+        seen.lock().unwrap().at.entry(place).or_default().push((stamp, segment.k, segment.gap));
+    }
+    *newest = last.max(*newest);
+}
+
+/// Compares what readers saw with what is recorded once the publisher is gone for good.
+fn assert_recorded(mesh: &Mesh, stream: &str, broadcast: &str, seen: &Seen, may_lack: &BTreeSet<u64>) {
+    assert!(seen.wrong.is_empty(), "{:#?}", seen.wrong);
+    let url = mesh.nodes[0].url(&format!("/hls/{stream}/{broadcast}/source/index.m3u8?from=start"));
+    let newest = *seen.chunks.keys().next_back().expect("something was shown");
+    let whole = || hls::playlist(&url).filter(|list| list.segments.len() as u64 > newest);
+    let list = wait("the whole broadcast", secs(60), whole);
+    let ks: Vec<_> = list.segments.iter().map(|segment| segment.k).collect();
+    assert!(ks[0] == 0 && ks.windows(2).all(|pair| pair[1] == pair[0] + 1), "{ks:?}");
+    let recorded: BTreeMap<_, _> = list.segments.iter().filter(|s| !s.gap).map(|s| (s.k, s.uri.clone())).collect();
+    let lost: Vec<_> = seen.chunks.keys().filter(|k| !recorded.contains_key(k) && !may_lack.contains(k)).collect();
+    assert!(lost.is_empty(), "{lost:?} were shown, and are not recorded");
+}
+
+fn broadcast(mesh: &Mesh, at: usize, stream: &str) -> String {
+    let live = mesh.nodes[at].wait_stream(stream, "some chunks on", |live| live["k"].as_u64() >= Some(4));
+    live["broadcast"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn an_owner_that_is_cut_off_costs_nobody_a_chunk() {
+    let mesh = Mesh::start(&[]);
+    let stream = "ann";
+    let [_, _, gateway] = Mesh::places(stream);
+    let mut publisher = mesh.publish(gateway, stream);
+    let show = broadcast(&mesh, gateway, stream);
+    let readers = Readers::start(&mesh, stream, &show);
+    use End::{Database, Node as At, Objects, World};
+    let cuts = |owner: usize, standby: usize| -> Vec<(&str, Vec<(End, End)>)> {
+        let to = |ends: &[End]| ends.iter().map(|end| (At(owner), *end)).collect::<Vec<_>>();
+        let database = [owner, standby, gateway].map(|node| (At(node), Database)).to_vec();
+        vec![
+            ("owner, database", to(&[Database])),
+            ("owner, both stores", to(&[Database, Objects])),
+            ("owner, gateway", to(&[At(gateway)])),
+            ("owner, standby", to(&[At(standby)])),
+            ("owner, viewers", to(&[World])),
+            ("owner, gateway and database", to(&[At(gateway), Database])),
+            ("owner, gateway and standby", to(&[At(gateway), At(standby)])),
+            ("owner, standby and database", to(&[At(standby), Database])),
+            ("owner, everything", to(&[At(gateway), At(standby), Database, Objects, World])),
+            ("all, database", database.clone()),
+            ("all, database; owner, gateway", [database, to(&[At(gateway)])].concat()),
+            ("standby, gateway and database", vec![(At(standby), At(gateway)), (At(standby), Database)]),
+        ]
+    };
+    println!("| cut off | longest wait for a chunk of 1 s at the gateway, at the standby | missing |");
+    println!("|---|---|---|");
+    for case in 0..cuts(0, 0).len() {
+        let (owner, standby) = mesh.roles(stream, gateway);
+        let (name, ways) = cuts(owner, standby).swap_remove(case);
+        let since = now();
+        ways.iter().for_each(|(a, b)| mesh.set(*a, *b, Mode::Hang));
+        let before = readers.newest(gateway);
+        wait("six chunks on", secs(30), || (readers.newest(gateway) >= before + 6).then_some(()));
+        mesh.mend();
+        (0..NAMES.len()).for_each(|node| mesh.wait_together(node));
+        let before = readers.newest(gateway);
+        wait("four chunks on", secs(30), || (readers.newest(gateway) >= before + 4).then_some(()));
+        let (wait, gaps) = readers.worst(gateway, since);
+        let (other, _) = readers.worst(standby, since);
+        println!("| {name} | {:.2} s, {:.2} s | {gaps:?} |", wait.as_secs_f64(), other.as_secs_f64());
+        assert!(publisher.running(), "{name}: {}", publisher.log());
+        assert!(gaps.is_empty(), "{name}: {gaps:?} are missing");
+    }
+    let seen = readers.end();
+    assert_recorded(&mesh, stream, &show, &seen, &BTreeSet::new());
+    publisher.kill();
+}
+
+/// A publisher that comes back, at another node, two seconds after it lost its own, as encoders do.
+struct Encoder {
+    stream: String,
+    publisher: Publisher,
+    at: usize,
+    lost: Option<Timestamp>,
+    /// It came back since this was looked at.
+    was_lost: bool,
+}
+
+impl Encoder {
+    fn start(mesh: &Mesh, stream: &str) -> Self {
+        let at = Mesh::places(stream)[2];
+        Self { stream: stream.to_owned(), publisher: mesh.publish(at, stream), at, lost: None, was_lost: false }
+    }
+}
+
+/// Lets time pass. Encoders that lost their node come back at another than `avoid`.
+fn tend(mesh: &Mesh, encoders: &mut [Encoder], avoid: usize, how_long: Duration) {
+    let until = now() + how_long;
+    while now() < until {
+        for encoder in &mut *encoders {
+            if encoder.publisher.running() {
+                continue;
+            }
+            let lost = *encoder.lost.get_or_insert_with(now);
+            if now() - lost >= secs(2) {
+                encoder.at =
+                    (0..NAMES.len()).find(|place| *place != avoid && *place != encoder.at).expect("one of three");
+                encoder.publisher = mesh.publish(encoder.at, &encoder.stream);
+                (encoder.lost, encoder.was_lost) = (None, true);
+            }
+        }
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+}
+
+/// A node is killed, or stopped, or cut off, again and again, while three streams go on.
+#[test]
+fn whatever_happens_to_one_node_at_a_time() {
+    let seconds = std::env::var("DRILL_S").ok().and_then(|text| text.parse().ok()).unwrap_or(120);
+    let seed = std::env::var("DRILL_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random);
+    println!("DRILL_SEED={seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut mesh = Mesh::start(&[]);
+    // Each has its publisher at the node that neither owns it nor stands by, and no two the same owner.
+    let mut streams: Vec<String> = Vec::new();
+    for owner in 0..NAMES.len() {
+        let name = (0..).map(|n| format!("s{n}")).find(|name| Mesh::places(name)[0] == owner);
+        streams.extend(name);
+    }
+    let mut encoders: Vec<_> = streams.iter().map(|stream| Encoder::start(&mesh, stream)).collect();
+    let shows: Vec<_> = streams.iter().map(|stream| broadcast(&mesh, 0, stream)).collect();
+    let readers: Vec<_> =
+        streams.iter().zip(&shows).map(|(stream, show)| Readers::start(&mesh, stream, show)).collect();
+    println!("| what | stream | longest wait for a chunk of 1 s, by node that stayed | missing |");
+    println!("|---|---|---|---|");
+    let until = now() + secs(seconds);
+    while now() < until {
+        let node = rng.random_range(0..NAMES.len());
+        let what = ["killed", "stopped for 3 s", "cut off for 5 s"][rng.random_range(0..3)];
+        let roles: Vec<_> =
+            streams.iter().zip(&encoders).map(|(stream, encoder)| mesh.roles(stream, encoder.at)).collect();
+        let since = now();
+        let mut pass = |mesh: &Mesh, seconds| tend(mesh, &mut encoders, node, secs(seconds));
+        match what {
+            "killed" => {
+                mesh.nodes[node].crash();
+                pass(&mesh, 4);
+                mesh.nodes[node].start_again();
+            }
+            "stopped for 3 s" => {
+                signal(mesh.nodes[node].pid(), "STOP");
+                pass(&mesh, 3);
+                signal(mesh.nodes[node].pid(), "CONT");
+            }
+            _ => {
+                let others = [End::Database, End::Objects, End::World].into_iter();
+                let others: Vec<_> = others.chain((0..NAMES.len()).map(End::Node)).collect();
+                others.iter().for_each(|other| mesh.set(End::Node(node), *other, Mode::Hang));
+                pass(&mesh, 5);
+                mesh.mend();
+            }
+        }
+        (0..NAMES.len()).for_each(|node| mesh.wait_together(node));
+        pass(&mesh, 8);
+        let stayed: Vec<_> = (0..NAMES.len()).filter(|place| *place != node).collect();
+        for (stream_at, (owner, standby)) in roles.into_iter().enumerate() {
+            let (stream, encoder) = (&streams[stream_at], &mut encoders[stream_at]);
+            let is_gateway = std::mem::take(&mut encoder.was_lost) || encoder.at == node;
+            let role = [(owner == node, "owner"), (standby == node, "standby"), (is_gateway, "gateway")];
+            let role: Vec<_> = role.iter().filter(|(is, _)| *is).map(|(_, role)| *role).collect();
+            let role = role.join(" and ");
+            let worst: Vec<_> = stayed.iter().map(|place| readers[stream_at].worst(*place, since)).collect();
+            let waits: Vec<_> = worst.iter().map(|(wait, _)| format!("{:.2} s", wait.as_secs_f64())).collect();
+            let gaps: BTreeSet<_> = worst.iter().flat_map(|(_, gaps)| gaps.clone()).collect();
+            println!("| {role} {what} | {stream} | {} | {gaps:?} |", waits.join(", "));
+            assert!(is_gateway || gaps.is_empty(), "{role} {what}: {gaps:?} of {stream} are missing");
+        }
+    }
+    let seen: Vec<_> = readers.into_iter().map(Readers::end).collect();
+    for ((stream, show), seen) in streams.iter().zip(&shows).zip(&seen) {
+        // What a gateway that was killed had shown of its own, and nobody else had.
+        assert_recorded(&mesh, stream, show, seen, &BTreeSet::new());
+    }
+}
+
+/// A gateway that sleeps, or is cut off, and comes back has the encoder's connection still, and what came meanwhile.
+#[test]
+fn a_gateway_that_is_not_heard_for_a_while_costs_time_and_no_chunk() {
+    let mesh = Mesh::start(&[]);
+    let stream = "ann";
+    let gateway = Mesh::places(stream)[2];
+    let mut publisher = mesh.publish(gateway, stream);
+    let show = broadcast(&mesh, gateway, stream);
+    let readers = Readers::start(&mesh, stream, &show);
+    let (owner, _) = mesh.roles(stream, gateway);
+    println!("| gateway | longest wait for a chunk of 1 s at the owner | missing |");
+    println!("|---|---|---|");
+    for (what, seconds) in [("stopped", 3), ("stopped", 6), ("cut off", 3), ("cut off", 6)] {
+        let (since, before) = (now(), readers.newest(owner));
+        if what == "stopped" {
+            signal(mesh.nodes[gateway].pid(), "STOP");
+            std::thread::park_timeout(secs(seconds));
+            signal(mesh.nodes[gateway].pid(), "CONT");
+        } else {
+            let others = (0..NAMES.len()).map(End::Node).chain([End::Database, End::Objects]);
+            others.for_each(|other| mesh.set(End::Node(gateway), other, Mode::Hang));
+            std::thread::park_timeout(secs(seconds));
+            mesh.mend();
+        }
+        wait("ten chunks on", secs(30), || (readers.newest(owner) >= before + seconds + 6).then_some(()));
+        (0..NAMES.len()).for_each(|node| mesh.wait_together(node));
+        let (wait, gaps) = readers.worst(owner, since);
+        println!("| {what} for {seconds} s | {:.2} s | {gaps:?} |", wait.as_secs_f64());
+        assert!(publisher.running(), "{what}: {}", publisher.log());
+    }
+    let seen = readers.end();
+    assert_recorded(&mesh, stream, &show, &seen, &BTreeSet::new());
+    publisher.kill();
+}
