@@ -283,6 +283,10 @@ impl Relay {
     }
 
     fn open(&mut self, node: Node) {
+        // What it was asked on a lane before is answered to nobody.
+        if let Some(wanted) = self.wanted.as_mut().filter(|wanted| wanted.asked.as_ref() == Some(&node)) {
+            wanted.asked = None;
+        }
         self.lane += 1;
         let number = self.lane;
         let (orders, ordered) = mpsc::channel(ORDERS);

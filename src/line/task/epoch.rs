@@ -130,7 +130,9 @@ impl Task {
                 }
                 Err(why) => {
                     self.alarm(&why);
-                    self.role.begins_unlogged();
+                    if !self.shared.config.alone {
+                        self.role.begins_unlogged();
+                    }
                     break;
                 }
             }

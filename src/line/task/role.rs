@@ -133,7 +133,7 @@ impl Role {
         self.plan = Some(plan);
     }
 
-    /// An epoch was begun that the log does not have yet.
+    /// An epoch was begun that the log does not have yet, and that another node may take.
     pub fn begins_unlogged(&mut self) {
         self.unlogged = Some(now() + LOOK_AGAIN);
     }
@@ -496,12 +496,17 @@ impl Task {
         }
     }
 
-    /// Takes another epoch after one of another node, if what is made here can go on as it is: it has a feed, and its chunk
-    /// numbers were not given to another session. If not, the publisher has to come again. Whether it leads.
+    /// Takes another epoch, if what is made here can go on as it is: it has a feed, and its chunk numbers were not given to another
+    /// session. If not, the publisher has to come again. `last`: the log's newest. Whether it leads.
     async fn lead_anew(&mut self, last: &EpochRow) -> bool {
         let is_other = self.broadcast.as_ref().is_none_or(|broadcast| last.broadcast < *broadcast.id());
-        if self.session.is_some() && (is_other || last.session == self.newest) {
-            warn!(stream = %self.stream, epoch = self.last_epoch, by = last.node, "another node has this epoch: this one takes the next");
+        let is_before = last.epoch < self.last_epoch;
+        if is_before && self.session.is_none() {
+            // Nobody has what was made here; whoever comes next goes on with it.
+            return true;
+        }
+        if self.session.is_some() && (is_other || is_before || last.session == self.newest) {
+            warn!(stream = %self.stream, epoch = self.last_epoch, last = last.epoch, by = last.node, "this epoch is not in the log: this node takes another");
             self.role.leads = false;
             return self.lead(None).await.is_ok();
         }
