@@ -292,10 +292,9 @@ impl Relay {
         let (orders, ordered) = mpsc::channel(ORDERS);
         let (events, mut heard) = mpsc::channel(EVENTS);
         // One that joins others needs what they may not have stored; where all were lost, it is all that is there.
-        let from = match (self.failover.leader(), self.failover.listed()) {
-            (Some(_), Some(listed)) => From::Chunk(listed.saturating_sub(JOINS_AT)),
-            _ => From::Oldest,
-        };
+        let joins = self.failover.listed().map(|listed| listed.saturating_sub(JOINS_AT));
+        let joins = joins.filter(|k| self.failover.leader().is_some() && self.ring.boundaries().first() <= Some(k));
+        let from = joins.map_or(From::Oldest, From::Chunk);
         let reader = self.ring.reader(from);
         tokio::spawn(lane::run(self.route.clone(), node.clone(), self.hello.clone(), reader, ordered, events));
         let (told, name) = (self.told.clone(), node.clone());
