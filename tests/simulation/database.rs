@@ -128,7 +128,10 @@ impl World {
         if last.session > line.order {
             self.step_down(node, last.session);
         } else {
+            // Its gateway knows, and is about to say so on the feed.
+            let feed = self.places[node].line.feed;
             self.forget(node);
+            (self.places[node].line.feed, self.places[node].line.heard) = (feed, self.now);
         }
         true
     }

@@ -452,7 +452,7 @@ impl World {
             Event::Connect => self.connect(),
             Event::Begin(place) => self.begin_fault(self.schedule.faults[place].1),
             Event::End(place) => self.end_fault(self.schedule.faults[place].1),
-            Event::Drained(node, life) if self.lives(node, life) => self.crash(node),
+            Event::Drained(node, life) if self.lives(node, life) && self.places[node].draining => self.crash(node),
             _ => {}
         }
     }
@@ -561,8 +561,9 @@ impl World {
     fn end_fault(&mut self, fault: Fault) {
         let (Fault::Crash(node, _) | Fault::Drains(node)) = fault else { return };
         let place = &mut self.places[node];
+        place.draining = false;
         if !place.up {
-            (place.up, place.draining) = (true, false);
+            place.up = true;
             let life = place.life;
             self.at(self.now, Event::Tick(node, life));
         }
