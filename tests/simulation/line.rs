@@ -63,7 +63,13 @@ impl World {
         match word {
             Word::Hello => {}
             Word::Epoch { epoch, k } => {
+                let knew_none = line.leads && !line.follows && !line.owns;
                 (line.follows, line.first) = (true, k);
+                if knew_none {
+                    // It was told to lead before it knew the epoch that another node had taken.
+                    (line.leads, line.epoch) = (false, epoch);
+                    return self.start(node, Work::Lead { feed: Some(feed) });
+                }
                 if !line.leads {
                     // What this line has of sessions before is what viewers saw.
                     line.held.retain(|held, _| *held < k);
