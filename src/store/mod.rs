@@ -466,22 +466,20 @@ fn plain(error: &std::io::Error) -> String {
 }
 
 #[cfg(test)]
+impl EpochRow {
+    /// A row for tests to which only its number, broadcast and first chunk matter.
+    fn plain(epoch: u64, broadcast: BroadcastId, k_start: u64) -> Self {
+        let (wall, node) = (UnixMs(0), "n".into());
+        Self { epoch, broadcast, k_start, at: 0, wall, discontinuity: false, node, session: 0, turn: 0 }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     fn epoch(epoch: u64, k_start: u64) -> EpochRow {
-        let broadcast = BroadcastId::new("b").expect("legal");
-        EpochRow {
-            epoch,
-            broadcast,
-            k_start,
-            at: 0,
-            wall: UnixMs(0),
-            discontinuity: false,
-            node: "n".into(),
-            session: 0,
-            turn: 0,
-        }
+        EpochRow::plain(epoch, BroadcastId::new("b").expect("legal"), k_start)
     }
 
     fn chunk(k: u64, epoch: u64) -> ChunkRow {

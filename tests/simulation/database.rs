@@ -157,7 +157,6 @@ impl World {
             _ => (Vec::new(), Vec::new(), false),
         };
         let stored = valid_chunks(rows, &epochs);
-        let tail = &stored[..];
         let last = epochs.iter().map(|row| row.epoch).max().unwrap_or(0);
         if epochs.iter().max_by_key(|row| row.epoch).is_some_and(|last| self.is_fenced_by(node, last)) {
             return;
@@ -177,12 +176,12 @@ impl World {
                 let source = Rendition::source();
                 let held: Vec<_> = line.held.keys().map(|k| (&source, *k)).collect();
                 let open = line.held.keys().next_back().map_or(line.first, |k| k + 1);
-                let k = takes_over_at(held, tail, open);
+                let k = takes_over_at(held, &stored, open);
                 if self.schedule.plant == Some(Plant::BeginsOneLater) { k + 1 } else { k }
             }
             Work::Begin { .. } => {
                 let here = line.held.last_key_value().map(|(k, made)| (*k, made.wall));
-                let there = tail.last().map(|row| (row.k, row.wall.0 as Ms));
+                let there = stored.last().map(|row| (row.k, row.wall.0 as Ms));
                 match here.max(there) {
                     // The time without chunks is told by the clock.
                     Some((k, wall)) => k + 1 + (self.now + clock).saturating_sub(wall) / CHUNK,
@@ -217,7 +216,6 @@ impl World {
         line.unlogged = (!logged).then(|| row.clone());
         match work {
             Work::Lead { .. } => {
-                self.takeovers += 1;
                 let again: Vec<_> = line.held.range(row.k_start..).map(|(k, _)| *k).collect();
                 again.into_iter().for_each(|k| self.publish(node, k));
                 self.led(node, work);

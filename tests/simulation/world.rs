@@ -313,7 +313,6 @@ pub struct World {
     /// What viewers were shown by an owner whose epoch is in the log, and is the newest there.
     shown: BTreeMap<u64, Content>,
     pub broken: Vec<String>,
-    pub takeovers: u32,
 }
 
 fn name(node: Node) -> Arc<str> {
@@ -349,7 +348,6 @@ impl World {
             seen: BTreeMap::new(),
             shown: BTreeMap::new(),
             broken: Vec::new(),
-            takeovers: 0,
             schedule,
         };
         for node in 0..world.places.len() {

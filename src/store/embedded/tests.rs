@@ -30,18 +30,7 @@ async fn a_damaged_row_is_named_and_others_stay_readable() {
         store.create_stream(row).await.expect("written");
     }
     for epoch in 1..=2 {
-        let (broadcast, node) = (show.clone(), "n".into());
-        let row = EpochRow {
-            epoch,
-            broadcast,
-            k_start: 0,
-            at: 0,
-            wall: UnixMs(0),
-            discontinuity: false,
-            node,
-            session: 0,
-            turn: 0,
-        };
+        let row = EpochRow::plain(epoch, show.clone(), 0);
         store.take_epoch(&alice, row).await.expect("taken");
     }
     spoil(&store, Space::Chunks, keys::chunk(&alice, &show, 2, 1)).await;
@@ -61,17 +50,7 @@ async fn a_damaged_row_is_named_and_others_stay_readable() {
     // The epoch log has no gaps to offer: it fails, but its next number is still known.
     assert!(named(store.last_epoch(&alice).await.unwrap_err(), "epoch 2 of alice"));
     assert!(named(store.epochs(&alice, &show).await.unwrap_err(), "epoch 2 of alice/01b"));
-    let row = EpochRow {
-        epoch: 3,
-        broadcast: show.clone(),
-        k_start: 0,
-        at: 0,
-        wall: UnixMs(0),
-        discontinuity: false,
-        node: "n".into(),
-        session: 0,
-        turn: 0,
-    };
+    let row = EpochRow::plain(3, show.clone(), 0);
     store.take_epoch(&alice, row.clone()).await.expect("taken");
     assert_eq!(store.last_epoch(&alice).await.expect("readable"), Some(row));
 }

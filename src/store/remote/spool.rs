@@ -125,8 +125,8 @@ pub struct Spool {
     shows: HashMap<String, BTreeSet<u64>>,
     /// What may be given up, by what it is worth.
     victims: BTreeSet<(u32, u64)>,
-    /// The epochs that wait, of each broadcast: by number, each with its place.
-    epochs: HashMap<String, BTreeMap<u64, u64>>,
+    /// The epochs that wait, by broadcast and number.
+    epochs: HashSet<(String, u64)>,
     /// Epochs that another node took instead: nothing of them counts.
     lost: HashSet<(String, u64)>,
     /// Where an object's bytes wait.
@@ -154,7 +154,7 @@ impl Spool {
             bytes: 0,
             shows: HashMap::new(),
             victims: BTreeSet::new(),
-            epochs: HashMap::new(),
+            epochs: HashSet::new(),
             lost: HashSet::new(),
             blobs: HashMap::new(),
             given_up: HashMap::new(),
@@ -206,16 +206,14 @@ impl Spool {
             self.blobs.insert(name.clone(), number);
         }
         if let Entry::Epoch { row, .. } = &entry {
-            self.epochs.entry(entry.show()).or_default().insert(row.epoch, number);
+            self.epochs.insert((entry.show(), row.epoch));
         }
         self.waiting.insert(number, entry);
     }
 
     /// Whether a write is of an epoch that waits to be taken: until it is, another node may have its names.
     pub fn is_unlogged(&self, entry: &Entry) -> bool {
-        entry
-            .epoch()
-            .is_some_and(|epoch| self.epochs.get(&entry.show()).is_some_and(|waiting| waiting.contains_key(&epoch)))
+        is_of(&self.epochs, entry)
     }
 
     /// Another node has this epoch.
@@ -225,7 +223,7 @@ impl Spool {
 
     /// Whether a write is of an epoch that another node has.
     pub fn is_lost(&self, entry: &Entry) -> bool {
-        !self.lost.is_empty() && entry.epoch().is_some_and(|epoch| self.lost.contains(&(entry.show(), epoch)))
+        is_of(&self.lost, entry)
     }
 
     /// Takes a place for a write, and says what to do with files for it: in this order. What had to be given up is told by name.
@@ -296,13 +294,8 @@ impl Spool {
             self.victims.remove(&(value, number));
         }
         let show = entry.show();
-        if let Entry::Epoch { row, .. } = &entry
-            && let Some(waiting) = self.epochs.get_mut(&show)
-        {
-            waiting.remove(&row.epoch);
-            if waiting.is_empty() {
-                self.epochs.remove(&show);
-            }
+        if let Entry::Epoch { row, .. } = &entry {
+            self.epochs.remove(&(show.clone(), row.epoch));
         }
         let left = self.shows.get_mut(&show).expect("it is among them");
         left.remove(&number);
@@ -328,7 +321,8 @@ impl Spool {
         self.forget(number);
     }
 
-    /// The oldest write for a store that may be made now: bytes as soon as their epoch is in the log, a row when nothing before it waits of its broadcast,
+    /// The oldest write for a store that may be made now: bytes as soon as their epoch is in the log, a row when nothing before it
+    /// waits of its broadcast,
     /// an epoch when none of its stream does either.
     pub fn begin(&mut self, side: Side) -> Option<(u64, Entry)> {
         let is_idle = |number: &u64| !self.busy.contains(number);
@@ -424,6 +418,12 @@ impl Spool {
         });
         rows.collect()
     }
+}
+
+/// Whether a write is of one of these epochs, each of a broadcast.
+fn is_of(epochs: &HashSet<(String, u64)>, entry: &Entry) -> bool {
+    // Mostly there is none: what is written all the time is not taken apart for it.
+    !epochs.is_empty() && entry.epoch().is_some_and(|epoch| epochs.contains(&(entry.show(), epoch)))
 }
 
 /// The number and epoch in a chunk's name.

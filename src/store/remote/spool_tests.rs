@@ -27,6 +27,10 @@ fn row(of: &str, k: u64, renditions: &[&str]) -> Entry {
     Entry::Chunk { stream: stream(), broadcast: show(of), row }
 }
 
+fn epoch(of: &str, number: u64) -> Entry {
+    Entry::Epoch { stream: stream(), row: EpochRow::plain(number, show(of), 0) }
+}
+
 async fn spool(dir: &std::path::Path, bytes_max: u64) -> Spool {
     Spool::open(dir, bytes_max).await.unwrap()
 }
@@ -173,21 +177,6 @@ fn what_is_worth_most_is_what_all_else_is_made_from() {
 async fn epochs_of_a_stream_are_made_in_turn_and_what_is_deleted_waits_no_more() {
     let dir = tempfile::tempdir().unwrap();
     let mut spool = spool(dir.path(), 1 << 30).await;
-    let epoch = |of: &str, number| {
-        let node = "one".to_owned();
-        let row = EpochRow {
-            epoch: number,
-            broadcast: show(of),
-            k_start: 0,
-            at: 0,
-            wall: UnixMs(0),
-            discontinuity: false,
-            node,
-            session: 0,
-            turn: 0,
-        };
-        Entry::Epoch { stream: stream(), row }
-    };
     for entry in [blob("a", "source", 1, 10), epoch("a", 7), row("a", 1, &["source"]), epoch("b", 8), row("b", 1, &[])]
     {
         add(&mut spool, entry).await;
@@ -220,24 +209,8 @@ async fn all_rows_of_a_chunk_lose_what_is_given_up_of_it() {
 async fn what_is_made_in_an_epoch_that_waits_goes_nowhere_before_it_and_is_dropped_if_another_has_it() {
     let dir = tempfile::tempdir().unwrap();
     let mut spool = spool(dir.path(), 1 << 30).await;
-    let epoch = |number| {
-        let node = "one".to_owned();
-        let (broadcast, wall) = (show("a"), UnixMs(0));
-        let row = EpochRow {
-            epoch: number,
-            broadcast,
-            k_start: 0,
-            at: 0,
-            wall,
-            discontinuity: false,
-            node,
-            session: 0,
-            turn: 0,
-        };
-        Entry::Epoch { stream: stream(), row }
-    };
     // The blobs and rows of these tests are of epoch 1.
-    add(&mut spool, epoch(1)).await;
+    add(&mut spool, epoch("a", 1)).await;
     let entries = [blob("a", "source", 1, 10), row("a", 1, &["source"]), blob("b", "source", 1, 10)];
     assert!(spool.is_unlogged(&entries[0]) && spool.is_unlogged(&entries[1]) && !spool.is_unlogged(&entries[2]));
     for entry in entries.clone() {
@@ -253,7 +226,7 @@ async fn what_is_made_in_an_epoch_that_waits_goes_nowhere_before_it_and_is_dropp
     let mut spool = Spool::open(dir.path(), 1 << 30).await.unwrap();
     assert!(spool.is_unlogged(&entries[0]));
     let (number, begun) = spool.begin(Side::Rows).unwrap();
-    assert_eq!(begun, epoch(1));
+    assert_eq!(begun, epoch("a", 1));
     spool.lose("alice/a".into(), 1);
     assert!(spool.is_lost(&entries[0]) && spool.is_lost(&entries[1]) && !spool.is_lost(&entries[2]));
     assert_eq!(spool.drop_all(|entry| entry.epoch() == Some(1) && entry.show() == "alice/a").len(), 2);
