@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use weir::rtmp::{
     Code, Config, Reason, Refusal,
     flv::{Metadata, Tag},
-    server::{Accepted, Ended, PublishRequest, Publishers, Server, Sink, raise_fd_limit},
+    server::{Accepted, Ended, PublishRequest, Publishers, Server, Sink, Stop, raise_fd_limit},
 };
 
 /// Generous: the machine may be busy. Nothing waits this long when all is well.
@@ -80,7 +80,7 @@ struct Fixture {
     address: SocketAddr,
     opened: mpsc::Receiver<(PublishRequest, Publication)>,
     metrics: PrometheusHandle,
-    shutdown: CancellationToken,
+    stop: Stop,
     server: tokio::task::JoinHandle<()>,
     _recorder: metrics::LocalRecorderGuard<'static>,
 }
@@ -94,10 +94,10 @@ impl Fixture {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, opened) = mpsc::channel(8);
-        let shutdown = CancellationToken::new();
+        let stop = Stop::default();
         let door = Arc::new(Door { opened: sender });
-        let server = tokio::spawn(Server::run(listener, door, config, shutdown.clone()));
-        Self { address, opened, metrics: handle, shutdown, server, _recorder: recorder }
+        let server = tokio::spawn(Server::run(listener, door, config, stop.clone()));
+        Self { address, opened, metrics: handle, stop, server, _recorder: recorder }
     }
 
     fn url(&self, key: &str) -> String {
@@ -505,7 +505,7 @@ async fn a_shutdown_tells_everyone_and_ends() {
     let (_, mut publication) = fixture.opened().await;
     let _silent = TcpStream::connect(fixture.address).await.unwrap();
     fixture.metric("rtmp_half_open", "1").await;
-    fixture.shutdown.cancel();
+    fixture.stop.over.cancel();
     assert!(publisher.rest().await.contains("NetConnection.Connect.AppShutdown"));
     drop(publisher);
     all_tags(&mut publication).await;
@@ -514,6 +514,42 @@ async fn a_shutdown_tells_everyone_and_ends() {
     fixture.closed("shutdown", 2).await;
     assert!(TcpStream::connect(fixture.address).await.is_err());
 }
+
+#[tokio::test]
+async fn a_publisher_that_moves_when_asked_is_waited_for() {
+    let mut fixture = Fixture::new(Config::default()).await;
+    let mut stays = RawPublisher::live(fixture.address, "alice").await;
+    let (_, mut left) = fixture.opened().await;
+    let mut moves = RawPublisher::live_with(fixture.address, "bob", CAN_RECONNECT).await;
+    let (_, mut moved) = fixture.opened().await;
+    assert_eq!(fixture.stop.movable(), 1);
+    fixture.stop.no_more.cancel();
+    let refused = async {
+        while TcpStream::connect(fixture.address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, refused).await.expect("no more connections");
+    let stop = fixture.stop.clone();
+    let mut asked = tokio::spawn(async move { stop.moved().await });
+    moves.await_text("NetConnection.Connect.ReconnectRequest").await;
+    // Until it goes it is heard as before, and so is the one that was not asked.
+    for (publisher, publication) in [(&mut moves, &mut moved), (&mut stays, &mut left)] {
+        publisher.audio(b"x").await;
+        assert!(timeout(PATIENCE, publication.tags.recv()).await.unwrap().is_some());
+    }
+    assert!(!asked.is_finished());
+    drop(moves);
+    timeout(PATIENCE, &mut asked).await.expect("it has gone").unwrap();
+    all_tags(&mut moved).await;
+    fixture.stop.over.cancel();
+    let told = stays.rest().await;
+    assert!(told.contains("AppShutdown") && !told.contains("ReconnectRequest"), "{told}");
+    timeout(PATIENCE, &mut fixture.server).await.expect("an end in time").unwrap();
+}
+
+/// The property `capsEx` of a `connect`, as its number 1.
+const CAN_RECONNECT: &[u8] = b"\x00\x06capsEx\x00\x3f\xf0\0\0\0\0\0\0";
 
 /// A publisher by hand, for what no real one does.
 struct RawPublisher {
@@ -529,8 +565,18 @@ impl RawPublisher {
     }
 
     async fn publish(address: SocketAddr, key: &str) -> Self {
+        Self::publish_with(address, key, b"").await
+    }
+
+    /// With a further property of its `connect`.
+    async fn publish_with(address: SocketAddr, key: &str, property: &[u8]) -> Self {
         let mut raw = Self::shaken(address).await;
-        let connect = [&b"\x02\x00\x07connect\x00\x3f\xf0\0\0\0\0\0\0"[..], b"\x03\x00\x03app\x02\x00\x04live\0\0\x09"];
+        let connect = [
+            &b"\x02\x00\x07connect\x00\x3f\xf0\0\0\0\0\0\0"[..],
+            b"\x03\x00\x03app\x02\x00\x04live",
+            property,
+            b"\0\0\x09",
+        ];
         let publish = [&b"\x02\x00\x07publish\x00\x40\0\0\0\0\0\0\0\x05\x02"[..], &(key.len() as u16).to_be_bytes()];
         let bytes = [
             chunk(2, 1, &(1u32 << 20).to_be_bytes()),
@@ -542,13 +588,21 @@ impl RawPublisher {
     }
 
     async fn live(address: SocketAddr, key: &str) -> Self {
-        let mut raw = Self::publish(address, key).await;
-        let mut seen = Vec::new();
-        while !String::from_utf8_lossy(&seen).contains("NetStream.Publish.Start") {
-            let read = timeout(PATIENCE, raw.socket.read_buf(&mut seen)).await.expect("a reply in time").unwrap();
-            assert_ne!(read, 0, "refused: {}", String::from_utf8_lossy(&seen));
-        }
+        Self::live_with(address, key, b"").await
+    }
+
+    async fn live_with(address: SocketAddr, key: &str, property: &[u8]) -> Self {
+        let mut raw = Self::publish_with(address, key, property).await;
+        raw.await_text("NetStream.Publish.Start").await;
         raw
+    }
+
+    async fn await_text(&mut self, wanted: &str) {
+        let mut seen = Vec::new();
+        while !String::from_utf8_lossy(&seen).contains(wanted) {
+            let read = timeout(PATIENCE, self.socket.read_buf(&mut seen)).await.expect("a reply in time").unwrap();
+            assert_ne!(read, 0, "closed: {}", String::from_utf8_lossy(&seen));
+        }
     }
 
     async fn audio(&mut self, payload: &[u8]) {

@@ -47,6 +47,8 @@ use crate::{
 const LINES_PATIENCE: Duration = Duration::from_secs(7);
 /// Before that, other nodes have so long to take the streams of this one.
 const HAND_OVER: Duration = Duration::from_secs(5);
+/// And publishers that know how have so long to go on elsewhere: they do at a keyframe, and OBS sends one each 8.3 s.
+const MOVES: Duration = Duration::from_secs(10);
 /// Viewers' running requests get this long after that.
 const HTTP_PATIENCE: Duration = Duration::from_millis(1500);
 /// How long publishers' bytes are collected at most: a third of a default part, with room for rounding.
@@ -95,7 +97,7 @@ struct Node {
     ingest: Arc<Ingest>,
     opened: Opened,
     peers: Option<Arc<Peers>>,
-    no_more_publishers: CancellationToken,
+    rtmp: rtmp::server::Stop,
     no_more_viewers: CancellationToken,
     servers: TaskTracker,
 }
@@ -173,7 +175,7 @@ impl Node {
             peers.clone().map(|route| Relays { route, chunk_ms, standby: config.live.standby, ring_bytes: RING_BYTES });
         let ingest = Arc::new(Ingest::new(lines.clone(), gate, chunk_ms, relays));
         let (cache, links) = pulling.map(|(_, cache, links)| (cache, links)).unzip();
-        let (no_more_publishers, no_more_viewers) = (CancellationToken::new(), CancellationToken::new());
+        let (rtmp, no_more_viewers) = (rtmp::server::Stop::default(), CancellationToken::new());
 
         let archive = Arc::new(Archive::new(stores.clone()));
         let library = Library::new(stores.clone(), lines.clone(), archive.clone());
@@ -251,22 +253,26 @@ impl Node {
         // What was running is taken up before its encoder can come back.
         lines.recover().await.context("cannot take up the broadcasts that were running")?;
         if let Some(listener) = rtmp_listener {
-            let (settings, stop) = (config.rtmp(), no_more_publishers.clone());
-            servers.spawn(rtmp::server::Server::run(listener, ingest.clone(), settings, stop));
+            let settings = config.rtmp();
+            servers.spawn(rtmp::server::Server::run(listener, ingest.clone(), settings, rtmp.clone()));
         }
         welcome::welcome(&stores.meta, &config, rtmp_addr, http_addr).await?;
         servers.spawn(jobs.run(stop()));
         app.readiness.start();
-        Ok(Self { app, lines, ingest, opened, peers, no_more_publishers, no_more_viewers, servers })
+        Ok(Self { app, lines, ingest, opened, peers, rtmp, no_more_viewers, servers })
     }
 
     /// Stops in the order that loses nothing: no new work, open chunks finished and stored, viewers, store.
     async fn stop(self) {
         self.app.readiness.drain();
         if let Some(peers) = &self.peers {
+            self.rtmp.no_more.cancel();
             self.hand_over(peers).await;
+            if peers.can_hand_over() {
+                self.move_publishers().await;
+            }
         }
-        self.no_more_publishers.cancel();
+        self.rtmp.over.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(1), self.ingest.drained()).await;
         self.lines.close(LINES_PATIENCE).await;
         self.no_more_viewers.cancel();
@@ -292,6 +298,17 @@ impl Node {
         match self.lines.led() {
             0 => info!("no stream is made here any more"),
             left => warn!(left, "streams end here: no other node has taken them"),
+        }
+    }
+
+    /// Has publishers that can go on at other nodes do so; those that cannot find one when they are closed.
+    async fn move_publishers(&self) {
+        match self.rtmp.movable() {
+            0 => return,
+            publishers => info!(publishers, "asked to go on at other nodes"),
+        }
+        if tokio::time::timeout(MOVES, self.rtmp.moved()).await.is_err() {
+            warn!(publishers = self.rtmp.movable(), "have not gone, and are closed");
         }
     }
 }

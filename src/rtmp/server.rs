@@ -23,7 +23,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::timeout,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 
 use super::{
     Code, Config, Reason, Refusal, StreamKey,
@@ -90,32 +93,62 @@ pub struct Accepted {
     pub words: Refusal,
 }
 
+/// How a server is told to stop: step by step, or all at once by the last one.
+#[derive(Debug, Clone)]
+pub struct Stop {
+    /// No new publisher is taken; a connection that does not publish yet is closed.
+    pub no_more: CancellationToken,
+    /// Publishers that can are asked to go on elsewhere.
+    pub moving: CancellationToken,
+    /// Every peer is told, and closed.
+    pub over: CancellationToken,
+    /// Holds a token for each publisher that would go when it is asked.
+    movable: TaskTracker,
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        let over = CancellationToken::new();
+        let moving = over.child_token();
+        Self { no_more: moving.child_token(), moving, over, movable: TaskTracker::new() }
+    }
+}
+
+impl Stop {
+    /// How many publishers would go when they are asked.
+    pub fn movable(&self) -> usize {
+        self.movable.len()
+    }
+
+    /// Asks those publishers to go, and waits until they have.
+    pub async fn moved(&self) {
+        self.moving.cancel();
+        self.movable.close();
+        self.movable.wait().await;
+    }
+}
+
 /// The accept loop.
 pub struct Server;
 
 impl Server {
-    /// Serves until `shutdown`, then tells every peer and waits a moment for them. Errors of single connections and of
-    /// `accept` do not end it.
-    pub async fn run<P: Publishers>(
-        listener: TcpListener,
-        publishers: Arc<P>,
-        config: Config,
-        shutdown: CancellationToken,
-    ) {
+    /// Serves until `stop` is over, then waits a moment for the peers. Errors of single connections and of `accept` do not end
+    /// it.
+    pub async fn run<P: Publishers>(listener: TcpListener, publishers: Arc<P>, config: Config, stop: Stop) {
         let shared = Arc::new(Shared {
             half_open: HalfOpen::new(config.half_open_max),
             publishing: AtomicUsize::new(0),
             bytes: metrics::counter!("rtmp_bytes_total"),
             publishers,
             config,
-            shutdown,
+            stop,
         });
         let connections = metrics::counter!("rtmp_connections_total");
         let tasks = TaskTracker::new();
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = shared.shutdown.cancelled() => break,
+                () = shared.stop.no_more.cancelled() => break,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
@@ -135,7 +168,9 @@ impl Server {
         }
         drop(listener);
         tasks.close();
-        let _ = timeout(SHUTDOWN, tasks.wait()).await;
+        if shared.stop.over.run_until_cancelled(tasks.wait()).await.is_none() {
+            let _ = timeout(SHUTDOWN, tasks.wait()).await;
+        }
     }
 }
 
@@ -162,7 +197,7 @@ struct Shared<P> {
     half_open: HalfOpen,
     publishing: AtomicUsize,
     bytes: metrics::Counter,
-    shutdown: CancellationToken,
+    stop: Stop,
 }
 
 /// The connections that do not publish, by age.
@@ -231,7 +266,7 @@ async fn connection<P: Publishers>(socket: TcpStream, peer: SocketAddr, place: P
     let mut byte = [0];
     let first = tokio::select! {
         biased;
-        () = shared.shutdown.cancelled() => Err(Reason::Shutdown),
+        () = shared.stop.no_more.cancelled() => Err(Reason::Shutdown),
         () = place.evicted.cancelled() => Err(Reason::HalfOpenFull),
         // Not `readable`, which may be wrong and then says so only to a read with a buffer.
         ready = timeout(shared.config.handshake_timeout, socket.peek(&mut byte)) => match ready {
@@ -269,6 +304,10 @@ impl Drop for Seat<'_> {
 struct Publishing<'a> {
     accepted: Accepted,
     _seat: Seat<'a>,
+    /// Of one that would go when it is asked.
+    movable: Option<TaskTrackerToken>,
+    /// It was asked to go.
+    asked: bool,
 }
 
 struct Connection<'a, P> {
@@ -370,7 +409,7 @@ impl<'a, P: Publishers> Connection<'a, P> {
         self.buffer.reserve(READ_BEFORE_AUTH);
         tokio::select! {
             biased;
-            input = ended(&self.shared.shutdown, self.place.as_ref()) => Ok(input),
+            input = ended(&self.shared.stop.no_more, self.place.as_ref()) => Ok(input),
             read = self.socket.read_buf(&mut self.buffer) => match read {
                 Ok(0) => Err(Reason::PeerClosed),
                 Ok(read) => {
@@ -418,13 +457,19 @@ impl<'a, P: Publishers> Connection<'a, P> {
         }
     }
 
-    /// What ends the publish from our side, once it has come.
-    fn stopped(&self) -> Option<Input> {
-        let Accepted { stop, words, .. } = &self.publishing.as_ref()?.accepted;
+    /// What ends the publish from our side, or is to, once it has come.
+    fn stopped(&mut self) -> Option<Input> {
+        let publishing = self.publishing.as_mut()?;
+        let (Accepted { stop, words, .. }, shared) = (&publishing.accepted, &self.shared.stop);
         if stop.is_cancelled() {
             return Some(Input::Stop(Reason::Stopped, Some(words.clone())));
         }
-        self.shared.shutdown.is_cancelled().then_some(Input::Stop(Reason::Shutdown, None))
+        if shared.over.is_cancelled() {
+            return Some(Input::Stop(Reason::Shutdown, None));
+        }
+        let ask = shared.moving.is_cancelled() && publishing.movable.is_some() && !publishing.asked;
+        publishing.asked |= ask;
+        ask.then_some(Input::Move)
     }
 
     async fn publish(&mut self, request: PublishRequest) {
@@ -435,7 +480,7 @@ impl<'a, P: Publishers> Connection<'a, P> {
         };
         let answer = tokio::select! {
             biased;
-            input = ended(&self.shared.shutdown, self.place.as_ref()) => Err(input),
+            input = ended(&self.shared.stop.no_more, self.place.as_ref()) => Err(input),
             answer = timeout(self.shared.config.write_timeout, self.shared.publishers.publish(request)) => {
                 let late = |_| Err(Refusal::new(Code::Rejected, "the server is busy, please try again"));
                 answer.unwrap_or_else(late).map_err(Input::Refuse)
@@ -444,7 +489,7 @@ impl<'a, P: Publishers> Connection<'a, P> {
         let input = match answer {
             Ok(accepted) => {
                 tracing::info!(peer = %self.peer, %app, %encoder, "publisher accepted");
-                self.publishing = Some(Publishing { accepted, _seat: seat });
+                self.publishing = Some(Publishing { accepted, _seat: seat, movable: None, asked: false });
                 self.place = None;
                 set_low_water(&self.socket, READ_AFTER_AUTH);
                 Input::Accept
@@ -457,6 +502,9 @@ impl<'a, P: Publishers> Connection<'a, P> {
             }
         };
         self.session.handle(now(), input);
+        if let Some(publishing) = self.publishing.as_mut().filter(|_| self.session.can_move()) {
+            publishing.movable = Some(self.shared.stop.movable.token());
+        }
     }
 
     /// Gives the sink what was collected; the socket is not read meanwhile. Tells whether the session was told to stop.
@@ -525,7 +573,7 @@ fn set_low_water(socket: &TcpStream, bytes: usize) {
 }
 
 /// Waits for whatever ends a connection that does not publish from our side.
-async fn ended(shutdown: &CancellationToken, place: Option<&Place>) -> Input {
+async fn ended(no_more: &CancellationToken, place: Option<&Place>) -> Input {
     let evicted = async {
         match place {
             Some(place) => place.evicted.cancelled().await,
@@ -535,7 +583,7 @@ async fn ended(shutdown: &CancellationToken, place: Option<&Place>) -> Input {
     tokio::select! {
         biased;
         () = evicted => Input::Stop(Reason::HalfOpenFull, None),
-        () = shutdown.cancelled() => Input::Stop(Reason::Shutdown, None),
+        () = no_more.cancelled() => Input::Stop(Reason::Shutdown, None),
     }
 }
 
@@ -569,7 +617,7 @@ mod tests {
             bytes: metrics::Counter::noop(),
             publishers: Arc::new(Nobody),
             config: Config::default(),
-            shutdown: CancellationToken::new(),
+            stop: Stop::default(),
         });
         let socket = TcpStream::connect(address).await.unwrap();
         let future = connection(socket, address, shared.half_open.enter(), shared);

@@ -5,7 +5,7 @@
 //! a time in `poll`, so a burst of small messages costs no memory, and nothing behind a `publish` is looked at before
 //! the caller has decided on it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use bytes::{Buf, Bytes};
 use rml_amf0::Amf0Value;
@@ -35,6 +35,8 @@ const DESCRIPTION_LEN_MAX: usize = 500;
 const STREAM_KEY_LEN_MAX: usize = 1024;
 /// A message that makes progress may take this many times the idle timeout: a big keyframe on a slow line.
 const SLOW_MESSAGE: u32 = 4;
+/// The bit of `capsEx` for support of the reconnect request (Enhanced RTMP v2, `CapsExMask.Reconnect`).
+const CAPS_RECONNECT: u32 = 1;
 
 /// What happened.
 #[derive(Debug)]
@@ -47,6 +49,8 @@ pub enum Input {
     Refuse(Refusal),
     /// The caller ends the session; the peer is told why where the protocol has words for it.
     Stop(Reason, Option<Refusal>),
+    /// The caller wants the peer to publish elsewhere; one that can is asked to, and goes when it likes.
+    Move,
     /// The deadline came.
     Tick,
 }
@@ -97,6 +101,8 @@ struct Live {
 struct App {
     name: String,
     encoder: String,
+    /// It publishes elsewhere when it is asked to (Enhanced RTMP v2, `capsEx`).
+    moves: bool,
 }
 
 /// See the module's page.
@@ -150,6 +156,7 @@ impl Session {
                 self.close_with_words(refusal, Reason::Refused(code));
             }
             Input::Stop(reason, refusal) => self.stop(reason, refusal),
+            Input::Move => self.ask_to_move(),
             Input::Tick => self.tick(),
         }
     }
@@ -420,7 +427,9 @@ impl Session {
         let text = |name: &str| properties.get(name).and_then(amf::text).unwrap_or_default();
         // What follows the `?` is for the key, and may be one.
         let app = text("app").split('?').next().unwrap_or_default().trim_matches('/');
-        self.app = Some(App { name: printable(app, 128), encoder: printable(text("flashVer"), 128) });
+        let capabilities = properties.get("capsEx").and_then(amf::number).map(|bits| bits as u32);
+        let moves = capabilities.is_some_and(|bits| bits & CAPS_RECONNECT != 0);
+        self.app = Some(App { name: printable(app, 128), encoder: printable(text("flashVer"), 128), moves });
 
         self.send(RtmpMessage::WindowAcknowledgement { size: ACK_WINDOW }, 0);
         let limit_type = PeerBandwidthLimitType::Dynamic;
@@ -435,16 +444,19 @@ impl Session {
             // AMF0 from here on, whatever was asked.
             ("objectEncoding", Amf0Value::Number(0.0)),
         ]);
-        let server = object([
-            ("fmsVer", Amf0Value::Utf8String("FMS/3,0,1,123".into())),
-            ("capabilities", Amf0Value::Number(31.0)),
+        let mut server = HashMap::from([
+            ("fmsVer".to_owned(), Amf0Value::Utf8String("FMS/3,0,1,123".into())),
+            ("capabilities".to_owned(), Amf0Value::Number(31.0)),
         ]);
-        self.invoke_with("_result", transaction, server, vec![info], 0);
+        if capabilities.is_some() {
+            server.insert("capsEx".to_owned(), Amf0Value::Number(f64::from(CAPS_RECONNECT)));
+        }
+        self.invoke_with("_result", transaction, Amf0Value::Object(server), vec![info], 0);
         Ok(())
     }
 
     fn publish(&mut self, stream_id: u32, key: Option<&str>) -> Result<(), Reason> {
-        let App { name, encoder } = self.connected()?;
+        let App { name, encoder, .. } = self.connected()?;
         if matches!(self.phase, Phase::Live(_)) {
             let words = "this connection publishes already, please use one connection for each stream";
             self.status(stream_id, "error", Code::BadName.as_str(), words);
@@ -499,6 +511,20 @@ impl Session {
                 self.close(reason);
             }
         }
+    }
+
+    /// Asks a peer that publishes to connect anew and go on there (Enhanced RTMP v2, Reconnect Request). It names no address:
+    /// encoders have one that leads to every server, and what this one is called outside nobody has told it.
+    fn ask_to_move(&mut self) {
+        if self.can_move() {
+            let words = "this server is about to stop, please connect anew";
+            self.status(0, "status", "NetConnection.Connect.ReconnectRequest", words);
+        }
+    }
+
+    /// Whether the peer publishes, and would elsewhere when it is asked to.
+    pub fn can_move(&self) -> bool {
+        matches!(self.phase, Phase::Live(_)) && self.app.as_ref().is_some_and(|app| app.moves)
     }
 
     fn close(&mut self, reason: Reason) {

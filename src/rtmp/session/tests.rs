@@ -164,6 +164,38 @@ fn text(text: &str) -> Amf0Value {
 }
 
 #[test]
+fn who_can_move_is_asked_to_and_goes_on_until_then() {
+    let publishing = |capabilities: Option<f64>| {
+        let mut peer = Peer::shaken();
+        let mut properties = HashMap::from([("app".to_owned(), text("live"))]);
+        properties.extend(capabilities.map(|bits| ("capsEx".to_owned(), Amf0Value::Number(bits))));
+        peer.command("connect", 1.0, Amf0Value::Object(properties), vec![]);
+        peer.publish("alice");
+        assert!(!peer.session.can_move());
+        peer.input(Input::Accept);
+        peer
+    };
+    for capabilities in [None, Some(0.0), Some(6.0), Some(f64::NAN), Some(-1.0)] {
+        let mut peer = publishing(capabilities);
+        peer.input(Input::Move);
+        assert_eq!(peer.codes().last().unwrap(), "NetStream.Publish.Start", "{capabilities:?}");
+        assert!(!peer.session.can_move());
+    }
+    for capabilities in [1.0, 15.0] {
+        let mut peer = publishing(Some(capabilities));
+        let server = &peer.commands()[0][2];
+        assert_eq!(amf::properties(server).unwrap().get("capsEx"), Some(&Amf0Value::Number(1.0)));
+        assert!(peer.session.can_move());
+        peer.input(Input::Move);
+        assert_eq!(peer.codes().last().unwrap(), "NetConnection.Connect.ReconnectRequest");
+        // On the connection, not on the stream.
+        assert_eq!(peer.replies.last().unwrap().stream_id, 0);
+        peer.audio(40);
+        assert_eq!((peer.media.len(), &peer.closed), (1, &None));
+    }
+}
+
+#[test]
 fn obs_publishes_and_ends() {
     let mut peer = Peer::shaken();
     let properties = object([("app", text("live")), ("flashVer", text("FMLE/3.0 (compatible; FMSc/1.0)"))]);
