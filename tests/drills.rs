@@ -7,31 +7,24 @@ mod support;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::JoinHandle,
     time::Duration,
 };
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use support::{
-    Node, Publisher, free_port, get, hls,
+    Node, Publisher,
+    cluster::{NAMES, places, wait_together},
+    free_port, get,
     netns::Netns,
     proxy::{Mode, Proxy},
+    readers::{Readers, assert_recorded},
     secs, servers, signal, wait,
 };
-use weir::{
-    cluster::ring::Ring,
-    id::StreamId,
-    time::{Timestamp, now},
-};
+use weir::time::{Timestamp, now};
 
 /// What a node made that was cut off from all others, and its stores, is recorded later as far as it is in the live window.
 const SETTINGS: &[&str] =
     &["ladder=[]", "live.chunk=1s", "live.window=16", "live.reconnect_window=60s", "auth.publish=open"];
-const NAMES: [&str; 3] = ["one", "two", "three"];
 
 /// What a way leads to: a node, or what all nodes need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,20 +73,12 @@ impl Mesh {
         };
         let nodes: Vec<_> = (0..NAMES.len()).map(start).collect();
         let mesh = Self { nodes, ways, _spaces: spaces };
-        for node in 0..NAMES.len() {
-            mesh.wait_together(node);
-        }
+        mesh.wait_together();
         mesh
     }
 
-    /// Waits until a node hears all others.
-    fn wait_together(&self, node: usize) {
-        wait("every node knows all others", secs(20), || {
-            let told = self.nodes[node].admin("GET", "/api/v1/nodes", None);
-            let told: serde_json::Value = serde_json::from_slice(&told.body).ok()?;
-            let live = told["nodes"].as_array()?.iter().filter(|node| node["live"] == true).count();
-            (live == NAMES.len()).then_some(())
-        });
+    fn wait_together(&self) {
+        self.nodes.iter().for_each(wait_together);
     }
 
     /// Cuts what leads from one end to the other, and back; or mends it.
@@ -105,13 +90,6 @@ impl Mesh {
 
     fn mend(&self) {
         self.ways.values().flatten().for_each(|way| way.set(Mode::Pass));
-    }
-
-    /// A stream's owner, its standby, and the node that is neither, as long as all are there.
-    fn places(stream: &str) -> [usize; 3] {
-        let ring = Ring::new(NAMES.map(|name| (Arc::from(name), 1)));
-        let order: Vec<_> = ring.replicas(&StreamId::new(stream).unwrap()).cloned().collect();
-        [0, 1, 2].map(|place| NAMES.iter().position(|name| **name == *order[place]).unwrap())
     }
 
     /// Who leads and who stands by now, as a node says.
@@ -129,113 +107,6 @@ impl Mesh {
     }
 }
 
-/// What readers saw of a stream.
-#[derive(Default)]
-struct Seen {
-    /// The bytes of each number, and where they were from.
-    chunks: BTreeMap<u64, (Vec<u8>, String)>,
-    /// At each node: when each number was listed first.
-    at: BTreeMap<usize, Vec<(Timestamp, u64, bool)>>,
-    wrong: Vec<String>,
-}
-
-/// Readers of a stream at every node.
-struct Readers {
-    seen: Arc<Mutex<Seen>>,
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Readers {
-    fn start(mesh: &Mesh, stream: &str, broadcast: &str) -> Self {
-        let (seen, stop) = (Arc::<Mutex<Seen>>::default(), Arc::<AtomicBool>::default());
-        let path = format!("/hls/{stream}/{broadcast}/source/index.m3u8");
-        let read = |(place, node): (usize, &Node)| {
-            let (url, seen, stop) = (node.url(&path), seen.clone(), stop.clone());
-            std::thread::spawn(move || {
-                let mut newest = 0;
-                while !stop.load(Ordering::Relaxed) {
-                    read(&url, place, &mut newest, &seen);
-                    std::thread::park_timeout(Duration::from_millis(100));
-                }
-            })
-        };
-        let threads = mesh.nodes.iter().enumerate().map(read).collect();
-        Self { seen, stop, threads }
-    }
-
-    fn newest(&self, place: usize) -> u64 {
-        let seen = self.seen.lock().unwrap();
-        seen.at.get(&place).and_then(|at| at.last()).map_or(0, |(_, k, _)| *k)
-    }
-
-    /// The longest time without a new chunk at a node since then, and the numbers that were listed as missing.
-    fn worst(&self, place: usize, since: Timestamp) -> (Duration, Vec<u64>) {
-        let seen = self.seen.lock().unwrap();
-        let all = seen.at.get(&place).cloned().unwrap_or_default();
-        let times: Vec<_> = all.iter().map(|(at, ..)| *at).chain([now()]).collect();
-        let longest = times.windows(2).filter(|pair| pair[1] >= since).map(|pair| pair[1] - pair[0].max(since)).max();
-        let gaps = all.iter().filter(|(at, _, gap)| *at >= since && *gap).map(|(_, k, _)| *k).collect();
-        (longest.unwrap_or_default(), gaps)
-    }
-
-    fn end(self) -> Seen {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads {
-            thread.join().expect("a reader");
-        }
-        std::mem::take(&mut self.seen.lock().unwrap())
-    }
-}
-
-/// Looks once at a playlist, and at what is new in it.
-fn read(url: &str, place: usize, newest: &mut u64, seen: &Mutex<Seen>) {
-    let Some(list) = hls::playlist(url) else { return };
-    let last = list.segments.last().map_or(0, |segment| segment.k);
-    if last < *newest {
-        let words = format!("{}: {newest} was listed, and now the list ends at {last}", NAMES[place]);
-        seen.lock().unwrap().wrong.push(words);
-    }
-    for segment in list.segments.iter().filter(|segment| segment.k > *newest || *newest == 0) {
-        let stamp = now();
-        if !segment.gap {
-            let answer = get(&segment.uri);
-            if answer.status != 200 {
-                let words = format!("{}: {} is {}", NAMES[place], segment.uri, answer.status);
-                seen.lock().unwrap().wrong.push(words);
-                continue;
-            }
-            let mut seen = seen.lock().unwrap();
-            let made = (answer.body, segment.uri.clone());
-            let known = seen.chunks.entry(segment.k).or_insert_with(|| made.clone()).clone();
-            if known.0 != made.0 {
-                for (bytes, uri) in [&known, &made] {
-                    let name = uri.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-                    let kept = std::env::temp_dir().join(name);
-                    std::fs::write(kept, bytes).expect("the temporary folder");
-                }
-                seen.wrong.push(format!("{} and {} differ", known.1, made.1));
-            }
-        }
-        seen.lock().unwrap().at.entry(place).or_default().push((stamp, segment.k, segment.gap));
-    }
-    *newest = last.max(*newest);
-}
-
-/// Compares what readers saw with what is recorded once the publisher is gone for good.
-fn assert_recorded(mesh: &Mesh, stream: &str, broadcast: &str, seen: &Seen) {
-    assert!(seen.wrong.is_empty(), "{:#?}", seen.wrong);
-    let url = mesh.nodes[0].url(&format!("/hls/{stream}/{broadcast}/source/index.m3u8?from=start"));
-    let newest = *seen.chunks.keys().next_back().expect("something was shown");
-    let whole = || hls::playlist(&url).filter(|list| list.segments.len() as u64 > newest);
-    let list = wait("the whole broadcast", secs(60), whole);
-    let ks: Vec<_> = list.segments.iter().map(|segment| segment.k).collect();
-    assert!(ks[0] == 0 && ks.windows(2).all(|pair| pair[1] == pair[0] + 1), "{ks:?}");
-    let recorded: BTreeMap<_, _> = list.segments.iter().filter(|s| !s.gap).map(|s| (s.k, s.uri.clone())).collect();
-    let lost: Vec<_> = seen.chunks.keys().filter(|k| !recorded.contains_key(k)).collect();
-    assert!(lost.is_empty(), "{lost:?} were shown, and are not recorded");
-}
-
 fn broadcast(mesh: &Mesh, at: usize, stream: &str) -> String {
     let live = mesh.nodes[at].wait_stream(stream, "some chunks on", |live| live["k"].as_u64() >= Some(4));
     live["broadcast"].as_str().unwrap().to_owned()
@@ -245,10 +116,10 @@ fn broadcast(mesh: &Mesh, at: usize, stream: &str) -> String {
 fn an_owner_that_is_cut_off_costs_nobody_a_chunk() {
     let mesh = Mesh::start(&[]);
     let stream = "ann";
-    let [_, _, gateway] = Mesh::places(stream);
+    let [_, _, gateway] = places(stream);
     let mut publisher = mesh.publish(gateway, stream);
     let show = broadcast(&mesh, gateway, stream);
-    let readers = Readers::start(&mesh, stream, &show);
+    let readers = Readers::start(&mesh.nodes, stream, &show, "source");
     use End::{Database, Node as At, Objects, World};
     let cuts = |owner: usize, standby: usize| -> Vec<(&str, Vec<(End, End)>)> {
         let to = |ends: &[End]| ends.iter().map(|end| (At(owner), *end)).collect::<Vec<_>>();
@@ -275,12 +146,10 @@ fn an_owner_that_is_cut_off_costs_nobody_a_chunk() {
         let (name, ways) = cuts(owner, standby).swap_remove(case);
         let since = now();
         ways.iter().for_each(|(a, b)| mesh.set(*a, *b, Mode::Hang));
-        let before = readers.newest(gateway);
-        wait("six chunks on", secs(30), || (readers.newest(gateway) >= before + 6).then_some(()));
+        readers.wait_more(gateway, 6);
         mesh.mend();
-        (0..NAMES.len()).for_each(|node| mesh.wait_together(node));
-        let before = readers.newest(gateway);
-        wait("four chunks on", secs(30), || (readers.newest(gateway) >= before + 4).then_some(()));
+        mesh.wait_together();
+        readers.wait_more(gateway, 4);
         let (wait, gaps) = readers.worst(gateway, since);
         let (other, _) = readers.worst(standby, since);
         println!("| {name} | {:.2} s, {:.2} s | {gaps:?} |", wait.as_secs_f64(), other.as_secs_f64());
@@ -288,7 +157,7 @@ fn an_owner_that_is_cut_off_costs_nobody_a_chunk() {
         assert!(gaps.is_empty(), "{name}: {gaps:?} are missing");
     }
     let seen = readers.end();
-    assert_recorded(&mesh, stream, &show, &seen);
+    assert_recorded(&mesh.nodes[0], stream, &show, &seen);
     publisher.kill();
 }
 
@@ -304,7 +173,7 @@ struct Encoder {
 
 impl Encoder {
     fn start(mesh: &Mesh, stream: &str) -> Self {
-        let at = Mesh::places(stream)[2];
+        let at = places(stream)[2];
         Self { stream: stream.to_owned(), publisher: mesh.publish(at, stream), at, lost: None, was_lost: false }
     }
 }
@@ -340,13 +209,13 @@ fn whatever_happens_to_one_node_at_a_time() {
     // Each has its publisher at the node that neither owns it nor stands by, and no two the same owner.
     let mut streams: Vec<String> = Vec::new();
     for owner in 0..NAMES.len() {
-        let name = (0..).map(|n| format!("s{n}")).find(|name| Mesh::places(name)[0] == owner);
+        let name = (0..).map(|n| format!("s{n}")).find(|name| places(name)[0] == owner);
         streams.extend(name);
     }
     let mut encoders: Vec<_> = streams.iter().map(|stream| Encoder::start(&mesh, stream)).collect();
     let shows: Vec<_> = streams.iter().map(|stream| broadcast(&mesh, 0, stream)).collect();
     let readers: Vec<_> =
-        streams.iter().zip(&shows).map(|(stream, show)| Readers::start(&mesh, stream, show)).collect();
+        streams.iter().zip(&shows).map(|(stream, show)| Readers::start(&mesh.nodes, stream, show, "source")).collect();
     println!("| what | stream | longest wait for a chunk of 1 s, by node that stayed | missing |");
     println!("|---|---|---|---|");
     let until = now() + secs(seconds);
@@ -376,7 +245,7 @@ fn whatever_happens_to_one_node_at_a_time() {
                 mesh.mend();
             }
         }
-        (0..NAMES.len()).for_each(|node| mesh.wait_together(node));
+        mesh.wait_together();
         pass(&mesh, 8);
         let stayed: Vec<_> = (0..NAMES.len()).filter(|place| *place != node).collect();
         for (stream_at, (owner, standby)) in roles.into_iter().enumerate() {
@@ -394,7 +263,7 @@ fn whatever_happens_to_one_node_at_a_time() {
     }
     let seen: Vec<_> = readers.into_iter().map(Readers::end).collect();
     for ((stream, show), seen) in streams.iter().zip(&shows).zip(&seen) {
-        assert_recorded(&mesh, stream, show, seen);
+        assert_recorded(&mesh.nodes[0], stream, show, seen);
     }
 }
 
@@ -403,10 +272,10 @@ fn whatever_happens_to_one_node_at_a_time() {
 fn a_gateway_that_is_not_heard_for_a_while_costs_time_and_no_chunk() {
     let mesh = Mesh::start(&[]);
     let stream = "ann";
-    let gateway = Mesh::places(stream)[2];
+    let gateway = places(stream)[2];
     let mut publisher = mesh.publish(gateway, stream);
     let show = broadcast(&mesh, gateway, stream);
-    let readers = Readers::start(&mesh, stream, &show);
+    let readers = Readers::start(&mesh.nodes, stream, &show, "source");
     let (owner, _) = mesh.roles(stream, gateway);
     println!("| gateway | longest wait for a chunk of 1 s at the owner | missing |");
     println!("|---|---|---|");
@@ -423,12 +292,12 @@ fn a_gateway_that_is_not_heard_for_a_while_costs_time_and_no_chunk() {
             mesh.mend();
         }
         wait("ten chunks on", secs(30), || (readers.newest(owner) >= before + seconds + 6).then_some(()));
-        (0..NAMES.len()).for_each(|node| mesh.wait_together(node));
+        mesh.wait_together();
         let (wait, gaps) = readers.worst(owner, since);
         println!("| {what} for {seconds} s | {:.2} s | {gaps:?} |", wait.as_secs_f64());
         assert!(publisher.running(), "{what}: {}", publisher.log());
     }
     let seen = readers.end();
-    assert_recorded(&mesh, stream, &show, &seen);
+    assert_recorded(&mesh.nodes[0], stream, &show, &seen);
     publisher.kill();
 }

@@ -5,18 +5,21 @@ mod support;
 use std::{
     io::{BufRead, BufReader},
     process::{Command, Stdio},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use support::{
-    Node, Publisher, hls,
+    Node, Publisher,
+    balancer::Balancer,
+    cluster::{NAMES, places, wait_together},
+    hls,
     proxy::{Mode, Proxy},
-    secs, servers, signal, wait,
+    readers::{Readers, assert_recorded},
+    rtmp, secs, servers, signal, wait,
 };
-use weir::{cluster::ring::Ring, id::StreamId, time::now};
+use weir::time::now;
 
 const SETTINGS: &[&str] = &["ladder=[]", "live.chunk=1s", "live.window=8", "live.reconnect_window=10s"];
-const NAMES: [&str; 3] = ["one", "two", "three"];
 
 /// Three nodes on one database and one bucket.
 struct Cluster {
@@ -62,22 +65,8 @@ impl Cluster {
         };
         let nodes: Vec<_> = NAMES.map(start).into();
         let cluster = Self { nodes, _place: place };
-        for node in &cluster.nodes {
-            wait("every node knows all others", secs(10), || {
-                let told = node.admin("GET", "/api/v1/nodes", None);
-                let told: serde_json::Value = serde_json::from_slice(&told.body).ok()?;
-                let live = told["nodes"].as_array()?.iter().filter(|node| node["live"] == true).count();
-                (live == NAMES.len()).then_some(())
-            });
-        }
+        cluster.nodes.iter().for_each(wait_together);
         cluster
-    }
-
-    /// The places of a stream's owner, standby and of the node that is neither.
-    fn places(stream: &str) -> [usize; 3] {
-        let ring = Ring::new(NAMES.map(|name| (Arc::from(name), 1)));
-        let order: Vec<_> = ring.replicas(&StreamId::new(stream).unwrap()).cloned().collect();
-        [0, 1, 2].map(|place| NAMES.iter().position(|name| **name == *order[place]).unwrap())
     }
 
     fn publish(&self, node: usize, stream: &str) -> Publisher {
@@ -113,7 +102,7 @@ fn wait_owner(cluster: &Cluster, asked: usize, stream: &str, node: usize) -> std
 #[test]
 fn the_owner_is_killed_and_nobody_notices() {
     let mut cluster = Cluster::start(&[]);
-    let [owner, standby, third] = Cluster::places("ann");
+    let [owner, standby, third] = places("ann");
     let mut publisher = cluster.publish(third, "ann");
     let live = cluster.nodes[third].wait_live("ann");
     assert_eq!(live["owner"], NAMES[owner], "{live}");
@@ -144,7 +133,7 @@ fn the_owner_is_killed_and_nobody_notices() {
 #[test]
 fn an_owner_that_hangs_is_replaced_and_steps_down_when_it_goes_on() {
     let cluster = Cluster::start(&[]);
-    let [owner, standby, third] = Cluster::places("ben");
+    let [owner, standby, third] = places("ben");
     let mut publisher = cluster.publish(third, "ben");
     cluster.nodes[third].wait_live("ben");
     let mut client = hls::Client::open(&cluster.nodes[third].url("/hls/ben/index.m3u8"));
@@ -169,7 +158,7 @@ fn an_owner_that_hangs_is_replaced_and_steps_down_when_it_goes_on() {
 #[test]
 fn a_node_that_stops_hands_its_streams_over() {
     let mut cluster = Cluster::start(&["ladder=[{height=90,bitrate_kbps=100}]"]);
-    let [owner, standby, third] = Cluster::places("cleo");
+    let [owner, standby, third] = places("cleo");
     let mut publisher = cluster.publish(third, "cleo");
     cluster.nodes[third].wait_live("cleo");
     let mut client = hls::Client::open(&cluster.nodes[third].url("/hls/cleo/index.m3u8"));
@@ -189,12 +178,55 @@ fn a_node_that_stops_hands_its_streams_over() {
     publisher.kill();
 }
 
+/// Every node in turn is stopped and started anew, as for a new release, while the encoder and viewers go through a balancer.
+#[test]
+fn all_nodes_are_upgraded_one_after_the_other_and_nobody_notices() {
+    let mut cluster = Cluster::start(&["ladder=[{height=90,bitrate_kbps=100}]"]);
+    let [owner, standby, third] = places("lou");
+    let turns = [third, owner, standby];
+    let balancer = Balancer::start(&turns.map(|place| &cluster.nodes[place]));
+    let film = rtmp::film("320x180", 30, 120, "-g 30 -b:v 300k", "-b:a 64k");
+    let publisher = rtmp::Pusher::moving(&balancer.rtmp.address, "lou", film);
+    let live = cluster.nodes[owner].wait_stream("lou", "some chunks on", |live| live["k"].as_u64() >= Some(4));
+    assert_eq!(live["gateway"], NAMES[third], "{live}");
+    let show = live["broadcast"].as_str().unwrap().to_owned();
+    let readers = Readers::start(&cluster.nodes, "lou", &show, "source");
+    let small = Readers::start(&cluster.nodes, "lou", &show, "90p");
+    println!("| stopped | its end took | longest wait for a chunk of 1 s at the others |");
+    println!("|---|---|---|");
+    for place in turns {
+        let others: Vec<_> = turns.into_iter().filter(|other| *other != place).collect();
+        readers.wait_more(others[0], 3);
+        let since = now();
+        let (took, status) = cluster.nodes[place].terminate();
+        assert!(status.success(), "{status}");
+        readers.wait_more(others[0], 3);
+        cluster.nodes[place].start_again();
+        cluster.nodes.iter().for_each(wait_together);
+        // It has to be as far as the others before one of these can stop.
+        readers.wait_more(others[0], 6);
+        let worst = others.iter().flat_map(|other| [readers.worst(*other, since), small.worst(*other, since)]);
+        let (waits, gaps): (Vec<_>, Vec<_>) = worst.unzip();
+        println!("| {} | {took:.1?} | {waits:.2?} |", NAMES[place]);
+        assert!(gaps.iter().all(Vec::is_empty), "{gaps:?} are missing");
+        // Players hold back three chunks.
+        assert!(waits.iter().all(|wait| *wait < secs(3)), "{waits:?}");
+        if !publisher.running() {
+            panic!("{:?}", publisher.wait());
+        }
+    }
+    let seen = small.end();
+    assert!(seen.wrong.is_empty(), "{:#?}", seen.wrong);
+    drop(publisher);
+    assert_recorded(&cluster.nodes[owner], "lou", &show, &readers.end());
+}
+
 #[test]
 fn a_key_that_is_taken_away_ends_its_session_at_whichever_node() {
     let cluster = Cluster::start(&["auth.publish=keys"]);
     let made = cluster.nodes[0].admin("POST", "/api/v1/streams", Some(r#"{"id":"jo"}"#));
     let made: serde_json::Value = serde_json::from_slice(&made.body).unwrap();
-    let [owner, standby, third] = Cluster::places("jo");
+    let [owner, standby, third] = places("jo");
     let mut publisher = cluster.publish(third, made["key"].as_str().unwrap());
     cluster.nodes[third].wait_live("jo");
     assert!(cluster.nodes[standby].weir(&["stream", "rotate-key", "jo"]).status.success());
@@ -205,7 +237,7 @@ fn a_key_that_is_taken_away_ends_its_session_at_whichever_node() {
 #[test]
 fn a_publisher_whose_node_is_lost_goes_on_at_another() {
     let mut cluster = Cluster::start(&[]);
-    let [owner, standby, third] = Cluster::places("dora");
+    let [owner, standby, third] = places("dora");
     let first = cluster.publish(owner, "dora");
     cluster.nodes[third].wait_live("dora");
     let mut client = hls::Client::open(&cluster.nodes[third].url("/hls/dora/index.m3u8"));
@@ -228,7 +260,7 @@ fn a_publisher_whose_node_is_lost_goes_on_at_another() {
 #[test]
 fn owner_and_standby_are_lost_at_once_and_the_third_goes_on() {
     let mut cluster = Cluster::start(&["ladder=[{height=90,bitrate_kbps=100}]"]);
-    let [owner, standby, third] = Cluster::places("eve");
+    let [owner, standby, third] = places("eve");
     let mut publisher = cluster.publish(third, "eve");
     cluster.nodes[third].wait_live("eve");
     let mut client = hls::Client::open(&cluster.nodes[third].url("/hls/eve/index.m3u8"));
@@ -247,7 +279,7 @@ fn owner_and_standby_are_lost_at_once_and_the_third_goes_on() {
 fn an_owner_is_killed_while_the_database_is_away_and_all_is_recorded_in_the_end() {
     let database = Proxy::start(&servers::told("TESTS_CQL"));
     let mut cluster = Cluster::start_at(&database.address, &["live.window=16"], beside());
-    let [owner, standby, third] = Cluster::places("kim");
+    let [owner, standby, third] = places("kim");
     let mut publisher = cluster.publish(third, "kim");
     let show = cluster.nodes[third].wait_live("kim")["broadcast"].as_str().unwrap().to_owned();
     let mut client = hls::Client::open(&cluster.nodes[third].url("/hls/kim/index.m3u8"));
@@ -282,7 +314,7 @@ fn an_owner_is_killed_while_the_database_is_away_and_all_is_recorded_in_the_end(
 #[test]
 fn a_warm_standby_encodes_when_it_takes_over() {
     let mut cluster = Cluster::start(&["ladder=[{height=90,bitrate_kbps=100}]", "live.standby=warm"]);
-    let [owner, standby, third] = Cluster::places("ida");
+    let [owner, standby, third] = places("ida");
     let mut publisher = cluster.publish(third, "ida");
     cluster.nodes[third].wait_live("ida");
     let mut client = hls::Client::open(&cluster.nodes[third].url("/hls/ida/index.m3u8"));
@@ -299,7 +331,7 @@ fn a_warm_standby_encodes_when_it_takes_over() {
 #[test]
 fn a_standby_is_lost_and_nothing_is_seen() {
     let mut cluster = Cluster::start(&["ladder=[{height=90,bitrate_kbps=100}]"]);
-    let [owner, standby, third] = Cluster::places("fay");
+    let [owner, standby, third] = places("fay");
     let mut publisher = cluster.publish(owner, "fay");
     cluster.nodes[owner].wait_live("fay");
     let mut client = hls::Client::open(&cluster.nodes[third].url("/hls/fay/index.m3u8"));
@@ -315,7 +347,7 @@ fn a_standby_is_lost_and_nothing_is_seen() {
 #[test]
 fn publisher_and_owner_are_lost_for_good_and_the_broadcast_ends_well() {
     let mut cluster = Cluster::start(&["live.reconnect_window=4s"]);
-    let [owner, standby, third] = Cluster::places("gil");
+    let [owner, standby, third] = places("gil");
     let publisher = cluster.publish(owner, "gil");
     let live = cluster.nodes[third].wait_live("gil");
     let mut client = hls::Client::open(&cluster.nodes[third].url("/hls/gil/index.m3u8"));
@@ -366,7 +398,7 @@ fn play(
 #[test]
 fn a_viewer_at_low_latency_sees_no_stall_when_the_owner_is_killed() {
     let mut cluster = Cluster::start_in(&["live.chunk=2s"], alone());
-    let [owner, standby, third] = Cluster::places("hal");
+    let [owner, standby, third] = places("hal");
     let publisher =
         Publisher::test_picture(&cluster.nodes[third], "hal", "320x180", 30, "-g 60 -b:v 300k", "-b:a 64k", 300);
     cluster.nodes[third].wait_stream("hal", "some chunks on", |s| s["k"].as_u64() >= Some(4));

@@ -5,10 +5,13 @@
 // Each test binary uses a part of this.
 #![allow(dead_code)]
 
+pub mod balancer;
+pub mod cluster;
 pub mod hls;
 pub mod mp4;
 pub mod netns;
 pub mod proxy;
+pub mod readers;
 pub mod rtmp;
 pub mod servers;
 pub mod upstream;
@@ -363,8 +366,17 @@ pub fn get(url: &str) -> Answer {
     request("GET", url, &[], None)
 }
 
+/// The same, for those who do not wait long.
+pub fn get_within(url: &str, limit: Duration) -> Answer {
+    ask("GET", url, &[], None, limit)
+}
+
 pub fn request(method: &str, url: &str, headers: &[(&str, &str)], body: Option<&str>) -> Answer {
-    let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(secs(10))).build();
+    ask(method, url, headers, body, secs(10))
+}
+
+fn ask(method: &str, url: &str, headers: &[(&str, &str)], body: Option<&str>, limit: Duration) -> Answer {
+    let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(limit)).build();
     let agent = ureq::Agent::new_with_config(config);
     let mut builder = ureq::http::Request::builder().method(method).uri(url);
     for (name, value) in headers {

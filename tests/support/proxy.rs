@@ -39,7 +39,7 @@ pub struct Proxy {
 }
 
 struct Shared {
-    server: String,
+    server: Mutex<String>,
     /// The network namespace of the server, if it is not this thread's.
     inside: Option<File>,
     mode: AtomicU8,
@@ -74,7 +74,7 @@ impl Proxy {
     fn listen(listener: TcpListener, server: &str, inside: Option<File>) -> Self {
         let address = listener.local_addr().expect("bound").to_string();
         let shared = Arc::new(Shared {
-            server: server.to_owned(),
+            server: Mutex::new(server.to_owned()),
             inside,
             mode: AtomicU8::new(Mode::Pass as u8),
             cut_batch: AtomicBool::new(false),
@@ -100,6 +100,16 @@ impl Proxy {
         if mode == Mode::Refuse {
             self.shared.close();
         }
+    }
+
+    /// New connections lead to another server.
+    pub fn aim(&self, server: &str) {
+        *self.shared.server.lock().expect("no panic while held") = server.to_owned();
+    }
+
+    /// Closes the connections that are there.
+    pub fn cut(&self) {
+        self.shared.close();
     }
 
     /// Loses the answer to the next CQL batch.
@@ -139,7 +149,8 @@ impl Shared {
         }
         // A thread of this connection alone: it may go elsewhere.
         self.inside.iter().for_each(netns::enter);
-        let Ok(server) = TcpStream::connect(&self.server) else { return };
+        let server = self.server.lock().expect("no panic while held").clone();
+        let Ok(server) = TcpStream::connect(server) else { return };
         let number = self.connections.fetch_add(1, Ordering::Relaxed);
         let ends: Vec<_> = [&client, &server].into_iter().filter_map(|stream| stream.try_clone().ok()).collect();
         for stream in &ends {

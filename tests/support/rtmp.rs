@@ -109,7 +109,12 @@ pub struct Connection {
 impl Connection {
     /// Connects and waits until the publish is accepted.
     pub fn open(node: &Node, key: &str) -> io::Result<Self> {
-        let mut socket = TcpStream::connect(("127.0.0.1", node.rtmp))?;
+        Self::open_at(&format!("127.0.0.1:{}", node.rtmp), key, false)
+    }
+
+    /// The same at an address; says that it `moves` when it is asked to, or not.
+    pub fn open_at(address: &str, key: &str, moves: bool) -> io::Result<Self> {
+        let mut socket = TcpStream::connect(address)?;
         socket.set_read_timeout(Some(secs(10)))?;
         socket.set_nodelay(true)?;
         socket.write_all(&[&[3][..], &[0; 1536]].concat())?;
@@ -119,8 +124,12 @@ impl Connection {
         let mut this = Self { socket, last: HashMap::new() };
         this.message(2, 1, 0, 0, &(CHUNK_LEN as u32).to_be_bytes())?;
         let text = |text: &str| Amf0Value::Utf8String(text.to_owned());
-        let app = HashMap::from([("app".to_owned(), text("live"))]);
-        this.command(0, &[text("connect"), Amf0Value::Number(1.0), Amf0Value::Object(app)])?;
+        let mut properties = HashMap::from([("app".to_owned(), text("live"))]);
+        if moves {
+            // Enhanced RTMP v2: the bit of the reconnect request.
+            properties.insert("capsEx".to_owned(), Amf0Value::Number(1.0));
+        }
+        this.command(0, &[text("connect"), Amf0Value::Number(1.0), Amf0Value::Object(properties)])?;
         this.await_text("NetConnection.Connect.Success")?;
         this.command(0, &[text("createStream"), Amf0Value::Number(2.0), Amf0Value::Null])?;
         this.await_text("_result")?;
@@ -136,6 +145,29 @@ impl Connection {
             _ => 5,
         };
         self.message(csid, tag.kind, 1, tag.ms as u32, &tag.body)
+    }
+
+    /// What the server has said meanwhile.
+    fn heard(&mut self) -> io::Result<Vec<u8>> {
+        let (mut heard, mut buffer) = (Vec::new(), [0; 4096]);
+        self.socket.set_nonblocking(true)?;
+        let ended = loop {
+            match self.socket.read(&mut buffer) {
+                Ok(0) => break Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => heard.extend(&buffer[..n]),
+                Err(why) if why.kind() == io::ErrorKind::WouldBlock => break Ok(()),
+                Err(why) => break Err(why),
+            }
+        };
+        self.socket.set_nonblocking(false)?;
+        ended.map(|()| heard)
+    }
+
+    /// Closes so that all that was sent is read: a close with unread input would be a reset, and the last tags might be lost.
+    fn close(mut self) -> io::Result<()> {
+        self.socket.shutdown(std::net::Shutdown::Write)?;
+        self.read_to_close();
+        Ok(())
     }
 
     /// Reads until the server closes; gives all it said.
@@ -189,6 +221,28 @@ impl Connection {
     }
 }
 
+/// Gives each tag when it is due, until it is stopped.
+fn paced(
+    tags: &[Tag],
+    speed: f64,
+    stopped: &AtomicBool,
+    mut send: impl FnMut(&Tag) -> io::Result<()>,
+) -> io::Result<()> {
+    let start = now();
+    for tag in tags {
+        let due = start + Duration::from_secs_f64(tag.at as f64 / 1000.0 / speed);
+        // The pace of the encoder, not a wait for an event; a wake-up before the time is looked at again.
+        while now() < due && !stopped.load(Ordering::Relaxed) {
+            std::thread::park_timeout(due - now());
+        }
+        if stopped.load(Ordering::Relaxed) {
+            break;
+        }
+        send(tag)?;
+    }
+    Ok(())
+}
+
 /// Sends tags in the background; the connection is closed after the last, or when this is dropped.
 pub struct Pusher {
     stop: Arc<AtomicBool>,
@@ -199,27 +253,45 @@ impl Pusher {
     /// Publishes tags, `speed` times as fast as they are due.
     pub fn start(node: &Node, key: &str, tags: Vec<Tag>, speed: f64) -> Self {
         let mut connection = Connection::open(node, key).expect("the server takes the publish");
+        Self::spawn(move |stopped| {
+            paced(&tags, speed, stopped, |tag| connection.send(tag))?;
+            connection.close()
+        })
+    }
+
+    /// Publishes tags in real time, and goes on over a new connection to the same address, from a keyframe on, when the server
+    /// asks for that (Enhanced RTMP v2, Reconnect Request).
+    pub fn moving(address: &str, key: &str, tags: Vec<Tag>) -> Self {
+        let (address, key) = (address.to_owned(), key.to_owned());
+        let mut connection = Connection::open_at(&address, &key, true).expect("the server takes the publish");
+        let configs: Vec<_> = tags.iter().filter(|tag| tag.metadata() || tag.config()).cloned().collect();
+        Self::spawn(move |stopped| {
+            let (mut asked, mut left) = (false, Vec::new());
+            paced(&tags, 1.0, stopped, |tag| {
+                const REQUEST: &[u8] = b"NetConnection.Connect.ReconnectRequest";
+                asked |= connection.heard()?.windows(REQUEST.len()).any(|words| words == REQUEST);
+                if asked && tag.keyframe() && !tag.config() {
+                    let old = std::mem::replace(&mut connection, Connection::open_at(&address, &key, true)?);
+                    left.push(std::thread::spawn(move || old.close()));
+                    configs.iter().try_for_each(|config| connection.send(&Tag { ms: tag.ms, ..config.clone() }))?;
+                    asked = false;
+                }
+                connection.send(tag)
+            })?;
+            connection.close()?;
+            left.into_iter().try_for_each(|old| old.join().expect("no panic"))
+        })
+    }
+
+    fn spawn(send: impl FnOnce(&AtomicBool) -> io::Result<()> + Send + 'static) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
-        let thread = std::thread::spawn(move || {
-            let start = now();
-            for tag in &tags {
-                let due = start + Duration::from_secs_f64(tag.at as f64 / 1000.0 / speed);
-                // The pace of the encoder, not a wait for an event; a wake-up before the time is looked at again.
-                while now() < due && !stopped.load(Ordering::Relaxed) {
-                    std::thread::park_timeout(due - now());
-                }
-                if stopped.load(Ordering::Relaxed) {
-                    break;
-                }
-                connection.send(tag)?;
-            }
-            // A close with unread input would be a reset, and the last tags might be lost.
-            connection.socket.shutdown(std::net::Shutdown::Write)?;
-            connection.read_to_close();
-            Ok(())
-        });
-        Self { stop, thread: Some(thread) }
+        Self { stop, thread: Some(std::thread::spawn(move || send(&stopped))) }
+    }
+
+    /// Whether it still sends.
+    pub fn running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
     /// Waits until all is sent; fails if the server closed before.

@@ -1,0 +1,29 @@
+//! What tests of three nodes that share their streams have in common.
+
+// Each test binary uses a part of this.
+#![allow(dead_code)]
+
+use std::sync::Arc;
+
+use weir::{cluster::ring::Ring, id::StreamId};
+
+use super::{Node, secs, wait};
+
+pub const NAMES: [&str; 3] = ["one", "two", "three"];
+
+/// The places of a stream's owner, of its standby and of the node that is neither, as long as all are there.
+pub fn places(stream: &str) -> [usize; 3] {
+    let ring = Ring::new(NAMES.map(|name| (Arc::from(name), 1)));
+    let order: Vec<_> = ring.replicas(&StreamId::new(stream).unwrap()).cloned().collect();
+    [0, 1, 2].map(|place| NAMES.iter().position(|name| **name == *order[place]).unwrap())
+}
+
+/// Waits until a node hears all others.
+pub fn wait_together(node: &Node) {
+    wait("every node knows all others", secs(20), || {
+        let told = node.admin("GET", "/api/v1/nodes", None);
+        let told: serde_json::Value = serde_json::from_slice(&told.body).ok()?;
+        let live = told["nodes"].as_array()?.iter().filter(|node| node["live"] == true).count();
+        (live == NAMES.len()).then_some(())
+    });
+}
