@@ -37,18 +37,18 @@ pub struct View {
 
 impl View {
     pub fn new(members: Vec<Member>) -> Self {
-        let origins = members.iter().filter(|member| member.origin);
-        let ring = Ring::new(origins.map(|member| (member.id.clone(), member.weight)));
-        Self { members, ring: Arc::new(ring) }
+        Self { members: Vec::new(), ring: Arc::new(Ring::new([])) }.with(members)
     }
 
-    /// The same with news of the members. The ring is made anew only where a node has come, gone, or changed its weight.
-    pub fn with(self, members: Vec<Member>) -> Self {
+    /// The same with news of the members. The ring changes only where a node has come, gone, or changed its weight.
+    pub fn with(&self, members: Vec<Member>) -> Self {
         let place = |member: &Member| (member.id.clone(), member.weight, member.origin);
-        match self.members.iter().map(place).eq(members.iter().map(place)) {
-            true => Self { members, ..self },
-            false => Self::new(members),
+        let mut ring = self.ring.clone();
+        if !self.members.iter().map(place).eq(members.iter().map(place)) {
+            let origins = members.iter().filter(|member| member.origin);
+            Arc::make_mut(&mut ring).set(origins.map(|member| (member.id.clone(), member.weight)));
         }
+        Self { members, ring }
     }
 
     pub fn members(&self) -> &[Member] {

@@ -62,6 +62,8 @@ pub struct Peers {
     // Held for look-ups only, never across an await.
     known: Mutex<BTreeMap<Node, Known>>,
     view: RwLock<Arc<View>>,
+    /// Held by the one that makes the next view, while others use the one before.
+    looks: Mutex<()>,
     rows: RwLock<Vec<NodeRow>>,
     changes: watch::Sender<()>,
 }
@@ -98,6 +100,7 @@ impl Peers {
             lines: OnceLock::new(),
             known: Mutex::default(),
             view,
+            looks: Mutex::default(),
             rows: RwLock::new(Vec::new()),
             changes: watch::Sender::default(),
         };
@@ -190,6 +193,12 @@ impl Peers {
 
     /// Looks who is there, and tells those who wait for a change.
     fn look(&self) {
+        // A ring of very many nodes is not made in an instant.
+        tokio::task::block_in_place(|| self.look_again());
+    }
+
+    fn look_again(&self) {
+        let _looks = self.looks.lock().expect("no panic while held");
         let members: Vec<_> = {
             let known = self.known.lock().expect("no panic while held");
             let rows = self.rows.read().expect("no panic while held");
@@ -204,9 +213,10 @@ impl Peers {
             };
             rows.iter().map(member).collect()
         };
-        let mut view = self.view.write().expect("no panic while held");
-        if view.members() != members {
-            *view = Arc::new(view.as_ref().clone().with(members));
+        let before = self.view();
+        if before.members() != members {
+            let view = Arc::new(before.with(members));
+            *self.view.write().expect("no panic while held") = view;
             self.changes.send_replace(());
         }
     }
