@@ -205,7 +205,12 @@ pub struct Receiver<R> {
 #[derive(Debug)]
 pub enum Item<C> {
     Word(C),
-    Message { channel: u8, message: Message },
+    /// A word of a newer version, or one with something in it that this one does not know, and what that is.
+    Unknown(String),
+    Message {
+        channel: u8,
+        message: Message,
+    },
 }
 
 impl<R: AsyncRead + Unpin> Receiver<R> {
@@ -213,8 +218,7 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
         Self { io, decoder: wire::Decoder::new() }
     }
 
-    /// Waits for what comes next: all that is there, at least one thing; nothing at the end. Cancel safe. Words of a newer
-    /// version are passed over.
+    /// Waits for what comes next: all that is there, at least one thing; nothing at the end. Cancel safe.
     ///
     /// # Errors
     /// The connection is lost, or what came is no feed.
@@ -223,7 +227,10 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
         loop {
             while let Some(frame) = self.decoder.poll().map_err(io::Error::other)? {
                 match frame {
-                    Frame::Spec(word) => items.extend(serde_json::from_slice(&word).ok().map(Item::Word)),
+                    Frame::Spec(word) => {
+                        let unknown = |why: serde_json::Error| Item::Unknown(why.to_string());
+                        items.push(serde_json::from_slice(&word).map_or_else(unknown, Item::Word));
+                    }
                     Frame::Message { channel, message } => items.push(Item::Message { channel, message }),
                     Frame::Drop { .. } => {}
                 }
@@ -263,7 +270,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn words_and_messages_come_in_order_and_unknown_words_are_passed_over() {
+    async fn words_and_messages_come_in_order_and_unknown_words_are_told_from_them() {
         type Word = Told<u8, ()>;
         let (one, other) = tokio::io::duplex(64);
         let (mut sender, mut receiver) = (Sender::new(one), Receiver::new(other));
@@ -281,8 +288,9 @@ mod tests {
         sender.flush().await.unwrap();
         sender.close().await;
         let all = read.await.unwrap();
-        assert_eq!(all.len(), 3, "{all:?}");
-        assert!(all[0].contains("Standing { line: 7") && all[1].contains("End { at: 9 }") && all[2].contains("Fenced"));
+        let want = ["Standing { line: 7", "of_a_newer_version", "End { at: 9 }", "Fenced"];
+        assert_eq!(all.len(), want.len(), "{all:?}");
+        assert!(all.iter().zip(want).all(|(item, want)| item.contains(want)), "{all:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -246,6 +246,10 @@ async fn create(
     let Json(body) = body.map_err(|why| Problem::new(StatusCode::BAD_REQUEST, why.body_text()))?;
     let id: StreamId =
         body.id.parse().map_err(|why: crate::id::Error| Problem::new(StatusCode::BAD_REQUEST, why.to_string()))?;
+    if let Some(name) = body.settings.iter().flat_map(|settings| settings.newer.keys()).next() {
+        let words = format!("there is no setting {name:?} of a stream: ladder, push, keep, standby");
+        return Err(Problem::new(StatusCode::BAD_REQUEST, words));
+    }
     let secret = auth::Secret::generate();
     let settings = body.settings.map_or(Value::Null, |s| serde_json::to_value(s).expect("settings are plain data"));
     let row = StreamRow { id: id.clone(), key_hash: auth::keys::hash(&secret), created: unix_now(), settings };

@@ -124,6 +124,7 @@ impl Relays {
             failover: Failover::new(standbys),
             lanes: BTreeMap::new(),
             lane: 0,
+            losses: BTreeMap::new(),
             told,
             wanted: None,
             told_places: Default::default(),
@@ -160,6 +161,8 @@ struct Relay {
     lanes: BTreeMap<Node, Lane>,
     /// The number of the newest lane: what an older one of the same node tells counts no more.
     lane: u64,
+    /// Why nodes were lost that have not been heard since.
+    losses: BTreeMap<Node, String>,
     told: mpsc::Sender<(Node, u64, Event)>,
     wanted: Option<Wanted>,
     /// What the leader was told of the others, and which one.
@@ -214,7 +217,10 @@ impl Relay {
             return;
         }
         let input = match event {
-            Event::Standing { line, draining } => Input::Standing { node, leads: line.leads, k: line.k, draining },
+            Event::Standing { line, draining } => {
+                self.losses.remove(&node);
+                Input::Standing { node, leads: line.leads, k: line.k, draining }
+            }
             Event::Led => {
                 info!(stream = %self.hello.stream, %node, "a node leads");
                 Input::Led(node)
@@ -240,7 +246,10 @@ impl Relay {
                 return self.fenced.cancel();
             }
             Event::Lost(why) => {
-                warn!(stream = %self.hello.stream, %node, why, "the feed to a node ended");
+                // It is tried again and again: told once.
+                if self.losses.insert(node.clone(), why.clone()).as_ref() != Some(&why) {
+                    warn!(stream = %self.hello.stream, %node, why, "the feed to a node ended");
+                }
                 metrics::counter!("weir_feeds_lost_total").increment(1);
                 self.lanes.remove(&node);
                 Input::Lost(node)

@@ -105,6 +105,11 @@ async fn open<R: AsyncRead + Unpin>(
     let mut items = items.unwrap_or_default().into_iter();
     let follow = match items.next() {
         Some(Item::Word(Control::Follow(follow))) => follow,
+        Some(Item::Unknown(what)) => {
+            return Err(Refused::Why(format!(
+                "what the feed is of is not understood: {what}: update the older of the two"
+            )));
+        }
         _ => return Err(why("a feed begins by saying whose it is")),
     };
     let ours = lines.shared.config.chunk.as_millis() as u32;
@@ -197,7 +202,7 @@ impl Inlet {
                     }
                     continue;
                 }
-                Item::Message { .. } => continue,
+                Item::Message { .. } | Item::Unknown(_) => continue,
                 Item::Word(word) => word,
             };
             if !messages.is_empty() {
@@ -259,3 +264,7 @@ impl Lines {
         ours
     }
 }
+
+#[cfg(test)]
+#[path = "inlet_tests.rs"]
+mod tests;

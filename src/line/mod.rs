@@ -92,7 +92,7 @@ fn ticks(time: Duration) -> i64 {
 
 /// A stream's own settings; what is `None` is the node's.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct StreamSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ladder: Option<Vec<transcode::Entry>>,
@@ -105,6 +105,9 @@ pub struct StreamSettings {
     /// What a second node does for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub standby: Option<Standby>,
+    /// What a newer release knows, whose nodes are beside this one: handed on and kept, and not looked at.
+    #[serde(flatten)]
+    pub newer: serde_json::Map<String, serde_json::Value>,
 }
 
 /// What a second node does for a stream. Where there is but one node, none does anything.

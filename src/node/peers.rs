@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::TryStreamExt;
-use http_body_util::{BodyDataStream, StreamBody};
+use http_body_util::{BodyDataStream, BodyExt, Limited, StreamBody};
 use hyper::{Request, StatusCode, Uri, body::Frame, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, sync::watch, time::timeout};
@@ -49,6 +49,8 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(1);
 /// A node on the same network answers a connect in a millisecond.
 const CONNECT: Duration = Duration::from_millis(200);
+/// The words of a node that does not take a feed.
+const REFUSAL_MAX: usize = 4 << 10;
 /// A row that was written so recently is that of a node that runs.
 const FRESH: Duration = Duration::from_secs(5);
 
@@ -314,7 +316,11 @@ impl Route for Peers {
         let request = request.body(body).map_err(io::Error::other)?;
         let answer = sender.send_request(request).await.map_err(io::Error::other)?;
         if answer.status() != StatusCode::OK {
-            return Err(lost(format!("it answered {}", answer.status())));
+            let status = answer.status();
+            let words = Limited::new(answer.into_body(), REFUSAL_MAX).collect().await.map_err(io::Error::other)?;
+            let problem: serde_json::Value = serde_json::from_slice(&words.to_bytes()).unwrap_or_default();
+            let words = problem["detail"].as_str().unwrap_or_default();
+            return Err(lost(format!("it answered {status}: {words}")));
         }
         let body = BodyDataStream::new(answer.into_body()).map_err(io::Error::other);
         Ok(Box::new(tokio::io::join(StreamReader::new(body), ours)))
