@@ -6,7 +6,8 @@
 //! encoder for an IDR there.
 //!
 //! Decode times are made here, not taken from the encoder: the n-th picture decoded has the pts of the picture shown
-//! `REORDER` before the n-th, which is the same on every node and after every restart, wherever the encoder began.
+//! `REORDER` before the n-th; before a chunk's first picture it is as if pictures had been shown a frame apart. So a chunk's times
+//! are the same on every node and after every restart, wherever the encoder began.
 
 use std::{
     collections::VecDeque,
@@ -90,7 +91,7 @@ struct Rung {
     thinning: Thinning,
     /// Marks whose packet has not come out yet.
     marks: VecDeque<(i64, u64)>,
-    /// Decode times of the packets to come: the pts of the [`REORDER`] pictures before the first, then of every picture put in.
+    /// Decode times of the packets to come: [`REORDER`] before the first, then the pts of every picture put in.
     times: VecDeque<i64>,
     /// Nominal time between its pictures.
     frame: i64,
@@ -148,11 +149,7 @@ impl State {
                     continue;
                 }
                 if !std::mem::replace(&mut rung.begun, true) {
-                    // Where nothing came before it is as if pictures had, a frame apart.
-                    while rung.times.len() < REORDER {
-                        let first = rung.times.front().copied().unwrap_or(pts);
-                        rung.times.push_front(first - rung.frame);
-                    }
+                    rung.times.extend(before(pts, rung.frame));
                 }
                 rung.marks.push_back((pts, k));
             }
@@ -160,14 +157,6 @@ impl State {
         self.last = self.last.max(pts);
         if self.started {
             return Decoded::Encode { boundary: reached.is_some() };
-        }
-        for rung in &mut self.rungs {
-            if rung.thinning.keep(pts) {
-                rung.times.push_back(pts);
-                if rung.times.len() > REORDER {
-                    rung.times.pop_front();
-                }
-            }
         }
         Decoded::Skip
     }
@@ -450,6 +439,11 @@ fn collect(
     sink.set_callbacks(callbacks);
 }
 
+/// When the pictures before one would have been shown, `frame` apart.
+fn before(pts: i64, frame: i64) -> impl Iterator<Item = i64> {
+    (1..=REORDER as i64).rev().map(move |n| pts - n * frame)
+}
+
 fn codec_data(sample: &gst::Sample) -> Option<Bytes> {
     let buffer = sample.caps()?.structure(0)?.get::<gst::Buffer>("codec_data").ok()?;
     let map = buffer.map_readable().ok()?;
@@ -468,6 +462,8 @@ fn packet(sample: &gst::Sample, rung: &mut Rung) -> Option<Packet> {
     let mark = match rung.marks.front() {
         Some(&(at, k)) if key && at == pts => {
             rung.marks.pop_front();
+            // Of the chunk before, of which another node may have made nothing.
+            rung.times.iter_mut().zip(before(at, rung.frame)).for_each(|(time, nominal)| *time = nominal);
             Some(k)
         }
         _ => None,
