@@ -13,12 +13,12 @@ use std::{
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use support::{
     Node, Publisher,
-    cluster::{NAMES, places, wait_together},
+    cluster::{NAMES, places, twins, wait_together},
     free_port, get,
     netns::Netns,
     proxy::{Mode, Proxy},
     readers::{Readers, assert_recorded},
-    secs, servers, signal, wait,
+    rtmp, secs, servers, signal, wait,
 };
 use weir::time::{Timestamp, now};
 
@@ -300,4 +300,41 @@ fn a_gateway_that_is_not_heard_for_a_while_costs_time_and_no_chunk() {
     let seen = readers.end();
     assert_recorded(&mesh.nodes[0], stream, &show, &seen);
     publisher.kill();
+}
+
+/// Whatever becomes of the nodes, those that make the chunks make the same ones.
+#[test]
+#[ignore = "takes ten minutes: make drills"]
+fn an_hour_of_an_encoder_that_drops_is_made_alike() {
+    const MINUTES: u32 = 60;
+    const SPEED: f64 = 6.0;
+    let mut mesh = Mesh::start(&["ladder=[{height=90,bitrate_kbps=100}]"]);
+    let stream = "ann";
+    let [one, two, gateway] = places(stream);
+    let minute = rtmp::film("320x180", 30, 60, "-g 30 -bf 2 -b:v 300k", "-b:a 64k");
+    let hour = (1..MINUTES).fold(minute.clone(), |film, n| rtmp::joined(&film, &minute, n * 60));
+    let publisher = rtmp::Pusher::start(&mesh.nodes[gateway], stream, rtmp::dropping(&hour, 7), SPEED);
+    let (mut kills, mut last) = (0, 0);
+    while publisher.running() {
+        let (owner, standby) = mesh.roles(stream, gateway);
+        let (same, different) = twins(&mesh.nodes[gateway]);
+        assert_eq!(different, 0, "{}", mesh.nodes[gateway].log());
+        if same >= last + 150 && publisher.running() {
+            last = same;
+            let lost = if kills % 3 == 2 { owner } else { standby };
+            // Between two kills the gateway may stand in for the one that is back.
+            if [one, two].contains(&lost) {
+                kills += 1;
+                mesh.nodes[lost].crash();
+                mesh.nodes[lost].start_again();
+            }
+        }
+        std::thread::park_timeout(secs(1));
+    }
+    publisher.wait().expect("all is taken");
+    let (same, different) = twins(&mesh.nodes[gateway]);
+    println!(
+        "{MINUTES} minutes of media: {same} chunks made by two nodes are the same, {different} are not; {kills} nodes killed"
+    );
+    assert!(same > u64::from(MINUTES) * 60 && different == 0);
 }

@@ -11,7 +11,7 @@ use std::{
 use support::{
     Node, Publisher,
     balancer::Balancer,
-    cluster::{NAMES, places, wait_together},
+    cluster::{NAMES, places, twins, wait_together},
     hls,
     proxy::{Mode, Proxy},
     readers::{Readers, assert_recorded},
@@ -219,6 +219,37 @@ fn all_nodes_are_upgraded_one_after_the_other_and_nobody_notices() {
     assert!(seen.wrong.is_empty(), "{:#?}", seen.wrong);
     drop(publisher);
     assert_recorded(&cluster.nodes[owner], "lou", &show, &readers.end());
+}
+
+#[test]
+fn a_standby_makes_what_the_owner_makes_of_an_encoder_that_drops() {
+    const SECONDS: u32 = 60;
+    const SPEED: f64 = 2.0;
+    let mut cluster = Cluster::start(&["ladder=[{height=90,bitrate_kbps=100}]"]);
+    let [owner, standby, third] = places("mia");
+    let film = rtmp::film("320x180", 30, SECONDS, "-g 30 -bf 2 -b:v 300k", "-b:a 64k");
+    let publisher = rtmp::Pusher::start(&cluster.nodes[third], "mia", rtmp::dropping(&film, 7), SPEED);
+    let enough = |cluster: &Cluster, chunks: u64| {
+        wait("chunks of both", secs(30), || {
+            let (same, different) = twins(&cluster.nodes[third]);
+            assert_eq!(different, 0, "{}", cluster.nodes[third].log());
+            (same >= chunks).then_some(same)
+        })
+    };
+    let before = enough(&cluster, 12);
+    // It begins anew, some chunks back.
+    cluster.nodes[standby].crash();
+    cluster.nodes[standby].start_again();
+    let before = enough(&cluster, before + 12);
+    // And now that of the other.
+    cluster.nodes[owner].crash();
+    wait_owner(&cluster, third, "mia", standby);
+    cluster.nodes[owner].start_again();
+    enough(&cluster, before + 12);
+    publisher.wait().expect("all is taken");
+    let (same, different) = twins(&cluster.nodes[third]);
+    println!("{same} chunks of two nodes are the same");
+    assert_eq!(different, 0, "{}", cluster.nodes[third].log());
 }
 
 #[test]

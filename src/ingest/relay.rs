@@ -18,8 +18,9 @@ use crate::{
     cluster::{
         failover::{Failover, Input, Node, Output},
         feed::Places,
+        twins::{Made, Twins},
     },
-    id::StreamId,
+    id::{Rendition, StreamId},
     line::{Begin, Begun, Fenced, Plan, Standby, StreamSettings, session_order},
     media::{
         Message,
@@ -124,6 +125,8 @@ impl Relays {
             failover: Failover::new(standbys),
             lanes: BTreeMap::new(),
             lane: 0,
+            first: None,
+            twins: Twins::default(),
             losses: BTreeMap::new(),
             told,
             wanted: None,
@@ -161,6 +164,9 @@ struct Relay {
     lanes: BTreeMap<Node, Lane>,
     /// The number of the newest lane: what an older one of the same node tells counts no more.
     lane: u64,
+    /// The session's first chunk number, and what nodes have made since.
+    first: Option<u64>,
+    twins: Twins,
     /// Why nodes were lost that have not been heard since.
     losses: BTreeMap<Node, String>,
     told: mpsc::Sender<(Node, u64, Event)>,
@@ -219,6 +225,7 @@ impl Relay {
         let input = match event {
             Event::Standing { line, draining } => {
                 self.losses.remove(&node);
+                self.compare(&node, &line.made);
                 Input::Standing { node, leads: line.leads, k: line.k, draining }
             }
             Event::Led => {
@@ -227,6 +234,7 @@ impl Relay {
             }
             Event::Begun(begun) => {
                 if let Some(wanted) = self.wanted.take_if(|wanted| wanted.asked.as_ref() == Some(&node)) {
+                    self.first.get_or_insert(begun.epoch.k);
                     self.plans.send_replace(Some((begun.epoch.number, begun.plan)));
                     // A session that went away meanwhile detaches by itself.
                     let _ = wanted.reply.send(Ok(begun));
@@ -256,6 +264,17 @@ impl Relay {
             }
         };
         self.failover.handle(now(), input);
+    }
+
+    /// Compares what a node has made of this session with what the others have.
+    fn compare(&mut self, node: &Node, made: &BTreeMap<Rendition, Made>) {
+        for (rendition, made) in made.iter().filter(|(_, made)| self.first.is_some_and(|first| made.k >= first)) {
+            let Some(same) = self.twins.hear(node, rendition, *made) else { continue };
+            metrics::counter!("weir_standby_chunks_total", "same" => if same { "yes" } else { "no" }).increment(1);
+            if !same {
+                warn!(stream = %self.hello.stream, %node, %rendition, k = made.k, "two nodes have made different chunks");
+            }
+        }
     }
 
     /// Does what was decided, and asks for the epoch that the session waits for.

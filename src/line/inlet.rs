@@ -181,7 +181,7 @@ impl Inlet {
     }
 
     fn stand<W: AsyncWrite + Unpin>(&mut self, to: &mut Sender<W>) {
-        let line = *self.standing.borrow_and_update();
+        let line = self.standing.borrow_and_update().clone();
         to.say(&Told::Standing { line, draining: self.lines.is_draining() });
     }
 

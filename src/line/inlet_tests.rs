@@ -1,8 +1,14 @@
+use std::collections::BTreeMap;
+
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::*;
 use crate::{
-    cluster::feed::{Follow, Places},
+    cluster::{
+        feed::{Follow, Places},
+        twins::Made,
+    },
+    id::Rendition,
     package::Parts,
     time::UnixMs,
 };
@@ -48,16 +54,17 @@ fn words_are_as_the_release_before_says_them() {
         wall: UnixMs(1_700_000_000_500),
         discontinuity: true,
     };
+    let made = BTreeMap::from([(Rendition::audio(), Made { k: 41, sum: 9 })]);
     same(
         [
-            Told::Standing { line: Standing { leads: true, k: Some(41), newest: 7 }, draining: false },
+            Told::Standing { line: Standing { leads: true, k: Some(41), newest: 7, made }, draining: false },
             Told::Led,
             Told::Begun(BegunWord { epoch, encode: true, plan }),
             Told::Refused { why: "no".into() },
             Told::Fenced { by: 8 },
         ],
         &[
-            r#"{"standing":{"line":{"leads":true,"k":41,"newest":7},"draining":false}}"#,
+            r#"{"standing":{"line":{"leads":true,"k":41,"newest":7,"made":{"audio":{"k":41,"sum":9}}},"draining":false}}"#,
             r#""led""#,
             r#"{"begun":{"epoch":{"broadcast":"01hb2d1kq0","number":3,"k":42,"at":90000,"wall":1700000000500,"discontinuity":true},"encode":true,"plan":{"started":1700000000000,"parts":{"ticks":30000,"target_ms":334},"ended_at":-7}}}"#,
             r#"{"refused":{"why":"no"}}"#,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use weir::{cluster::ring::Ring, id::StreamId};
 
-use super::{Node, secs, wait};
+use super::{Node, get, secs, wait};
 
 pub const NAMES: [&str; 3] = ["one", "two", "three"];
 
@@ -16,6 +16,16 @@ pub fn places(stream: &str) -> [usize; 3] {
     let ring = Ring::new(NAMES.map(|name| (Arc::from(name), 1)));
     let order: Vec<_> = ring.replicas(&StreamId::new(stream).unwrap()).cloned().collect();
     [0, 1, 2].map(|place| NAMES.iter().position(|name| **name == *order[place]).unwrap())
+}
+
+/// How many chunks the gateway's nodes have both made: the same ones, and different ones.
+pub fn twins(gateway: &Node) -> (u64, u64) {
+    let page = get(&gateway.url("/metrics")).text();
+    let count = |same: &str| {
+        let line = format!("weir_standby_chunks_total{{same=\"{same}\"}} ");
+        page.lines().find_map(|l| l.strip_prefix(&line)).map_or(0, |value| value.parse().expect("a number"))
+    };
+    (count("yes"), count("no"))
 }
 
 /// Waits until a node hears all others.

@@ -1,5 +1,7 @@
 //! What an epoch is made of: packets to chunks, encoded packets to chunks, chunks to viewers and the store.
 
+use xxhash_rust::xxh3::Xxh3Default;
+
 use super::{
     epoch::{audio_row, peak_bps, video_row},
     *,
@@ -227,6 +229,10 @@ impl Task {
         let Some(broadcast) = &mut self.broadcast else { return };
         let finished = Finished { rendition, chunk, init };
         if broadcast.finished(finished.clone()) {
+            if self.shared.peers.is_some() {
+                let made = Made { k: finished.chunk.k, sum: sum(&finished) };
+                self.made.insert(finished.rendition.clone(), made);
+            }
             self.keep(finished);
         } else {
             metrics::counter!("weir_chunks_late_total").increment(1);
@@ -270,6 +276,19 @@ impl Task {
             _ => {}
         }
     }
+}
+
+/// Sums up what makes a chunk interchangeable with another node's: of what the publisher has encoded the bytes, of what nodes
+/// encode the times and the init segment, as an encoder that began later spends its bits otherwise.
+fn sum(Finished { rendition, chunk, init }: &Finished) -> u64 {
+    let mut hash = Xxh3Default::new();
+    hash.update(init.as_bytes());
+    [chunk.start, chunk.duration].iter().for_each(|ticks| hash.update(&ticks.to_be_bytes()));
+    chunk.parts.iter().for_each(|part| hash.update(&part.duration_us.to_be_bytes()));
+    if [Rendition::source(), Rendition::audio()].contains(rendition) {
+        chunk.bytes.iter().for_each(|piece| hash.update(piece));
+    }
+    hash.digest()
 }
 
 /// Hash that names a chunker's init segment.

@@ -22,7 +22,7 @@ use super::{
     recover,
 };
 use crate::{
-    cluster::feed::Places,
+    cluster::{feed::Places, twins::Made},
     id::{BroadcastId, Rendition, StreamId},
     media::{
         AudioConfig, Epoch, Message, Mode, Packet, Track, VIDEO_TIMESCALE, VideoConfig, rescale,
@@ -224,6 +224,8 @@ pub struct Task {
     role: Role,
     /// Which nodes the session is at, where others have to do with it.
     places: Option<Arc<Places>>,
+    /// What was made last, for those who make the same.
+    made: BTreeMap<Rendition, Made>,
     standing: watch::Sender<Standing>,
 }
 
@@ -273,6 +275,7 @@ impl Task {
             heard: now(),
             role: Role::default(),
             places: None,
+            made: BTreeMap::new(),
             standing,
         }
     }
