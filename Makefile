@@ -54,7 +54,7 @@ target/web.stamp: target/web-packages.stamp $(WEB_SOURCES) $(if $(wildcard web/d
 	@touch $@
 
 test: rust web ## Install what the tests need and run all of them
-	@scripts/install-deps test
+	@scripts/install-deps test drills
 	@scripts/with-node scripts/run-tests
 
 check: rust web ## Formatting, lints, documentation, types, layout rules, shell syntax
@@ -78,8 +78,8 @@ simulate: rust web ## Run a million schedules of faults against the cluster's de
 drills: rust web ## Cut, kill and stop nodes of a live cluster for minutes, and tell what viewers saw (needs root)
 	@scripts/install-deps test drills
 	@servers=$$(mktemp -d)/servers; trap "scripts/test-servers stop $$servers" EXIT; \
-		eval "$$(scripts/test-servers start $$servers)"; \
-		scripts/with-node cargo test --locked --test drills -- --nocapture --test-threads 1
+		eval "$$(scripts/test-servers start $$servers)"; export DRILL_S=$${DRILL_S:-120}; \
+		scripts/with-node cargo test --locked --test drills -- --nocapture --test-threads 1 --include-ignored
 
 bench: build ## Measure: microbenches, then Weir against its peers
 	@scripts/install-deps test bench

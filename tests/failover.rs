@@ -2,18 +2,15 @@
 
 mod support;
 
-use std::{
-    io::{BufRead, BufReader},
-    process::{Command, Stdio},
-    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
-};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use support::{
     Node, Publisher,
     balancer::Balancer,
     cluster::{NAMES, places, twins, wait_together},
     hls,
-    proxy::{Mode, Proxy},
+    page::{Mode, Page},
+    proxy::{self, Proxy},
     readers::{Readers, assert_recorded},
     rtmp, secs, servers, signal, wait,
 };
@@ -315,7 +312,7 @@ fn an_owner_is_killed_while_the_database_is_away_and_all_is_recorded_in_the_end(
     let show = cluster.nodes[third].wait_live("kim")["broadcast"].as_str().unwrap().to_owned();
     let mut client = hls::Client::open(&cluster.nodes[third].url("/hls/kim/index.m3u8"));
     follow_on(&mut client, 3);
-    database.set(Mode::Hang);
+    database.set(proxy::Mode::Hang);
     // More than a rendition may lag: the standby publishes all of it anew, as it does not know what the owner has stored.
     follow_on(&mut client, 7);
     assert_whole(&client);
@@ -328,7 +325,7 @@ fn an_owner_is_killed_while_the_database_is_away_and_all_is_recorded_in_the_end(
     });
     let mut client = hls::Client::open(&cluster.nodes[third].url("/hls/kim/index.m3u8"));
     follow_on(&mut client, 4);
-    database.set(Mode::Pass);
+    database.set(proxy::Mode::Pass);
     follow_on(&mut client, 3);
     assert_whole(&client);
     assert!(publisher.running(), "{}", publisher.log());
@@ -397,35 +394,6 @@ fn publisher_and_owner_are_lost_for_good_and_the_broadcast_ends_well() {
     }
 }
 
-/// Plays a stream in Chromium at a node for so many seconds and does something to the cluster when it has begun. Gives what the
-/// page tells of it.
-fn play(
-    cluster: &mut Cluster,
-    at: usize,
-    stream: &str,
-    seconds: u32,
-    disturb: impl FnOnce(&mut Cluster),
-) -> serde_json::Value {
-    let mut command = Command::new("node");
-    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/web/test/browser.mjs")).args(["play", "--progress", "--url"]);
-    command.arg(cluster.nodes[at].url(&format!("/watch/{stream}"))).args(["--seconds", &seconds.to_string()]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut page = command.spawn().expect("node must be installed, and `npm ci` run in web/");
-    let mut told = BufReader::new(page.stderr.take().expect("is piped")).lines().map_while(Result::ok);
-    let plays = |line: &String| {
-        let told: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
-        told["playing"] == true && told["totalFrames"].as_u64() > Some(90)
-    };
-    assert!(told.any(|line| plays(&line)), "it never played");
-    disturb(cluster);
-    told.for_each(drop);
-    let output = page.wait_with_output().expect("our child");
-    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one line of JSON");
-    assert_eq!(report["ok"], true, "{report}");
-    assert_eq!((&report["fatalErrors"], &report["restarts"]), (&0.into(), &0.into()), "{report}");
-    report
-}
-
 #[test]
 fn a_viewer_at_low_latency_sees_no_stall_when_the_owner_is_killed() {
     let mut cluster = Cluster::start_in(&["live.chunk=2s"], alone());
@@ -433,10 +401,10 @@ fn a_viewer_at_low_latency_sees_no_stall_when_the_owner_is_killed() {
     let publisher =
         Publisher::test_picture(&cluster.nodes[third], "hal", "320x180", 30, "-g 60 -b:v 300k", "-b:a 64k", 300);
     cluster.nodes[third].wait_stream("hal", "some chunks on", |s| s["k"].as_u64() >= Some(4));
-    let report = play(&mut cluster, third, "hal", 24, |cluster| {
-        cluster.nodes[owner].crash();
-        wait_owner(cluster, third, "hal", standby);
-    });
+    let page = Page::open(&cluster.nodes[third].url("/watch/hal"), Mode::LowLatency, secs(24));
+    cluster.nodes[owner].crash();
+    wait_owner(&cluster, third, "hal", standby);
+    let report = page.report();
     println!("{report}");
     assert!(report["stalls"].as_u64() <= Some(1) && report["stallMs"].as_f64() <= Some(500.0), "{report}");
     publisher.kill();

@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod hls;
 pub mod mp4;
 pub mod netns;
+pub mod page;
 pub mod proxy;
 pub mod readers;
 pub mod rtmp;

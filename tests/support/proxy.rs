@@ -28,6 +28,8 @@ pub enum Mode {
     Slow,
     /// Connections stay, but nothing passes.
     Hang,
+    /// Feeds to it are of a version that it does not know.
+    OtherFeed,
 }
 
 /// How late a slow one is.
@@ -188,10 +190,21 @@ impl Shared {
             while self.is(Mode::Hang) && !self.ended.load(Ordering::Relaxed) {
                 thread::park_timeout(Duration::from_millis(10));
             }
+            if asking && self.is(Mode::OtherFeed) {
+                other_feed(&mut buffer[..len]);
+            }
             if to.write_all(&buffer[..len]).is_err() {
                 break;
             }
         }
         let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+    }
+}
+
+/// Raises the version in the head of a request that brings a feed.
+fn other_feed(request: &mut [u8]) {
+    const FEED: &[u8] = b"application/x-weir-feed-1";
+    if let Some(at) = request.windows(FEED.len()).position(|bytes| bytes == FEED) {
+        request[at + FEED.len() - 1] = b'9';
     }
 }

@@ -2,11 +2,12 @@
  * Watches a stream in a real Chromium and tells how it went, for tests:
  *
  *   node web/test/browser.mjs play --url http://127.0.0.1:8080/watch/x --seconds 30 [--switch 480p] [--shot FILE.png]
- *        [--start-within 60] [--progress]
+ *        [--start-within 60] [--progress] [--plain]
  *
  * Prints one JSON line on standard output. Exit code 0 when it played, 1 when it did not, 2 when it was called wrongly.
  * `--progress` writes the page's own numbers to standard error once a second, one JSON line each, for a caller that
- * does something to the server meanwhile. `--start-within` is the time a first picture may take (seconds).
+ * does something to the server meanwhile. `--start-within` is the time a first picture may take (seconds). `--plain` plays
+ * whole chunks, as a viewer who has switched low latency off.
  */
 import { chromium } from 'playwright-core';
 import { parseArgs } from 'node:util';
@@ -40,7 +41,7 @@ export async function open(browser, options = {}) {
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const read = (page) => page.evaluate(() => window.weir?.stats() ?? null);
 
-async function play({ url, seconds, quality, shot, startWithin, progress }) {
+async function play({ url, seconds, quality, shot, startWithin, progress, plain }) {
   const browser = await chromium.launch(LAUNCH);
   const result = {
     ok: false, reason: null, timeToFirstFrameMs: null, playedSeconds: 0, stalls: 0, stallMs: 0, waitingEvents: 0,
@@ -49,6 +50,7 @@ async function play({ url, seconds, quality, shot, startWithin, progress }) {
   };
   try {
     const { page, seen } = await open(browser);
+    if (plain) await page.addInitScript(() => localStorage.setItem('weir.low-latency', 'off'));
     result.consoleErrors = seen.errors;
     result.cspViolations = seen.cspViolations;
     const openedMs = Date.now();
@@ -171,12 +173,13 @@ if (process.argv[1] !== undefined && import.meta.url.endsWith(process.argv[1].sp
       options: {
         url: { type: 'string' }, seconds: { type: 'string', default: '30' }, switch: { type: 'string' }, shot: { type: 'string' },
         'start-within': { type: 'string', default: '60' }, progress: { type: 'boolean', default: false },
+        plain: { type: 'boolean', default: false },
       },
     });
     if (positionals[0] !== 'play' || values.url === undefined) throw new Error('usage: browser.mjs play --url URL [--seconds N] [--switch 480p] [--shot FILE]');
     result = await play({
       url: values.url, seconds: Number(values.seconds), quality: values.switch ?? null, shot: values.shot ?? null,
-      startWithin: Number(values['start-within']), progress: values.progress,
+      startWithin: Number(values['start-within']), progress: values.progress, plain: values.plain,
     });
   } catch (error) {
     console.error(String(error));
