@@ -66,6 +66,7 @@ check: rust web ## Formatting, lints, documentation, types, layout rules, shell 
 	@scripts/with-node npm --prefix web run --silent check
 	$(call say,linting)
 	@cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
+	@cargo clippy --quiet --locked --bench peers --bench transcode --bench stores --test drills -- -D warnings
 	$(call say,checking the documentation)
 	@RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps --locked
 	$(call say,checking the layout rules)

@@ -62,7 +62,7 @@ pub async fn measure(rounds: usize) -> Result<Vec<Row>> {
         peer: format!("{:.2} {unit}", of(&nginx, value) * scale),
         ratio: format!("{ratio:.2}"),
     };
-    let (resident, peak): (fn(&Run) -> f64, fn(&Run) -> f64) = (|r| r.stream_mb, |r| r.peak_mb);
+    let (resident, peak) = (|r: &Run| r.stream_mb, |r: &Run| r.peak_mb);
     Ok(vec![
         row("CPU per stream", "<= 1.0 x", "% core", 100.0, |r| r.core, median(ratios)),
         row("RSS per stream", "<= 25 MB", "MB", 1.0, resident, of(&weir, resident) / of(&nginx, resident)),

@@ -16,7 +16,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     task::JoinHandle,
-    time::{Instant, sleep_until, timeout},
+    time::{sleep, timeout},
 };
 use weir::time::{Timestamp, now};
 
@@ -120,7 +120,7 @@ impl Link {
     }
 
     async fn send(&mut self, clip: &Clip) -> Result<()> {
-        let start = Instant::now();
+        let start = now();
         let mut buffer = vec![0; 4 << 10];
         for header in &clip.headers {
             self.frame(header, 0).await?;
@@ -132,7 +132,7 @@ impl Link {
                 loop {
                     tokio::select! {
                         biased;
-                        () = sleep_until(due) => break,
+                        () = sleep(due - now()) => break,
                         read = read(&mut self.socket, &mut buffer) => {
                             let results = self.session.handle_input(&buffer[..read?]).map_err(broken)?;
                             self.obey(results).await?;

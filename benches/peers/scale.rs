@@ -82,7 +82,7 @@ async fn write(data: &Path) -> Result<Vec<Duration>> {
     let mut times = Vec::new();
     for n in 0..STREAMS {
         let stream = StreamId::new(&name(n))?;
-        begin(&*meta, &*blobs, &stream, started).await?;
+        begin(&meta, &*blobs, &stream, started).await?;
         let chunk = |k: u64| {
             let (meta, blobs, stream) = (meta.clone(), blobs.clone(), stream.clone());
             async move {

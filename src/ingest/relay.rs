@@ -21,7 +21,7 @@ use crate::{
         twins::{Made, Twins},
     },
     id::{Rendition, StreamId},
-    line::{Begin, Begun, Fenced, Plan, Standby, StreamSettings, session_order},
+    line::{Begin, Begun, Fenced, Plan, Standby, StreamSettings, session_order, session_order_after},
     media::{
         Message,
         ring::{self, From, Ring},
@@ -244,7 +244,7 @@ impl Relay {
             Event::Fenced { by } if by > self.hello.order && self.is_fresh() => {
                 // It came after the other, and by a clock that is behind: its number must say so.
                 info!(stream = %self.hello.stream, %node, "the stream's newest session");
-                self.hello.order = by + 1;
+                self.hello.order = session_order_after(by);
                 self.lanes.clear();
                 self.failover = Failover::new(self.standbys);
                 return self.look();

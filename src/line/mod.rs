@@ -135,6 +135,9 @@ impl Standby {
 #[error("a newer session took over, or the node is stopping")]
 pub struct Fenced;
 
+/// The bits of a session's order below its milliseconds.
+const ORDER_BITS: u32 = 20;
+
 /// How a session's part in a line ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parting {
@@ -367,8 +370,17 @@ impl Lines {
 /// A number for a session that begins now, greater than those of sessions before it on any node whose clock agrees: of two
 /// sessions of a stream the later one counts.
 pub fn session_order() -> u64 {
-    // Room for those of one millisecond.
-    (unix_now().0.max(0) as u64) << 20 | u64::from(rand::random::<u32>() >> 12)
+    order_in(unix_now().0.max(0) as u64)
+}
+
+/// A number for a session that comes after one whose number is greater, by a clock that is ahead.
+pub fn session_order_after(other: u64) -> u64 {
+    order_in((other >> ORDER_BITS) + 1)
+}
+
+/// No two sessions have the same: two nodes may number one in the same millisecond, or after the same other one.
+fn order_in(ms: u64) -> u64 {
+    ms << ORDER_BITS | u64::from(rand::random::<u32>() >> (32 - ORDER_BITS))
 }
 
 /// A session's way into its line.

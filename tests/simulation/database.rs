@@ -102,7 +102,7 @@ impl World {
     pub(super) fn forget(&mut self, node: Node) {
         let line = &mut self.places[node].line;
         let (order, turn) = (line.order, line.turn);
-        let (spool, unlogged) = (std::mem::take(&mut line.spool), line.unlogged.take());
+        let (spool, unlogged) = (std::mem::take(&mut line.spool), std::mem::take(&mut line.unlogged));
         *line = Line { spool, unlogged, order, turn, ..Line::default() };
     }
 
@@ -157,7 +157,9 @@ impl World {
             _ => (Vec::new(), Vec::new(), false),
         };
         let stored = valid_chunks(rows, &epochs);
-        let last = epochs.iter().map(|row| row.epoch).max().unwrap_or(0);
+        // What waits to be written is known here.
+        let waits = self.places[node].line.unlogged.clone();
+        let last = epochs.iter().chain(&waits).map(|row| row.epoch).max().unwrap_or(0);
         if epochs.iter().max_by_key(|row| row.epoch).is_some_and(|last| self.is_fenced_by(node, last)) {
             return;
         }
@@ -203,7 +205,7 @@ impl World {
             session: line.order,
             turn: line.turn,
         };
-        if known {
+        if known && waits.is_empty() {
             self.query(node, life, Question::Take { work, row });
         } else {
             self.taken(node, work, row, false);
@@ -213,7 +215,7 @@ impl World {
     pub(super) fn taken(&mut self, node: Node, work: Work, row: EpochRow, logged: bool) {
         let line = &mut self.places[node].line;
         (line.busy, line.leads, line.epoch, line.owns) = (false, true, row.epoch, true);
-        line.unlogged = (!logged).then(|| row.clone());
+        line.unlogged.extend((!logged).then(|| row.clone()));
         match work {
             Work::Lead { .. } => {
                 let again: Vec<_> = line.held.range(row.k_start..).map(|(k, _)| *k).collect();
@@ -252,7 +254,7 @@ impl World {
             discontinuity: false,
             renditions: vec![made],
         };
-        let is_newest = line.unlogged.is_none() && self.newest_epoch() == epoch;
+        let is_newest = line.unlogged.is_empty() && self.newest_epoch() == epoch;
         if is_newest {
             let before = *self.shown.entry(k).or_insert(content);
             // Where clocks differ by more than an encoder is away, what died unstored may have its number again.
@@ -268,7 +270,7 @@ impl World {
         if !self.reaches_database(node) {
             return;
         }
-        if let Some(row) = self.places[node].line.unlogged.take() {
+        for row in std::mem::take(&mut self.places[node].line.unlogged) {
             let number = row.epoch;
             // The numbers between were of nodes that are gone with them.
             for between in self.newest_epoch() + 1..number {

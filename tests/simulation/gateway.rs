@@ -205,7 +205,8 @@ impl World {
             Told::Led => self.hear(gateway, Input::Led(name(node))),
             Told::Fenced { by } if by > session.order && session.wanted && self.now - session.began < FRESH => {
                 // It came after the other, by a clock that is behind.
-                (session.order, session.asked, session.failover) = (by + 1, None, Failover::new(1));
+                session.order = order((by >> ORDER_BITS) + 1, session.number);
+                (session.asked, session.failover) = (None, Failover::new(1));
                 session.seen = None;
                 session.feeds.clear();
                 self.look(gateway);

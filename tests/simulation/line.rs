@@ -47,8 +47,8 @@ impl World {
             let again = line.order == order;
             let turn = if again { line.turn } else { 0 };
             if again || (line.leads && line.held.is_empty()) {
-                *line =
-                    Line { spool: std::mem::take(&mut line.spool), unlogged: line.unlogged.take(), ..Line::default() };
+                let (spool, unlogged) = (std::mem::take(&mut line.spool), std::mem::take(&mut line.unlogged));
+                *line = Line { spool, unlogged, ..Line::default() };
             }
             line.turn = turn;
             (line.order, line.feed, line.follows, line.heard, line.orphan_since) =

@@ -51,6 +51,8 @@ const VERIFY: Ms = 10_000;
 const RING: usize = 3;
 /// An encoder connects again after so long.
 const RECONNECT: Ms = 2000;
+/// The bits of an order below its milliseconds.
+pub const ORDER_BITS: u32 = 20;
 /// A session that began so recently is the newest, whatever its number.
 const FRESH: Ms = 1500;
 /// A move to another node takes no longer.
@@ -204,7 +206,7 @@ enum Answer {
 /// A line on a node.
 #[derive(Debug, Clone, Default)]
 struct Line {
-    /// The newest session that it knows: the milliseconds of its gateway's clock.
+    /// The newest session that it knows, by its [`order`].
     order: u64,
     /// The newest order to lead of that session.
     turn: u32,
@@ -214,8 +216,8 @@ struct Line {
     epoch: u64,
     /// It has taken that itself.
     owns: bool,
-    /// It is not in the log, as the database was away.
-    unlogged: Option<EpochRow>,
+    /// Epochs that are not in the log, as the database was away, in the order in which it is to have them.
+    unlogged: Vec<EpochRow>,
     /// Another node has it.
     is_lost: bool,
     /// The chunk number that the session began with.
@@ -231,6 +233,11 @@ struct Line {
     follows: bool,
     /// Rows that the database could not take.
     spool: Vec<ChunkRow>,
+}
+
+/// The order of a session: the milliseconds of its gateway's clock, and what no other session has.
+pub fn order(ms: u64, session: u64) -> u64 {
+    ms << ORDER_BITS | session
 }
 
 /// A session at its gateway.
@@ -474,7 +481,7 @@ impl World {
         self.encoder = Some(node);
         self.places[node].session = Some(Session {
             number: self.sessions,
-            order: self.now + self.places[node].skew,
+            order: order(self.now + self.places[node].skew, self.sessions),
             turn: 0,
             began: self.now,
             failover: Failover::new(1),
@@ -575,7 +582,7 @@ impl World {
         let nodes = self.places.len();
         let place = &mut self.places[node];
         // What waits for the database is on its disk.
-        let (spool, unlogged) = (std::mem::take(&mut place.line.spool), place.line.unlogged.take());
+        let (spool, unlogged) = (std::mem::take(&mut place.line.spool), std::mem::take(&mut place.line.unlogged));
         let line = Line { spool, unlogged, ..Line::default() };
         let (life, no_database_until) = (place.life + 1, place.no_database_until);
         *place = Place { life, no_database_until, line, heard: vec![0; nodes], skew: place.skew, ..Place::default() };
