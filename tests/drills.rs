@@ -165,6 +165,8 @@ fn an_owner_that_is_cut_off_costs_nobody_a_chunk() {
         let (wait, gaps) = readers.worst(gateway, since);
         let (other, _) = readers.worst(standby, since);
         println!("| {name} | {:.2} s, {:.2} s | {gaps:?} |", wait.as_secs_f64(), other.as_secs_f64());
+        let refused = readers.refused(gateway, since);
+        assert!(refused.is_empty(), "{name}: {refused:?}");
         assert!(publisher.running(), "{name}: {}", publisher.log());
         assert!(gaps.is_empty(), "{name}: {gaps:?} are missing");
     }
@@ -305,6 +307,8 @@ fn whatever_happens_to_one_node_at_a_time() {
             let stalled = (after.0 - before.0, after.1 - before.1);
             let waits = waits.join(", ");
             println!("| {role} {what} | {stream} | {waits} | {gaps:?} | {}, {:.0} ms |", stalled.0, stalled.1);
+            let refused: Vec<_> = stayed.iter().flat_map(|place| readers[stream_at].refused(*place, since)).collect();
+            assert!(is_gateway || refused.is_empty(), "{role} {what}: {refused:?}");
             assert!(is_gateway || gaps.is_empty(), "{role} {what}: {gaps:?} of {stream} are missing");
             assert!(is_gateway || stalled.0 == 0, "{role} {what}: {}", pages[stream_at].told());
             assert_eq!(pages[stream_at].told()["fatalErrors"], 0, "{role} {what}: {}", pages[stream_at].told());

@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use super::names::Names;
 use crate::{
     media::{
         Message,
@@ -73,10 +74,13 @@ pub enum Control<S, B, P, W> {
     /// How the epoch that comes next in the feed is to be made.
     Plan(P),
     /// Publish what you make. `turn` counts these orders: of two nodes that were told, the one that was told later leads.
-    /// `listed`: the newest chunk number that viewers were shown; they are shown nothing older.
+    /// `listed`: the newest chunk number that viewers were shown; they are shown nothing older, and what they were shown keeps its
+    /// name.
     Lead {
         turn: u32,
         listed: Option<u64>,
+        #[serde(default, skip_serializing_if = "Names::is_empty")]
+        names: Names,
     },
     /// Take the next epoch. Its configs came on [`CONFIGS`].
     Begin(B),

@@ -7,6 +7,7 @@
 pub mod epoch;
 pub mod failover;
 pub mod feed;
+pub mod names;
 pub mod ring;
 pub mod twins;
 pub mod view;

@@ -13,6 +13,7 @@ use crate::{
     cluster::{
         failover::Node,
         feed::{BEAT, CONFIGS, Follow, Item, MEDIA, Places, Receiver, SILENCE, Sender, Silence},
+        names::Names,
     },
     id::StreamId,
     line::{
@@ -37,6 +38,7 @@ pub enum Order {
     Lead {
         turn: u32,
         listed: Option<u64>,
+        names: Names,
     },
     Begin(Begin),
     Warn(Warning),
@@ -205,10 +207,10 @@ impl<W: AsyncWrite + Unpin> Lane<W> {
 
     async fn order(&mut self, order: Order) -> Result<(), End> {
         match order {
-            Order::Lead { turn, listed } => {
+            Order::Lead { turn, listed, names } => {
                 // A node that has just come leads with all that is kept.
                 self.catch_up().await?;
-                self.to.say(&Control::Lead { turn, listed });
+                self.to.say(&Control::Lead { turn, listed, names });
             }
             Order::Begin(Begin { reason, next, video, audio }) => {
                 // What came before belongs to the epoch before.

@@ -18,10 +18,11 @@ use crate::{
     cluster::{
         failover::{Failover, Input, Node, Output},
         feed::Places,
+        names::Names,
         twins::{Made, Twins},
     },
     id::{Rendition, StreamId},
-    line::{Begin, Begun, Fenced, Plan, Standby, StreamSettings, session_order, session_order_after},
+    line::{Begin, Begun, Fenced, Plan, Standby, Standing, StreamSettings, session_order, session_order_after},
     media::{
         Message,
         ring::{self, From, Ring},
@@ -127,6 +128,7 @@ impl Relays {
             lane: 0,
             first: None,
             twins: Twins::default(),
+            names: Names::default(),
             losses: BTreeMap::new(),
             told,
             wanted: None,
@@ -167,6 +169,8 @@ struct Relay {
     /// The session's first chunk number, and what nodes have made since.
     first: Option<u64>,
     twins: Twins,
+    /// How viewers know the session's chunks.
+    names: Names,
     /// Why nodes were lost that have not been heard since.
     losses: BTreeMap<Node, String>,
     told: mpsc::Sender<(Node, u64, Event)>,
@@ -226,6 +230,7 @@ impl Relay {
             Event::Standing { line, draining } => {
                 self.losses.remove(&node);
                 self.compare(&node, &line.made);
+                self.note(&line);
                 Input::Standing { node, leads: line.leads, k: line.k, draining }
             }
             Event::Led => {
@@ -266,6 +271,15 @@ impl Relay {
         self.failover.handle(now(), input);
     }
 
+    /// Notes by which epoch a node that leads lists what viewers were not shown before.
+    fn note(&mut self, line: &Standing) {
+        let (Some(first), Some(k)) = (self.first.filter(|_| line.leads && line.epoch > 0), line.k) else { return };
+        let from = self.failover.listed().map_or(first, |listed| first.max(listed + 1));
+        if k >= from {
+            self.names.list(from, line.epoch);
+        }
+    }
+
     /// Compares what a node has made of this session with what the others have.
     fn compare(&mut self, node: &Node, made: &BTreeMap<Rendition, Made>) {
         for (rendition, made) in made.iter().filter(|(_, made)| self.first.is_some_and(|first| made.k >= first)) {
@@ -285,7 +299,8 @@ impl Relay {
                 Output::Open(node) => self.open(node),
                 Output::Lead(node) => {
                     self.turn += 1;
-                    self.order(&node, Order::Lead { turn: self.turn, listed: self.failover.listed() });
+                    let (turn, listed, names) = (self.turn, self.failover.listed(), self.names.clone());
+                    self.order(&node, Order::Lead { turn, listed, names });
                 }
                 Output::Leave(node) => {
                     self.order(&node, Order::Leave);

@@ -86,6 +86,8 @@ pub struct Broadcast {
     /// How chunks are divided; nothing in a broadcast that began without parts.
     parts: Option<Parts>,
     tracks: BTreeMap<Rendition, Track>,
+    /// The epochs by which another node showed viewers chunks that are this one's now: they keep these names.
+    shown_as: BTreeMap<u64, u64>,
     /// The renditions that each epoch makes.
     offers: BTreeMap<u64, BTreeSet<Rendition>>,
     /// When the first chunk of the running epoch was listed.
@@ -123,6 +125,7 @@ impl Broadcast {
             target: 0,
             parts,
             tracks: BTreeMap::new(),
+            shown_as: BTreeMap::new(),
             offers: BTreeMap::new(),
             first_listed: None,
             offered_epoch: 0,
@@ -141,6 +144,11 @@ impl Broadcast {
 
     pub fn target(&self) -> u32 {
         self.target
+    }
+
+    /// The epoch of what is listed now.
+    pub fn epoch(&self) -> u64 {
+        self.live.epoch
     }
 
     pub fn parts(&self) -> Option<Parts> {
@@ -437,7 +445,7 @@ impl Broadcast {
                 let us = finished.as_ref().map_or(slot_us(slot), |f| f.chunk.duration_us());
                 let entry = Entry {
                     k: slot.k,
-                    epoch: slot.epoch,
+                    epoch: self.shown_as.get(&slot.k).copied().unwrap_or(slot.epoch),
                     duration_us: us,
                     discontinuity: slot.discontinuity,
                     gap: finished.is_none(),
@@ -505,7 +513,8 @@ impl Broadcast {
         let Some(offer) = self.offers.get(&self.live.epoch) else { return };
         let lists = |name: &Rendition, epoch: Option<u64>| {
             let list = self.tracks.get(name).and_then(|track| track.list.as_ref());
-            let has = |e: &Entry| !e.gap && epoch.is_none_or(|epoch| e.epoch == epoch);
+            let is_of = |e: &Entry, epoch| e.epoch == epoch || self.shown_as.contains_key(&e.k);
+            let has = |e: &Entry| !e.gap && epoch.is_none_or(|epoch| is_of(e, epoch));
             list.is_some_and(|list| list.window().entries().iter().any(has))
         };
         let here: Vec<_> = offer.iter().filter(|name| lists(name, Some(self.live.epoch))).cloned().collect();

@@ -222,11 +222,11 @@ impl Inlet {
             Control::Plan(plan) => self.feed.plan(plan).await.map_err(|Fenced| FENCED)?,
             Control::Warning(warning) => self.feed.warn(warning).await.map_err(|Fenced| FENCED)?,
             // The line answers when the store has: the feed goes on meanwhile.
-            Control::Lead { turn, listed } => {
+            Control::Lead { turn, listed, names } => {
                 let (feed, answers) = (self.feed.clone(), self.answers.clone());
                 tokio::spawn(async move {
                     // A line that is gone, or has a newer session, says so where the feed ends.
-                    if feed.lead(turn, listed).await.is_ok() {
+                    if feed.lead(turn, listed, names).await.is_ok() {
                         let _ = answers.send(Told::Led).await;
                     }
                 });

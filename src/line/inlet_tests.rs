@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     cluster::{
         feed::{Follow, Places},
+        names::Names,
         twins::Made,
     },
     id::Rendition,
@@ -22,11 +23,13 @@ fn words_are_as_the_release_before_says_them() {
     let settings = StreamSettings { push: true, standby: Some(super::super::Standby::Warm), ..Default::default() };
     let follow = Follow { order: 7, settings, chunk_ms: 2000, gateway: "one".into() };
     let places = Places { gateway: "one".into(), standbys: vec!["two".into()] };
+    let mut names = Names::default();
+    names.list(30, 2);
     same(
         [
             Control::Follow(follow),
             Control::Plan(plan),
-            Control::Lead { turn: 2, listed: Some(41) },
+            Control::Lead { turn: 2, listed: Some(41), names },
             Control::Begin(BeginWord { reason: Break::TimeJump, next: Some((42, 90_000)) }),
             Control::Warning(Warning::LongKeyframeInterval { chunk_ms: 2000 }),
             Control::Places(places),
@@ -37,7 +40,7 @@ fn words_are_as_the_release_before_says_them() {
         &[
             r#"{"follow":{"order":7,"settings":{"push":true,"standby":"warm"},"chunk_ms":2000,"gateway":"one"}}"#,
             r#"{"plan":{"started":1700000000000,"parts":{"ticks":30000,"target_ms":334},"ended_at":-7}}"#,
-            r#"{"lead":{"turn":2,"listed":41}}"#,
+            r#"{"lead":{"turn":2,"listed":41,"names":[[30,2]]}}"#,
             r#"{"begin":{"reason":"time_jump","next":[42,90000]}}"#,
             r#"{"warning":{"long_keyframe_interval":{"chunk_ms":2000}}}"#,
             r#"{"places":{"gateway":"one","standbys":["two"]}}"#,
@@ -57,14 +60,14 @@ fn words_are_as_the_release_before_says_them() {
     let made = BTreeMap::from([(Rendition::audio(), Made { k: 41, sum: 9 })]);
     same(
         [
-            Told::Standing { line: Standing { leads: true, k: Some(41), newest: 7, made }, draining: false },
+            Told::Standing { line: Standing { leads: true, k: Some(41), epoch: 2, newest: 7, made }, draining: false },
             Told::Led,
             Told::Begun(BegunWord { epoch, encode: true, plan }),
             Told::Refused { why: "no".into() },
             Told::Fenced { by: 8 },
         ],
         &[
-            r#"{"standing":{"line":{"leads":true,"k":41,"newest":7,"made":{"audio":{"k":41,"sum":9}}},"draining":false}}"#,
+            r#"{"standing":{"line":{"leads":true,"k":41,"epoch":2,"newest":7,"made":{"audio":{"k":41,"sum":9}}},"draining":false}}"#,
             r#""led""#,
             r#"{"begun":{"epoch":{"broadcast":"01hb2d1kq0","number":3,"k":42,"at":90000,"wall":1700000000500,"discontinuity":true},"encode":true,"plan":{"started":1700000000000,"parts":{"ticks":30000,"target_ms":334},"ended_at":-7}}}"#,
             r#"{"refused":{"why":"no"}}"#,

@@ -33,7 +33,7 @@ pub use live::{Live, LiveRendition, Shown, State, Text};
 pub use task::{Begin, Begun, Plan, Standing};
 
 use crate::{
-    cluster::feed::Places,
+    cluster::{feed::Places, names::Names},
     id::StreamId,
     media::{Message, VIDEO_TIMESCALE, timeline::Warning},
     time::unix_now,
@@ -397,9 +397,9 @@ impl Feed {
     }
 
     /// Has the line publish what it makes. `turn` counts the session's orders to; `listed` is the newest chunk number that
-    /// viewers were shown by another node.
-    pub async fn lead(&self, turn: u32, listed: Option<u64>) -> Result<(), Fenced> {
-        self.ask(|reply| Command::Lead { session: self.session, turn, listed, reply }).await
+    /// viewers were shown by another node, `names` by which epochs.
+    pub async fn lead(&self, turn: u32, listed: Option<u64>, names: Names) -> Result<(), Fenced> {
+        self.ask(|reply| Command::Lead { session: self.session, turn, listed, names, reply }).await
     }
 
     /// Tells how the epoch that comes next is to be made.

@@ -1,6 +1,6 @@
 //! Takes up what was running: at start what this node was making when it stopped, later what another made that is gone.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use tracing::{info, warn};
@@ -96,12 +96,13 @@ pub async fn tail(config: &Config, stores: &Stores, row: BroadcastRow) -> store:
 
 impl Tail {
     /// Makes the broadcast of it, as viewers were shown it; nothing where no chunk was stored. Init segments that are not
-    /// among those of `held` are read; `held` is what a standby made of the same broadcast, whose bytes are used.
+    /// among those of `held` are read; `held` is what a standby made of the same broadcast, whose bytes are used, and the epochs
+    /// by which viewers were shown it.
     pub async fn restore(
         &self,
         config: &Config,
         stores: &Stores,
-        held: Option<&Broadcast>,
+        held: Option<(&Broadcast, &BTreeMap<u64, u64>)>,
     ) -> store::Result<Option<Broadcast>> {
         let (stream, id) = (&self.row.stream, &self.row.id);
         let first = self.chunks.len().saturating_sub(config.window + 1);
@@ -109,7 +110,7 @@ impl Tail {
         if newest.is_empty() {
             return Ok(None);
         }
-        let known = held.into_iter().flat_map(Broadcast::inits);
+        let known = held.into_iter().flat_map(|(held, _)| held.inits());
         let mut inits: Vec<_> = known.map(|(name, hash, bytes)| (name.clone(), hash.clone(), bytes.clone())).collect();
         for made in newest.iter().flat_map(|chunk| &chunk.renditions) {
             if inits.iter().any(|(name, hash, _)| *name == made.rendition && **hash == *made.init) {

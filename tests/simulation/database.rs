@@ -156,7 +156,7 @@ impl World {
             Some(Answer::Tail(epochs, rows)) => (epochs, rows, true),
             _ => (Vec::new(), Vec::new(), false),
         };
-        let stored = valid_chunks(rows, &epochs);
+        let stored = valid_in_each(rows, &epochs);
         // What waits to be written is known here.
         let waits = self.places[node].line.unlogged.clone();
         let last = epochs.iter().chain(&waits).map(|row| row.epoch).max().unwrap_or(0);
@@ -175,6 +175,9 @@ impl World {
                     line.held = stored.iter().map(|row| (row.k, made(row))).collect();
                     return self.led(node, work);
                 }
+                // Of the broadcast that it has made.
+                let first = line.first;
+                let stored: Vec<_> = stored.into_iter().filter(|row| row.k / BROADCAST == first / BROADCAST).collect();
                 let source = Rendition::source();
                 let held: Vec<_> = line.held.keys().map(|k| (&source, *k)).collect();
                 let open = line.held.keys().next_back().map_or(line.first, |k| k + 1);
@@ -311,8 +314,19 @@ impl World {
         let rows: Vec<_> = rows.map(|(_, row)| row.clone()).collect();
         let chosen = match self.schedule.plant {
             Some(Plant::NoFencing) => rows,
-            _ => valid_chunks(rows, &self.database.epochs),
+            _ => valid_in_each(rows, &self.database.epochs),
         };
         chosen.iter().map(|row| (row.k, row.at as Content)).collect()
     }
+}
+
+/// The chunks that count: epochs of another broadcast say nothing of them.
+fn valid_in_each(rows: Vec<ChunkRow>, epochs: &[EpochRow]) -> Vec<ChunkRow> {
+    let mut broadcasts = BTreeMap::<u64, Vec<ChunkRow>>::new();
+    rows.into_iter().for_each(|row| broadcasts.entry(row.k / BROADCAST).or_default().push(row));
+    let valid = broadcasts.into_iter().flat_map(|(broadcast, rows)| {
+        let of_it: Vec<_> = epochs.iter().filter(|epoch| epoch.k_start / BROADCAST == broadcast).cloned().collect();
+        valid_chunks(rows, &of_it)
+    });
+    valid.collect()
 }

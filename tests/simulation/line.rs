@@ -71,8 +71,8 @@ impl World {
                     return self.start(node, Work::Lead { feed: Some(feed) });
                 }
                 if !line.leads {
-                    // What this line has of sessions before is what viewers saw.
-                    line.held.retain(|held, _| *held < k);
+                    // What this line has of sessions before is what viewers saw, of the same broadcast.
+                    line.held.retain(|held, _| *held < k && held / BROADCAST == k / BROADCAST);
                     line.epoch = epoch;
                 }
             }

@@ -82,7 +82,7 @@ pub fn playlist(url: &str) -> Option<Playlist> {
     (answer.status == 200).then(|| parse(url, &answer.text()))
 }
 
-fn parse(url: &str, text: &str) -> Playlist {
+pub fn parse(url: &str, text: &str) -> Playlist {
     assert!(text.starts_with("#EXTM3U\n"), "{text}");
     let mut list = Playlist::default();
     let (mut seconds, mut gap, mut discontinuity, mut map, mut wall) = (None, false, false, None, None);

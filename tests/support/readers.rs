@@ -24,6 +24,8 @@ pub struct Seen {
     pub chunks: BTreeMap<u64, (Vec<u8>, String)>,
     /// At each node: when each number was listed first, and whether as missing.
     at: BTreeMap<usize, Vec<(Timestamp, u64, bool)>>,
+    /// At each node: when a playlist was refused, by status.
+    refused: BTreeMap<usize, Vec<(Timestamp, u16)>>,
     pub wrong: Vec<String>,
 }
 
@@ -75,6 +77,13 @@ impl Readers {
         (longest.unwrap_or_default(), gaps)
     }
 
+    /// How a node refused its readers since then.
+    pub fn refused(&self, place: usize, since: Timestamp) -> Vec<u16> {
+        let seen = self.seen.lock().unwrap();
+        let all = seen.refused.get(&place).into_iter().flatten();
+        all.filter(|(at, _)| *at >= since).map(|(_, status)| *status).collect()
+    }
+
     pub fn end(self) -> Seen {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
@@ -86,7 +95,15 @@ impl Readers {
 
 /// Looks once at a playlist, and at what is new in it.
 fn read(url: &str, place: usize, newest: &mut u64, seen: &Mutex<Seen>) {
-    let Some(list) = hls::playlist(url) else { return };
+    let answer = get(url);
+    if answer.status != 200 {
+        // One that is not there at all says nothing.
+        if answer.status != 0 {
+            seen.lock().unwrap().refused.entry(place).or_default().push((now(), answer.status));
+        }
+        return;
+    }
+    let list = hls::parse(url, &answer.text());
     let last = list.segments.last().map_or(0, |segment| segment.k);
     if last < *newest {
         let words = format!("{}: {newest} was listed, and now the list ends at {last}", NAMES[place]);

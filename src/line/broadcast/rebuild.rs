@@ -1,6 +1,6 @@
 //! A broadcast that goes on on another node, or after a restart: from what is stored, and from what a standby made.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
@@ -20,14 +20,14 @@ use crate::{
 impl Broadcast {
     /// Rebuilds a broadcast from its row, its newest chunk rows (valid ones, by k, without holes at the front) and the
     /// numbers at which it is discontinuous; `inits` are the init segments those rows name, `held` is what a standby made of the
-    /// same broadcast. Its state is [`State::Away`].
+    /// same broadcast, and the epochs by which viewers were shown it. Its state is [`State::Away`].
     pub fn restore(
         row: &BroadcastRow,
         chunks: &[ChunkRow],
         discontinuities: Vec<u64>,
         inits: &[(Rendition, Arc<str>, Bytes)],
         settings: Settings,
-        held: Option<&Broadcast>,
+        held: Option<(&Broadcast, &BTreeMap<u64, u64>)>,
     ) -> Self {
         let parts = (row.part_ticks > 0).then_some(Parts { ticks: row.part_ticks, target_ms: row.part_target_ms });
         let mut this = Self::new(row.stream.clone(), row.id.clone(), row.started, settings, parts);
@@ -73,15 +73,16 @@ impl Broadcast {
                 let made = stored.and_then(|c| c.renditions.iter().find(|r| r.rendition == rendition.name));
                 has_media |= made.is_some();
                 // Players that have some parts of a chunk go on with the next: the newest chunks keep theirs.
-                let ours = held.and_then(|held| held.chunk(&rendition.name, slot.k)).filter(|_| made.is_some());
+                let ours = held.and_then(|(held, _)| held.chunk(&rendition.name, slot.k)).filter(|_| made.is_some());
                 let entries = ours.filter(|_| parts.is_some()).map(|chunk| part_entries(&chunk.parts));
                 if let Some(chunk) = ours {
                     Arc::make_mut(&mut track.chunks).push(Chunk { epoch: slot.epoch, ..chunk.clone() });
                     track.stored.insert((slot.k, slot.epoch));
                 }
+                let shown = held.and_then(|(_, shown_as)| shown_as.get(&slot.k).copied());
                 let entry = Entry {
                     k: slot.k,
-                    epoch: slot.epoch,
+                    epoch: shown.unwrap_or(slot.epoch),
                     duration_us: made.map_or(slot_us(slot), |p| p.duration_us),
                     discontinuity: slot.discontinuity,
                     gap: made.is_none(),
@@ -105,8 +106,16 @@ impl Broadcast {
     }
 
     /// Goes on with what a standby made of the same broadcast: chunk numbers from `k_start` on are `epoch`'s now. Gives what the
-    /// standby has finished of them, which is to be stored.
-    pub fn go_on(&mut self, standby: Broadcast, epoch: u64, k_start: u64) -> Vec<Finished> {
+    /// standby has finished of them, which is to be stored. Those that viewers were shown keep the names of the epochs in
+    /// `shown_as`.
+    pub fn go_on(
+        &mut self,
+        standby: Broadcast,
+        epoch: u64,
+        k_start: u64,
+        shown_as: BTreeMap<u64, u64>,
+    ) -> Vec<Finished> {
+        self.shown_as = shown_as;
         let was = standby.live.epoch;
         self.parts = standby.parts;
         self.target = if self.target == 0 { standby.target } else { self.target };

@@ -22,7 +22,7 @@ use super::{
     recover,
 };
 use crate::{
-    cluster::{feed::Places, twins::Made},
+    cluster::{feed::Places, names::Names, twins::Made},
     id::{BroadcastId, Rendition, StreamId},
     media::{
         AudioConfig, Epoch, Message, Mode, Packet, Track, VIDEO_TIMESCALE, VideoConfig, rescale,
@@ -92,6 +92,7 @@ pub enum Command {
         session: u64,
         turn: u32,
         listed: Option<u64>,
+        names: Names,
         reply: oneshot::Sender<Result<(), Fenced>>,
     },
     /// What the epoch that comes next in the feed is to be made by.
@@ -330,10 +331,10 @@ impl Task {
                 // A session that went away meanwhile detaches by itself.
                 let _ = reply.send(self.follow(session));
             }
-            Command::Lead { session, turn, listed, reply } => {
+            Command::Lead { session, turn, listed, names, reply } => {
                 let led = if self.holds(session) {
                     self.turn = turn;
-                    self.lead(listed).await
+                    self.lead(listed, &names).await
                 } else {
                     Err(Fenced)
                 };

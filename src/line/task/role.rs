@@ -44,6 +44,9 @@ pub struct Standing {
     pub leads: bool,
     /// The newest chunk number that it listed, or would list.
     pub k: Option<u64>,
+    /// The epoch by which it names what it lists.
+    #[serde(default)]
+    pub epoch: u64,
     /// The newest session that it knows, by its order.
     #[serde(default)]
     pub newest: u64,
@@ -264,7 +267,7 @@ impl Task {
     pub(super) async fn lead_at_last(&mut self) {
         if self.role.must_lead && self.run.is_some() {
             // One that is fenced has told its feed so.
-            let _ = self.lead(None).await;
+            let _ = self.lead(None, &Names::default()).await;
         }
     }
 
@@ -287,11 +290,12 @@ impl Task {
         begin.audio.map(Message::Audio).into_iter().for_each(|config| self.media(config));
     }
 
-    /// Publishes from now on what it makes and what it has made that is not stored.
+    /// Publishes from now on what it makes and what it has made that is not stored. What viewers were shown by another node, up to
+    /// `listed`, keeps its names.
     ///
     /// # Errors
     /// The log has an epoch of a newer session, or of a later order to lead.
-    pub(super) async fn lead(&mut self, listed: Option<u64>) -> Result<(), Fenced> {
+    pub(super) async fn lead(&mut self, listed: Option<u64>, names: &Names) -> Result<(), Fenced> {
         if self.role.leads {
             // It may have slept while another led: what that made comes first.
             if !matches!(self.later_epoch().await, Ok(Some(_))) {
@@ -313,10 +317,12 @@ impl Task {
         self.stored_rows.clear();
         self.inits.clear();
         self.changed = true;
+        let oldest = |listed: u64| listed.saturating_sub(self.shared.config.window as u64);
+        let shown_as = listed.map(|listed| names.of(oldest(listed)..=listed)).unwrap_or_default();
         match standby.filter(|standby| !is_over(standby)) {
             Some(standby) => {
                 let from = last.map(|last| last.node).unwrap_or_default();
-                self.take_over(standby, tail, number, &from).await
+                self.take_over(standby, tail, number, &from, shown_as).await
             }
             None => {
                 self.forget_media();
@@ -359,6 +365,7 @@ impl Task {
         mut tail: Option<Tail>,
         last: u64,
         from: &str,
+        shown_as: BTreeMap<u64, u64>,
     ) -> Result<(), Fenced> {
         let shared = self.shared.clone();
         let (config, stores) = (&shared.config, &shared.stores);
@@ -378,14 +385,14 @@ impl Task {
         let mut restored = None;
         if let Some(tail) = &mut tail {
             tail.chunks.retain(|chunk| chunk.k < k_start);
-            let read = timeout(TAIL_PATIENCE, tail.restore(config, stores, Some(&standby)));
+            let read = timeout(TAIL_PATIENCE, tail.restore(config, stores, Some((&standby, &shown_as))));
             restored = read.await.ok().and_then(Result::ok).flatten();
         }
         let mut broadcast = restored.unwrap_or_else(|| {
             let (started, settings) = (standby.started(), config.broadcast());
             Broadcast::new(stream, id, started, settings, standby.parts())
         });
-        let finished = broadcast.go_on(standby, number, k_start);
+        let finished = broadcast.go_on(standby, number, k_start, shown_as);
         if let Some(run) = &mut self.run {
             run.writes = number;
             run.source.iter_mut().chain(&mut run.audio).for_each(|chunker| chunker.set_epoch(number));
@@ -420,7 +427,8 @@ impl Task {
 
     /// Tells how far this line is.
     pub(super) fn stand(&self, k: Option<u64>) {
-        let standing = Standing { leads: self.role.leads, k, newest: self.newest, made: self.made.clone() };
+        let epoch = self.broadcast.as_ref().map_or(0, Broadcast::epoch);
+        let standing = Standing { leads: self.role.leads, k, epoch, newest: self.newest, made: self.made.clone() };
         self.standing.send_if_modified(|known| {
             let is_news = *known != standing;
             *known = standing;
@@ -463,7 +471,7 @@ impl Task {
                 self.turn = last.turn;
             }
             // Where a newer session was there meanwhile, its nodes have what comes next.
-            if self.lead(None).await.is_ok() && self.run.is_some() {
+            if self.lead(None, &Names::default()).await.is_ok() && self.run.is_some() {
                 self.role.lost = Some(stamp + RETURN);
             }
         } else {

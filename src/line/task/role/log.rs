@@ -100,7 +100,7 @@ impl Task {
         if self.session.is_some() && (is_other || is_before || last.session == self.newest) {
             warn!(stream = %self.stream, epoch = self.last_epoch, last = last.epoch, by = last.node, "this epoch is not in the log: this node takes another");
             self.role.leads = false;
-            return self.lead(None).await.is_ok();
+            return self.lead(None, &Names::default()).await.is_ok();
         }
         info!(stream = %self.stream, epoch = last.epoch, by = last.node, "another node has taken over: this one steps down");
         self.fence(last.session);
