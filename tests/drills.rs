@@ -175,6 +175,49 @@ fn an_owner_that_is_cut_off_costs_nobody_a_chunk() {
     publisher.kill();
 }
 
+/// The gateway has kept what two lost nodes had, and a node that stops hands over what it makes.
+#[test]
+fn whatever_becomes_of_owner_and_standby_costs_no_chunk() {
+    let mut mesh = Mesh::start(&["ladder=[{height=90,bitrate_kbps=100}]"]);
+    let stream = "ann";
+    let gateway = places(stream)[2];
+    let mut publisher = mesh.publish(gateway, stream);
+    let show = broadcast(&mesh, gateway, stream);
+    let readers = ["source", "90p"].map(|name| Readers::start(&mesh.nodes, stream, &show, name));
+    println!("| what | longest wait for a chunk of 1 s at the gateway: source, 90p | missing |");
+    println!("|---|---|---|");
+    for what in ["owner drained", "owner ended (SIGTERM)", "owner and standby killed"] {
+        let both =
+            || Some(mesh.roles(stream, gateway)).filter(|(owner, standby)| ![*owner, *standby].contains(&gateway));
+        let (owner, standby) = wait("two other nodes to have it", secs(20), both);
+        let since = now();
+        match what {
+            "owner drained" => {
+                assert!(mesh.nodes[owner].weir(&["drain"]).status.success());
+                assert!(mesh.nodes[owner].wait_end().success());
+            }
+            "owner ended (SIGTERM)" => assert!(mesh.nodes[owner].terminate().1.success()),
+            _ => [owner, standby].iter().for_each(|node| mesh.nodes[*node].crash()),
+        }
+        readers[0].wait_more(gateway, 4);
+        let lost = if what == "owner and standby killed" { vec![owner, standby] } else { vec![owner] };
+        lost.iter().for_each(|node| mesh.nodes[*node].start_again());
+        mesh.wait_together();
+        readers.iter().for_each(|readers| readers.wait_more(gateway, 4));
+        let [source, small] = [&readers[0], &readers[1]].map(|readers| readers.worst(gateway, since));
+        println!("| {what} | {:.2?}, {:.2?} | {:?} |", source.0, small.0, source.1);
+        assert!(source.1.is_empty() && small.1.is_empty(), "{what}: {:?}, {:?} are missing", source.1, small.1);
+        let refused: Vec<_> = readers.iter().flat_map(|readers| readers.refused(gateway, since)).collect();
+        assert!(refused.is_empty(), "{what}: {refused:?}");
+        assert!(publisher.running(), "{what}: {}", publisher.log());
+    }
+    publisher.kill();
+    let [source, small] = readers;
+    let small = small.end();
+    assert!(small.wrong.is_empty(), "{:#?}", small.wrong);
+    assert_recorded(&mesh.nodes[gateway], stream, &show, &source.end());
+}
+
 /// Two releases that cannot understand each other say so, and the stream goes on without one of the two.
 #[test]
 fn a_node_of_another_release_is_passed_over_with_words() {

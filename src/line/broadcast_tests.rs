@@ -310,3 +310,31 @@ fn one_who_joins_inside_an_epoch_lists_from_there() {
     assert_eq!((listed(&live, "source").as_str(), listed(&live, "480p").as_str()), ("5 6", "5 6"));
     assert_eq!(live.k, Some(6));
 }
+
+#[test]
+fn what_viewers_were_shown_keeps_its_names_on_another_node() {
+    let standby = || {
+        let mut b = running(&["source", "480p"]);
+        for k in 0..6u64 {
+            b.mark(k, k as i64 * D);
+            for name in ["source", "480p"].iter().filter(|_| k < 5) {
+                b.finished(chunk(name, k, 1, k as i64 * D));
+            }
+        }
+        b
+    };
+    // Nothing is known of what is stored: all is the new epoch's, and what was listed up to 3 keeps two older ones' names.
+    let mut b = broadcast();
+    let shown_as = [(0, 1), (1, 1), (2, 3), (3, 3)].into();
+    let kept = b.go_on(standby(), 4, 0, shown_as);
+    assert_eq!(kept.iter().map(|made| made.chunk.epoch).collect::<Vec<_>>(), [4; 10]);
+    // Both renditions are offered at once.
+    let live = b.snapshot(at(0));
+    assert_eq!(live.offered.len(), 2);
+    for shown in live.renditions.values().map(Shown::now) {
+        let names: Vec<_> = shown.window.entries().iter().map(|e| (e.k, e.epoch)).collect();
+        assert_eq!(names, [(0, 1), (1, 1), (2, 3), (3, 3), (4, 4)]);
+        assert!(names.iter().all(|(k, epoch)| shown.chunk(*k, *epoch).is_some()));
+        assert!(shown.window.open().is_some_and(|open| open.epoch == 4));
+    }
+}

@@ -63,13 +63,15 @@ impl World {
         match word {
             Word::Hello => {}
             Word::Epoch { epoch, k } => {
-                let knew_none = line.leads && !line.follows && !line.owns;
-                (line.follows, line.first) = (true, k);
-                if knew_none {
+                if line.leads && !line.follows {
                     // It was told to lead before it knew the epoch that another node had taken.
-                    (line.leads, line.epoch) = (false, epoch);
+                    self.forget(node);
+                    let line = &mut self.places[node].line;
+                    (line.feed, line.heard) = (Some(feed), now);
+                    (line.follows, line.first, line.epoch) = (true, k, epoch);
                     return self.start(node, Work::Lead { feed: Some(feed) });
                 }
+                (line.follows, line.first) = (true, k);
                 if !line.leads {
                     // What this line has of sessions before is what viewers saw, of the same broadcast.
                     line.held.retain(|held, _| *held < k && held / BROADCAST == k / BROADCAST);
