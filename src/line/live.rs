@@ -223,7 +223,8 @@ impl LiveRendition {
 
     /// The bytes of chunk `k` as `epoch` wrote it, or as the valid epoch did when that one is not here.
     pub fn chunk(&self, k: u64, epoch: u64) -> Option<Pieces> {
-        let mut of_k = self.chunks.iter().filter(|c| c.k == k);
+        // Of some only the parts are here, and the store has the whole.
+        let mut of_k = self.chunks.iter().filter(|c| c.k == k && !c.bytes.is_empty());
         let exact = of_k.clone().find(|c| c.epoch == epoch);
         // Only names that were given out once: each other one would be one more copy in every cache.
         exact.or_else(|| of_k.next_back().filter(|valid| epoch < valid.epoch)).map(|c| c.bytes.clone())

@@ -70,6 +70,7 @@ impl World {
     /// Someone may have a later epoch, or nobody may lead.
     pub(super) fn newest(&mut self, node: Node, answer: Option<Answer>) {
         let (now, me, clock) = (self.now, name(node), self.places[node].skew % self.schedule.clocks);
+        self.places[node].line.busy = false;
         let Some(Answer::Tail(epochs, rows)) = answer else { return };
         let Some(last) = epochs.into_iter().max_by_key(|row| row.epoch) else { return };
         let heard = |other: &str| now - self.places[node].heard[number(other)] <= SILENCE;

@@ -142,7 +142,8 @@ impl World {
         let is_doubted = is_doubted || (line.leads && now - line.looked >= VERIFY);
         let is_orphan = line.orphan_since.is_some_and(|since| now - since >= ORPHAN) && now - line.looked >= 1000;
         if (is_doubted && !line.busy) || (is_orphan && !line.leads && !line.busy) {
-            self.places[node].line.looked = now;
+            // It does one thing after the other, and waits for the answer.
+            (self.places[node].line.looked, self.places[node].line.busy) = (now, true);
             self.query(node, life, Question::Newest);
         }
     }

@@ -15,12 +15,12 @@ use std::{
 
 use weir::time::{Timestamp, now};
 
-use super::{Node, cluster::NAMES, get, hls, secs, wait};
+use super::{Node, cluster::NAMES, get, hls, mp4, secs, wait};
 
 /// What readers saw of a stream.
 #[derive(Default)]
 pub struct Seen {
-    /// The bytes of each number, and where they were from.
+    /// What counts of each number, and where it was from.
     pub chunks: BTreeMap<u64, (Vec<u8>, String)>,
     /// At each node: when each number was listed first, and whether as missing.
     at: BTreeMap<usize, Vec<(Timestamp, u64, bool)>>,
@@ -123,8 +123,8 @@ fn read(url: &str, place: usize, newest: &mut u64, seen: &Mutex<Seen>) {
                 seen.lock().unwrap().wrong.push(words);
                 continue;
             }
+            let made = (what_counts(segment, answer.body), segment.uri.clone());
             let mut seen = seen.lock().unwrap();
-            let made = (answer.body, segment.uri.clone());
             let known = seen.chunks.entry(segment.k).or_insert_with(|| made.clone()).clone();
             if known.0 != made.0 {
                 for (bytes, uri) in [&known, &made] {
@@ -139,6 +139,18 @@ fn read(url: &str, place: usize, newest: &mut u64, seen: &Mutex<Seen>) {
         *newest = segment.k.max(*newest);
     }
     *newest = last.max(*newest);
+}
+
+/// What must be the same of a chunk wherever it is read: the bytes that the publisher has encoded; of others, which every node's
+/// encoder makes for itself, the pictures and their times.
+fn what_counts(segment: &hls::Segment, bytes: Vec<u8>) -> Vec<u8> {
+    if ["/source/", "/audio/"].iter().any(|rendition| segment.uri.contains(rendition)) {
+        return bytes;
+    }
+    let init = mp4::init(&get(segment.map.as_ref().expect("EXT-X-MAP")).body);
+    let samples = mp4::media(&bytes, &init).samples;
+    let times: Vec<_> = samples.iter().map(|s| (s.dts, s.pts, s.duration, s.idr)).collect();
+    format!("{times:?}").into_bytes()
 }
 
 /// Compares what readers saw with what a node has of it once the publisher is gone for good.

@@ -11,7 +11,7 @@ use crate::{
         grid::{Grid, Slot},
         live::{Progress, State},
     },
-    media::VIDEO_TIMESCALE,
+    media::{Pieces, VIDEO_TIMESCALE},
     package::{Chunk, History, Parts, history::Size, window::Entry},
     store::{BroadcastRow, ChunkRow},
     time::UnixMs,
@@ -75,8 +75,11 @@ impl Broadcast {
                 // Players that have some parts of a chunk go on with the next: the newest chunks keep theirs.
                 let ours = held.and_then(|(held, _)| held.chunk(&rendition.name, slot.k)).filter(|_| made.is_some());
                 let entries = ours.filter(|_| parts.is_some()).map(|chunk| part_entries(&chunk.parts));
-                if let Some(chunk) = ours {
-                    Arc::make_mut(&mut track.chunks).push(Chunk { epoch: slot.epoch, ..chunk.clone() });
+                if let (Some(chunk), Some(made)) = (ours, made) {
+                    // Another encoder has made other bytes of the same frames, and has stored them under this name.
+                    let is_same = (chunk.bytes.len() as u32, chunk.iframe) == (made.bytes, made.iframe);
+                    let bytes = if is_same { chunk.bytes.clone() } else { Pieces::default() };
+                    Arc::make_mut(&mut track.chunks).push(Chunk { epoch: slot.epoch, bytes, ..chunk.clone() });
                     track.stored.insert((slot.k, slot.epoch));
                 }
                 let shown = held.and_then(|(_, shown_as)| shown_as.get(&slot.k).copied());
