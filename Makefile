@@ -80,7 +80,7 @@ drills: rust web ## Cut, kill and stop nodes of a live cluster for minutes, and 
 	@scripts/install-deps test drills
 	@servers=$$(mktemp -d)/servers; trap "scripts/test-servers stop $$servers" EXIT; \
 		eval "$$(scripts/test-servers start $$servers)"; export DRILL_S=$${DRILL_S:-120}; \
-		scripts/with-node cargo test --locked --test drills -- --nocapture --test-threads 1 --include-ignored
+		scripts/with-node cargo test --locked --test drills -- --nocapture --test-threads 1
 
 bench: build ## Measure: microbenches, then Weir against its peers
 	@scripts/install-deps test bench
