@@ -100,17 +100,17 @@ pub fn stamped(tags: &[Tag], stamp: impl Fn(&Tag) -> i64) -> Vec<Tag> {
     tags.iter().map(|tag| Tag { ms: stamp(tag), ..tag.clone() }).collect()
 }
 
-/// The same tags as an encoder sends them that drops frames when its line is slow, loses some sound, sends no picture for a
-/// while, and whose clock jumps: each of these some times in a minute.
+/// The same tags as an encoder sends them that drops frames when its line is slow (as OBS does: all up to a keyframe, as the
+/// pictures between cannot be decoded), loses some sound, sends no picture for a while, and whose clock jumps: each of these some
+/// times in a minute.
 pub fn dropping(tags: &[Tag], seed: u64) -> Vec<Tag> {
     let mut rng = StdRng::seed_from_u64(seed);
     let (mut kept, mut jumped) = (Vec::new(), 0);
     // What is dropped is dropped until then.
-    let (mut no_video, mut no_audio) = (0, 0);
+    let (mut no_video, mut no_audio, mut drops) = (0, 0, false);
     for tag in tags {
         let rest = !tag.metadata() && !tag.config();
         if rest && tag.video() && !tag.keyframe() && rng.random_ratio(1, 300) {
-            // OBS drops to the next keyframe it likes; a camera that hangs sends nothing for longer.
             no_video = tag.at + rng.random_range(30..1500);
         }
         if rest && tag.audio() && rng.random_ratio(1, 500) {
@@ -119,7 +119,8 @@ pub fn dropping(tags: &[Tag], seed: u64) -> Vec<Tag> {
         if rest && tag.keyframe() && rng.random_ratio(1, 25) {
             jumped += rng.random_range(5_500..20_000);
         }
-        let is_lost = (tag.video() && tag.at < no_video && !tag.keyframe()) || (tag.audio() && tag.at < no_audio);
+        drops = rest && if tag.video() { tag.at < no_video || (drops && !tag.keyframe()) } else { drops };
+        let is_lost = if tag.video() { drops } else { tag.audio() && tag.at < no_audio };
         if !rest || !is_lost {
             kept.push(Tag { ms: tag.ms + jumped, ..tag.clone() });
         }
