@@ -1,7 +1,7 @@
 //! Under which epochs' names viewers were shown the chunks of a session. Pure.
 //!
-//! A listed chunk keeps its name (RFC 8216 section 6.2.1), and so do the parts of the one that was being made: the node that takes
-//! over names what viewers have seen as the one before it did, whatever epoch it is recorded in.
+//! A listed chunk keeps its name (RFC 8216 section 6.2.1): the node that takes over names what viewers have seen as the one
+//! before it did, whatever epoch it is recorded in.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -16,10 +16,10 @@ const KEPT: usize = 16;
 pub struct Names(VecDeque<(u64, u64)>);
 
 impl Names {
-    /// Chunks from this number on are listed by an epoch. `shown`: up to there a node that takes over keeps the names.
-    pub fn list(&mut self, from: u64, epoch: u64, shown: Option<u64>) {
+    /// Chunks from this number on are listed by an epoch.
+    pub fn list(&mut self, from: u64, epoch: u64) {
         if self.0.back().is_none_or(|(_, last)| *last != epoch) {
-            self.0.push_back((shown.map_or(from, |shown| from.max(shown + 1)), epoch));
+            self.0.push_back((from, epoch));
         }
         if self.0.len() > KEPT {
             self.0.pop_front();
@@ -44,17 +44,13 @@ mod tests {
     #[test]
     fn a_chunk_has_the_name_of_the_epoch_that_listed_it() {
         let mut names = Names::default();
-        for (from, epoch) in [(5, 1), (6, 1), (9, 3), (10, 3)] {
-            names.list(from, epoch, None);
+        for (from, epoch) in [(5, 1), (6, 1), (9, 3), (10, 3), (11, 4)] {
+            names.list(from, epoch);
         }
-        // Of 11 viewers have seen parts when another node takes over.
-        for (from, epoch) in [(11, 4), (12, 4), (13, 4)] {
-            names.list(from, epoch, Some(11));
-        }
-        let want = [(5, 1), (6, 1), (7, 1), (8, 1), (9, 3), (10, 3), (11, 3), (12, 4)];
+        let want = [(5, 1), (6, 1), (7, 1), (8, 1), (9, 3), (10, 3), (11, 4), (12, 4)];
         assert_eq!(names.of(3..=12), want.into());
-        assert_eq!(serde_json::to_string(&names).unwrap(), "[[5,1],[9,3],[12,4]]");
-        (0..100).for_each(|n| names.list(n, n, None));
+        assert_eq!(serde_json::to_string(&names).unwrap(), "[[5,1],[9,3],[11,4]]");
+        (0..100).for_each(|n| names.list(n, n));
         assert_eq!(names.0.len(), KEPT);
     }
 }

@@ -129,7 +129,6 @@ impl Relays {
             first: None,
             twins: Twins::default(),
             names: Names::default(),
-            shown: None,
             losses: BTreeMap::new(),
             told,
             wanted: None,
@@ -172,8 +171,6 @@ struct Relay {
     twins: Twins,
     /// How viewers know the session's chunks.
     names: Names,
-    /// What viewers had seen when a node was told to lead last: parts of the chunk after the newest listed, too.
-    shown: Option<u64>,
     /// Why nodes were lost that have not been heard since.
     losses: BTreeMap<Node, String>,
     told: mpsc::Sender<(Node, u64, Event)>,
@@ -279,7 +276,7 @@ impl Relay {
         let (Some(first), Some(k)) = (self.first.filter(|_| line.leads && line.epoch > 0), line.k) else { return };
         let from = self.failover.listed().map_or(first, |listed| first.max(listed + 1));
         if k >= from {
-            self.names.list(from, line.epoch, self.shown);
+            self.names.list(from, line.epoch);
         }
     }
 
@@ -303,7 +300,6 @@ impl Relay {
                 Output::Lead(node) => {
                     self.turn += 1;
                     let (turn, listed, names) = (self.turn, self.failover.listed(), self.names.clone());
-                    self.shown = listed.map(|listed| listed + 1);
                     self.order(&node, Order::Lead { turn, listed, names });
                 }
                 Output::Leave(node) => {

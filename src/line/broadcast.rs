@@ -489,7 +489,7 @@ impl Broadcast {
                 let parts = made.map_or_else(Arc::default, |open| part_entries(&open.parts));
                 Entry {
                     k: slot.k,
-                    epoch: self.shown_as.get(&slot.k).copied().unwrap_or(slot.epoch),
+                    epoch: slot.epoch,
                     duration_us: parts.iter().map(|part| part.duration_us).sum(),
                     discontinuity: slot.discontinuity,
                     gap: false,

@@ -24,7 +24,7 @@ fn words_are_as_the_release_before_says_them() {
     let follow = Follow { order: 7, settings, chunk_ms: 2000, gateway: "one".into() };
     let places = Places { gateway: "one".into(), standbys: vec!["two".into()] };
     let mut names = Names::default();
-    names.list(30, 2, None);
+    names.list(30, 2);
     same(
         [
             Control::Follow(follow),

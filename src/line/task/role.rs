@@ -291,7 +291,7 @@ impl Task {
     }
 
     /// Publishes from now on what it makes and what it has made that is not stored. What viewers were shown by another node, up to
-    /// `listed` and parts of the one after it, keeps its names.
+    /// `listed`, keeps its names.
     ///
     /// # Errors
     /// The log has an epoch of a newer session, or of a later order to lead.
@@ -318,7 +318,7 @@ impl Task {
         self.inits.clear();
         self.changed = true;
         let oldest = |listed: u64| listed.saturating_sub(self.shared.config.window as u64);
-        let shown_as = listed.map(|listed| names.of(oldest(listed)..=listed + 1)).unwrap_or_default();
+        let shown_as = listed.map(|listed| names.of(oldest(listed)..=listed)).unwrap_or_default();
         match standby.filter(|standby| !is_over(standby)) {
             Some(standby) => {
                 let from = last.map(|last| last.node).unwrap_or_default();
