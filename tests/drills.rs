@@ -186,7 +186,7 @@ fn whatever_becomes_of_owner_and_standby_costs_no_chunk() {
     let readers = ["source", "90p"].map(|name| Readers::start(&mesh.nodes, stream, &show, name));
     println!("| what | longest wait for a chunk of 1 s at the gateway: source, 90p | missing |");
     println!("|---|---|---|");
-    for what in ["owner drained", "owner ended (SIGTERM)", "owner and standby killed"] {
+    for what in ["owner's transcoder stopped", "owner drained", "owner ended (SIGTERM)", "owner and standby killed"] {
         let both =
             || Some(mesh.roles(stream, gateway)).filter(|(owner, standby)| ![*owner, *standby].contains(&gateway));
         let (owner, standby) = wait("two other nodes to have it", secs(20), both);
@@ -196,11 +196,16 @@ fn whatever_becomes_of_owner_and_standby_costs_no_chunk() {
                 assert!(mesh.nodes[owner].weir(&["drain"]).status.success());
                 assert!(mesh.nodes[owner].wait_end().success());
             }
+            "owner's transcoder stopped" => mesh.nodes[owner].transcoders().iter().for_each(|pid| signal(*pid, "STOP")),
             "owner ended (SIGTERM)" => assert!(mesh.nodes[owner].terminate().1.success()),
             _ => [owner, standby].iter().for_each(|node| mesh.nodes[*node].crash()),
         }
         readers[0].wait_more(gateway, 4);
-        let lost = if what == "owner and standby killed" { vec![owner, standby] } else { vec![owner] };
+        let lost = match what {
+            "owner's transcoder stopped" => vec![],
+            "owner and standby killed" => vec![owner, standby],
+            _ => vec![owner],
+        };
         lost.iter().for_each(|node| mesh.nodes[*node].start_again());
         mesh.wait_together();
         readers.iter().for_each(|readers| readers.wait_more(gateway, 4));

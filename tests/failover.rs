@@ -67,7 +67,7 @@ impl Cluster {
     }
 
     fn publish(&self, node: usize, stream: &str) -> Publisher {
-        Publisher::test_picture(&self.nodes[node], stream, "320x180", 30, "-g 30 -b:v 300k", "-b:a 64k", 300)
+        Publisher::test_picture(&self.nodes[node], stream, "320x180", 30, "-g 30 -b:v 300k", "-b:a 64k", 3600)
     }
 }
 
@@ -330,7 +330,8 @@ fn an_owner_is_killed_while_the_database_is_away_and_all_is_recorded_in_the_end(
     assert_whole(&client);
     cluster.nodes[owner].crash();
     wait_owner(&cluster, third, "kim", standby);
-    follow_on(&mut client, 4);
+    let away = std::env::var("TESTS_OUTAGE_S").ok().and_then(|text| text.parse().ok()).unwrap_or(4);
+    (0..away / 4).for_each(|_| follow_on(&mut client, 4));
     database.set(proxy::Mode::Pass);
     follow_on(&mut client, 3);
     assert_whole(&client);
