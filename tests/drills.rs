@@ -16,7 +16,7 @@ use support::{
     Node, Publisher,
     balancer::Balancer,
     cluster::{NAMES, places, twins, wait_together},
-    free_port, get,
+    free_port, get, given,
     netns::Netns,
     page::{self, Page},
     proxy::{Mode, Proxy},
@@ -112,7 +112,7 @@ impl Mesh {
 
 /// How long drills are to be, where they need not be short.
 fn seconds() -> Option<Duration> {
-    std::env::var("DRILL_S").ok().and_then(|text| text.parse().ok()).map(secs)
+    given("DRILL_S").map(secs)
 }
 
 fn broadcast(mesh: &Mesh, at: usize, stream: &str) -> String {
@@ -288,7 +288,7 @@ fn tend(mesh: &Mesh, encoders: &mut [Encoder], avoid: usize, how_long: Duration)
 /// A node is killed, or stopped, or cut off, again and again, while three streams go on.
 #[test]
 fn whatever_happens_to_one_node_at_a_time() {
-    let seed = std::env::var("DRILL_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random);
+    let seed = given("DRILL_SEED").unwrap_or_else(rand::random);
     println!("DRILL_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let mut mesh = Mesh::start(&[]);

@@ -8,7 +8,7 @@ use support::{
     Node, Publisher,
     balancer::Balancer,
     cluster::{NAMES, places, twins, wait_together},
-    hls,
+    given, hls,
     page::{Mode, Page},
     proxy::{self, Proxy},
     readers::{Readers, assert_recorded},
@@ -330,7 +330,7 @@ fn an_owner_is_killed_while_the_database_is_away_and_all_is_recorded_in_the_end(
     assert_whole(&client);
     cluster.nodes[owner].crash();
     wait_owner(&cluster, third, "kim", standby);
-    let away = std::env::var("TESTS_OUTAGE_S").ok().and_then(|text| text.parse().ok()).unwrap_or(4);
+    let away = given("TESTS_OUTAGE_S").unwrap_or(4);
     (0..away / 4).for_each(|_| follow_on(&mut client, 4));
     database.set(proxy::Mode::Pass);
     follow_on(&mut client, 3);

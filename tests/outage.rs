@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::Value;
 use support::{
-    Node, Publisher, get, hls,
+    Node, Publisher, get, given, hls,
     proxy::{Mode, Proxy},
     secs, servers, signal, wait,
 };
@@ -16,8 +16,7 @@ const SETTINGS: &[&str] = &["ladder=[]", "live.chunk=1s", "live.window=6", "live
 
 /// How long a store stays away: longer by hand, `TESTS_OUTAGE_S=600`.
 fn outage() -> Duration {
-    let seconds = std::env::var("TESTS_OUTAGE_S").ok().and_then(|text| text.parse().ok());
-    secs(seconds.unwrap_or(8))
+    secs(given("TESTS_OUTAGE_S").unwrap_or(8))
 }
 
 /// A node whose database and object store are reached through proxies.

@@ -24,6 +24,7 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    str::FromStr,
     sync::{
         LazyLock,
         atomic::{AtomicU32, Ordering},
@@ -44,6 +45,11 @@ pub fn wait<T>(what: &str, limit: Duration, mut ready: impl FnMut() -> Option<T>
         // A pause between two looks, not a wait for an event.
         std::thread::park_timeout(Duration::from_millis(20));
     }
+}
+
+/// A number that the environment gives under this name.
+pub fn given<T: FromStr>(name: &str) -> Option<T> {
+    std::env::var(name).ok()?.parse().ok()
 }
 
 pub fn secs(n: u64) -> Duration {
