@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use crate::time::Timestamp;
+use crate::{id::Rendition, time::Timestamp};
 
 /// A node's id.
 pub type Node = Arc<str>;
@@ -26,6 +26,10 @@ const LEADS_WITHIN: Duration = Duration::from_secs(3);
 const BEHIND: Duration = Duration::from_millis(1000);
 /// So many chunks are behind: the two do not list in the same instant.
 const BEHIND_CHUNKS: u64 = 2;
+/// A leader's encoder that has given nothing for so long, while its follower's goes on, does not work.
+const STUCK: Duration = Duration::from_millis(750);
+/// Encoders that starve on a busy machine move a stream no more often than this.
+const STUCK_AGAIN: Duration = Duration::from_secs(10);
 /// A stream is moved to the node that the ring prefers when that has been there for so long.
 const SETTLED: Duration = Duration::from_secs(60);
 
@@ -34,8 +38,8 @@ const SETTLED: Duration = Duration::from_secs(60);
 pub enum Input {
     /// Nodes that may make the chunks, the preferred first, and the one that publishes them now, as far as is known.
     Candidates { nodes: Vec<Node>, owner: Option<Node> },
-    /// A node takes the feed, and is so far.
-    Standing { node: Node, leads: bool, k: Option<u64>, draining: bool },
+    /// A node takes the feed, and is so far. `encoded`: the newest picture of each rendition that it encodes, 90 kHz.
+    Standing { node: Node, leads: bool, k: Option<u64>, encoded: BTreeMap<Rendition, i64>, draining: bool },
     /// A node leads, as it was told.
     Led(Node),
     /// The way to a node is lost, or was never there.
@@ -60,6 +64,7 @@ struct Lane {
     open: bool,
     leads: bool,
     k: Option<u64>,
+    encoded: BTreeMap<Rendition, i64>,
     draining: bool,
 }
 
@@ -76,6 +81,10 @@ pub struct Failover {
     /// Nodes that are left alone until then.
     resting: BTreeMap<Node, Timestamp>,
     behind_since: Option<Timestamp>,
+    /// The leader's renditions of which a follower has newer pictures: the leader's newest, and since when.
+    passed: BTreeMap<Rendition, (i64, Timestamp)>,
+    /// When a stuck encoder moved the lead.
+    unstuck: Option<Timestamp>,
     /// Since when the preferred node is another than the leader.
     preferred: Option<(Node, Timestamp)>,
     /// Some node has led.
@@ -98,6 +107,8 @@ impl Failover {
             told: None,
             resting: BTreeMap::new(),
             behind_since: None,
+            passed: BTreeMap::new(),
+            unstuck: None,
             preferred: None,
             begun: false,
             listed: None,
@@ -132,12 +143,12 @@ impl Failover {
                 }
                 self.candidates = nodes;
             }
-            Input::Standing { node, leads, k, draining } => {
+            Input::Standing { node, leads, k, encoded, draining } => {
                 if leads {
                     self.listed = self.listed.max(k);
                 }
                 if let Some(lane) = self.lanes.get_mut(&node) {
-                    *lane = Lane { open: true, leads, k, draining };
+                    *lane = Lane { open: true, leads, k, encoded, draining };
                 }
             }
             Input::Led(node) => {
@@ -164,10 +175,12 @@ impl Failover {
     pub fn deadline(&self) -> Option<Timestamp> {
         let told = self.told.as_ref().map(|(_, at)| *at + LEADS_WITHIN);
         let behind = self.behind_since.map(|since| since + BEHIND);
+        let stuck = self.passed.values().map(|(_, since)| *since + STUCK).min();
+        let stuck = stuck.max(self.unstuck.map(|at| at + STUCK_AGAIN).filter(|_| stuck.is_some()));
         let rested = self.resting.values().min().copied().filter(|_| self.lanes.len() < self.wanted);
         let settled = self.preferred.as_ref().map(|(_, since)| *since + SETTLED);
         // What was due before and is still there waits for something else.
-        [told, behind, rested, settled].into_iter().flatten().filter(|at| *at > self.settled).min()
+        [told, behind, stuck, rested, settled].into_iter().flatten().filter(|at| *at > self.settled).min()
     }
 
     fn lead(&mut self, now: Timestamp, node: Node) {
@@ -184,6 +197,7 @@ impl Failover {
             lane.leads = true;
         }
         (self.behind_since, self.preferred, self.begun) = (None, None, true);
+        self.passed.clear();
     }
 
     fn lose(&mut self, now: Timestamp, node: &Node) {
@@ -304,6 +318,12 @@ impl Failover {
             self.tell(now, far);
             return;
         }
+        if let Some(node) = self.unstick(now, leader) {
+            self.unstuck = Some(now);
+            self.tell(now, node);
+            return;
+        }
+        let others = || self.lanes.iter().filter(|(node, lane)| *node != leader && lane.open);
         let caught_up =
             |lane: &Lane| lane.open && !lane.draining && k.is_none_or(|k| lane.k.is_some_and(|far| far >= k));
         if draining {
@@ -325,6 +345,26 @@ impl Failover {
         if self.lanes.get(&node).is_some_and(caught_up) {
             self.tell(now, node);
         }
+    }
+
+    /// The follower that is to lead because an encoder of the leader is stuck and its own is not.
+    fn unstick(&mut self, now: Timestamp, leader: &Node) -> Option<Node> {
+        let lane = self.lanes.get(leader)?;
+        let others = || self.lanes.iter().filter(|(node, lane)| *node != leader && lane.open && !lane.draining);
+        let passes = |lane: &Lane, rendition, at| lane.encoded.get(rendition).is_some_and(|far| *far > at);
+        let passed =
+            lane.encoded.iter().filter(|(rendition, at)| others().any(|(_, lane)| passes(lane, *rendition, **at)));
+        let since = |rendition, at| {
+            self.passed.get(rendition).filter(|(before, _)| *before == at).map_or(now, |(_, since)| *since)
+        };
+        let passed = passed.map(|(rendition, at)| (rendition.clone(), (*at, since(rendition, *at)))).collect();
+        self.passed = passed;
+        if self.unstuck.is_some_and(|at| now < at + STUCK_AGAIN) {
+            return None;
+        }
+        let (rendition, (at, _)) = self.passed.iter().find(|(_, (_, since))| now >= *since + STUCK)?;
+        let able = others().filter(|(_, other)| passes(other, rendition, *at) && other.k >= lane.k);
+        able.max_by_key(|(_, other)| other.k).map(|(node, _)| node.clone())
     }
 }
 

@@ -27,7 +27,15 @@ impl Run {
 
     fn stands(&mut self, ms: u64, name: &str, leads: bool, k: u64) {
         let k = (k > 0).then_some(k);
-        self.machine.handle(at(ms), Input::Standing { node: node(name), leads, k, draining: false });
+        let encoded = BTreeMap::new();
+        self.machine.handle(at(ms), Input::Standing { node: node(name), leads, k, encoded, draining: false });
+    }
+
+    /// A node is at chunk 4 and has encoded a rendition up to there.
+    fn encodes(&mut self, ms: u64, name: &str, pts: i64) {
+        let (node, leads) = (node(name), self.machine.leader() == Some(&node(name)));
+        let encoded = BTreeMap::from([("480p".parse().unwrap(), pts)]);
+        self.machine.handle(at(ms), Input::Standing { node, leads, k: Some(4), encoded, draining: false });
     }
 
     fn led(&mut self, ms: u64, name: &str) {
@@ -164,7 +172,7 @@ fn the_preferred_node_gets_its_stream_when_it_has_stayed() {
 fn a_node_that_drains_is_left_as_soon_as_another_is_as_far() {
     let drains = |run: &mut Run, ms, k| {
         let (node, k) = (node("a"), Some(k));
-        run.machine.handle(at(ms), Input::Standing { node, leads: true, k, draining: true });
+        run.machine.handle(at(ms), Input::Standing { node, leads: true, k, encoded: BTreeMap::new(), draining: true });
     };
     let mut run = Run::begun();
     drains(&mut run, 2000, 5);
@@ -181,4 +189,49 @@ fn a_node_that_drains_is_left_as_soon_as_another_is_as_far() {
     assert_eq!(run.out(), "open b");
     run.stands(2100, "b", false, 5);
     assert_eq!(run.out(), "lead b");
+}
+
+#[test]
+fn a_leader_whose_encoder_is_stuck_gives_way_within_a_second_and_not_at_once_again() {
+    let mut run = Run::begun();
+    for beat in 0..8 {
+        let (ms, pts) = (1250 + beat * 250, beat as i64 * 22_500);
+        // It is slower by one beat, and not stuck.
+        run.encodes(ms, "a", pts);
+        run.encodes(ms + 10, "b", pts + 22_500);
+    }
+    assert_eq!(run.out(), "");
+    // Ahead for the first time at 3260.
+    for ms in [3250, 3500, 3750] {
+        run.encodes(ms, "a", 180_000);
+        run.encodes(ms + 10, "b", 90 * ms as i64);
+        assert_eq!(run.out(), "");
+    }
+    assert_eq!(run.machine.deadline(), Some(at(4010)));
+    run.machine.tick(at(4010));
+    assert_eq!(run.out(), "lead b");
+    run.led(4020, "b");
+    assert_eq!(run.out(), "leave a, open a");
+    // The other way round it has to wait.
+    for ms in (4250..14_000).step_by(250) {
+        run.encodes(ms, "b", 400_000);
+        run.encodes(ms + 10, "a", 90 * ms as i64);
+        assert_eq!(run.out(), "");
+    }
+    run.machine.tick(at(14_010));
+    assert_eq!(run.out(), "lead a");
+}
+
+#[test]
+fn of_two_encoders_that_are_both_slow_neither_is_stuck() {
+    let mut run = Run::begun();
+    // One picture each second and a half, as they come; each is told at its own beat.
+    for (n, ms) in (2000..30_000).step_by(250).enumerate() {
+        let picture = |ms: u64| (ms / 1500) as i64 * 135_000;
+        run.encodes(ms, "b", picture(ms));
+        if n % 2 == 0 {
+            run.encodes(ms + 200, "a", picture(ms));
+        }
+        assert_eq!(run.out(), "", "{ms}");
+    }
 }

@@ -231,7 +231,7 @@ impl Relay {
                 self.losses.remove(&node);
                 self.compare(&node, &line.made);
                 self.note(&line);
-                Input::Standing { node, leads: line.leads, k: line.k, draining }
+                Input::Standing { node, leads: line.leads, k: line.k, encoded: line.encoded, draining }
             }
             Event::Led => {
                 info!(stream = %self.hello.stream, %node, "a node leads");

@@ -58,16 +58,18 @@ fn words_are_as_the_release_before_says_them() {
         discontinuity: true,
     };
     let made = BTreeMap::from([(Rendition::audio(), Made { k: 41, sum: 9 })]);
+    let encoded = BTreeMap::from([("480p".parse().unwrap(), 90_000)]);
+    let line = Standing { leads: true, k: Some(41), epoch: 2, newest: 7, made, encoded };
     same(
         [
-            Told::Standing { line: Standing { leads: true, k: Some(41), epoch: 2, newest: 7, made }, draining: false },
+            Told::Standing { line, draining: false },
             Told::Led,
             Told::Begun(BegunWord { epoch, encode: true, plan }),
             Told::Refused { why: "no".into() },
             Told::Fenced { by: 8 },
         ],
         &[
-            r#"{"standing":{"line":{"leads":true,"k":41,"epoch":2,"newest":7,"made":{"audio":{"k":41,"sum":9}}},"draining":false}}"#,
+            r#"{"standing":{"line":{"leads":true,"k":41,"epoch":2,"newest":7,"made":{"audio":{"k":41,"sum":9}},"encoded":{"480p":90000}},"draining":false}}"#,
             r#""led""#,
             r#"{"begun":{"epoch":{"broadcast":"01hb2d1kq0","number":3,"k":42,"at":90000,"wall":1700000000500,"discontinuity":true},"encode":true,"plan":{"started":1700000000000,"parts":{"ticks":30000,"target_ms":334},"ended_at":-7}}}"#,
             r#"{"refused":{"why":"no"}}"#,

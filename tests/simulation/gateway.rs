@@ -200,7 +200,9 @@ impl World {
         }
         match told {
             Told::Standing { leads, k, draining } => {
-                self.hear(gateway, Input::Standing { node: name(node), leads, k, draining });
+                // Its nodes encode nothing.
+                let encoded = Default::default();
+                self.hear(gateway, Input::Standing { node: name(node), leads, k, encoded, draining });
             }
             Told::Led => self.hear(gateway, Input::Led(name(node))),
             Told::Fenced { by } if by > session.order && session.wanted && self.now - session.began < FRESH => {

@@ -172,6 +172,8 @@ impl Task {
                 }
                 self.changed = true;
             }
+            let others = |name: &Rendition| self.encodings.values().any(|other| other.rungs.contains_key(name));
+            encoding.rungs.keys().filter(|name| !others(name)).for_each(|name| self.stand_encoded(name, None));
             return;
         };
         let Some(broadcast) = broadcast else { return };
@@ -189,14 +191,16 @@ impl Task {
             }
             transcode::Event::Item { rung, item: Item::Packet(packet) } => {
                 let Some(chunker) = encoding.chunkers.get_mut(&rung) else { return };
+                let dts = packet.dts;
                 match chunker.push(packet) {
                     Ok(Some(chunk)) => {
                         let hash = hash(chunker);
-                        self.finished(rung, hash, chunk);
+                        self.finished(rung.clone(), hash, chunk);
                     }
                     Ok(None) => self.parts_changed |= broadcast.progress(&rung, chunker),
                     Err(why) => warn!(stream = %self.stream, %rung, %why, "an encoded packet was dropped"),
                 }
+                self.stand_encoded(&rung, Some(dts));
             }
             transcode::Event::Item { rung, item: Item::End { at } } => {
                 if let Some(chunker) = encoding.chunkers.remove(&rung) {
@@ -218,9 +222,10 @@ impl Task {
             transcode::Event::Shed { rung } => {
                 if writes == self.last_epoch {
                     warn!(stream = %self.stream, %rung, "the node cannot keep up: rung shed");
-                    broadcast.shed(rung);
+                    broadcast.shed(rung.clone());
                     self.changed = true;
                 }
+                self.stand_encoded(&rung, None);
             }
         }
     }

@@ -53,6 +53,9 @@ pub struct Standing {
     /// What it has made of each rendition, where others may have made the same.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub made: BTreeMap<Rendition, Made>,
+    /// The newest picture of each rendition that it encodes, by decode time, 90 kHz.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub encoded: BTreeMap<Rendition, i64>,
 }
 
 /// What a standby must know of an epoch to make it as the owner does.
@@ -428,11 +431,24 @@ impl Task {
     /// Tells how far this line is.
     pub(super) fn stand(&self, k: Option<u64>) {
         let epoch = self.broadcast.as_ref().map_or(0, Broadcast::epoch);
-        let standing = Standing { leads: self.role.leads, k, epoch, newest: self.newest, made: self.made.clone() };
+        let (leads, newest, made) = (self.role.leads, self.newest, self.made.clone());
         self.standing.send_if_modified(|known| {
+            let standing = Standing { leads, k, epoch, newest, made, encoded: known.encoded.clone() };
             let is_news = *known != standing;
             *known = standing;
             is_news
+        });
+    }
+
+    /// Tells with the next beat how far a rendition is encoded; nothing: not any more.
+    pub(super) fn stand_encoded(&self, rung: &Rendition, dts: Option<i64>) {
+        self.standing.send_if_modified(|known| {
+            match (known.encoded.get_mut(rung), dts) {
+                (Some(at), Some(dts)) => *at = dts,
+                (None, Some(dts)) => _ = known.encoded.insert(rung.clone(), dts),
+                (_, None) => _ = known.encoded.remove(rung),
+            }
+            false
         });
     }
 
