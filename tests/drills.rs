@@ -149,7 +149,7 @@ fn an_owner_that_is_cut_off_costs_nobody_a_chunk() {
     };
     println!("| cut off | longest wait for a chunk of 1 s at the gateway, at the standby | missing |");
     println!("|---|---|---|");
-    let short = ["owner, gateway and standby", "owner, everything", "all, database; owner, gateway"];
+    let short = ["owner, standby", "owner, gateway and standby", "owner, everything", "all, database; owner, gateway"];
     for case in 0..cuts(0, 0).len() {
         if seconds().is_none() && !short.contains(&cuts(0, 0)[case].0) {
             continue;
@@ -158,7 +158,8 @@ fn an_owner_that_is_cut_off_costs_nobody_a_chunk() {
         let (name, ways) = cuts(owner, standby).swap_remove(case);
         let since = now();
         ways.iter().for_each(|(a, b)| mesh.set(*a, *b, Mode::Hang));
-        readers.wait_more(gateway, 6);
+        // Viewers at the standby, too, while it lasts: whom it cannot reach another node may.
+        [gateway, standby].iter().for_each(|node| readers.wait_more(*node, 6));
         mesh.mend();
         mesh.wait_together();
         readers.wait_more(gateway, 4);

@@ -8,7 +8,7 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
 use super::{
     Object,
     policy::{Attempt, Failure, Input, Output, Plan, Rules, Why},
-    pull::{Answer, Done, Entry, Flight, Head, Key, Room, Shared, State, busy},
+    pull::{Answer, Done, Entry, Flight, Head, Key, Room, Shared, State, Way, busy},
 };
 use crate::{
     line::Text,
@@ -19,6 +19,7 @@ use crate::{
 pub(super) struct Lead {
     shared: Arc<Shared>,
     object: Object,
+    way: Way,
     key: Key,
     flight: Flight,
     attempts: Vec<(Attempt, Step)>,
@@ -38,15 +39,16 @@ enum Event {
 }
 
 impl Lead {
-    pub fn new(shared: Arc<Shared>, object: Object, key: Key, flight: Flight) -> Self {
-        Self { shared, object, key, flight, attempts: Vec::new(), room: None }
+    pub fn new(shared: Arc<Shared>, object: Object, way: Way, key: Key, flight: Flight) -> Self {
+        Self { shared, object, way, key, flight, attempts: Vec::new(), room: None }
     }
 
     /// Fills the object, or fails it with what all who wait for it are told.
     pub async fn run(mut self) {
         let rules = Rules { chunk: self.shared.limits.chunk, hold: self.shared.hold(&self.object) };
         let mut states = self.shared.upstreams.subscribe();
-        let mut plan = Plan::new(rules, &self.shared.order(&self.object.stream), now());
+        let mut plan = Plan::new(rules, &self.shared.order(&self.object.stream, self.way), now());
+        let path = self.object.to_string();
         let (mut head, mut got): (Option<Head>, usize) = (None, 0);
         loop {
             while let Some(output) = plan.poll() {
@@ -56,7 +58,7 @@ impl Lead {
                         return self.fail(Failure::new(Why::Broken, "a playlist broke off"));
                     }
                     Output::Start(attempt) => {
-                        let asking = self.shared.source.fetch(attempt.upstream, &self.key, got);
+                        let asking = self.shared.source.fetch(attempt.upstream, self.way, &path, got);
                         self.attempts.push((attempt, Step::Asking(now(), asking)));
                     }
                     Output::Stop(id) => self.attempts.retain(|(attempt, _)| attempt.id != id),
@@ -91,7 +93,9 @@ impl Lead {
                             self.flight.writer.as_ref().expect("not ended").begin(answer.head.clone());
                             head = Some(answer.head);
                         }
-                        self.shared.holders.insert(self.object.stream.clone(), attempt.upstream);
+                        if self.way == Way::Straight {
+                            self.shared.holders.insert(self.object.stream.clone(), attempt.upstream);
+                        }
                         for (other, step) in &mut self.attempts {
                             if other.id == attempt.id {
                                 *step = Step::Reading(answer.body);

@@ -30,7 +30,7 @@ use crate::{
     id::{BroadcastId, StreamId},
     package::Extent,
     store::AccessRow,
-    time::now,
+    time::{Timestamp, now},
 };
 
 /// Where an upstream answers with its link.
@@ -100,6 +100,8 @@ struct Heard {
     behind: Vec<String>,
     access: Option<Access>,
     streams: BTreeMap<StreamId, Value>,
+    /// Until when that counts while the upstream is gone.
+    until: Timestamp,
 }
 
 /// What the holder of a link is told.
@@ -205,15 +207,15 @@ impl Links {
         self.by_liveness().find_map(|heard| heard.lock().expect("no panic while held").streams.get(id).cloned())
     }
 
-    /// Whether an upstream that is there shows this broadcast of a stream.
-    pub fn is_shown(&self, stream: &StreamId, broadcast: &BroadcastId) -> bool {
-        let is_it = |view: &Value| view["broadcast"].as_str() == Some(broadcast.as_str());
+    /// Whether an upstream that is there shows this broadcast of a stream, or any.
+    pub fn is_shown(&self, stream: &StreamId, broadcast: Option<&BroadcastId>) -> bool {
+        let is_it = |view: &Value| broadcast.is_none_or(|id| view["broadcast"].as_str() == Some(id.as_str()));
         let heard = self.heard();
         let mut alive = heard.iter().zip(self.cache.alive()).filter(|(_, alive)| *alive).map(|(heard, _)| heard);
         alive.any(|heard| heard.lock().expect("no panic while held").streams.get(stream).is_some_and(is_it))
     }
 
-    /// Whether an upstream that was lost a moment ago showed this broadcast of a stream, or any.
+    /// Whether an upstream that is not there showed this broadcast of a stream, or any, as far as it was heard.
     pub fn was_shown(&self, stream: &StreamId, broadcast: Option<&BroadcastId>) -> bool {
         let is_it = |view: &Value| broadcast.is_none_or(|id| view["broadcast"].as_str() == Some(id.as_str()));
         let shows =
@@ -221,20 +223,39 @@ impl Links {
         self.heard().iter().zip(self.cache.alive()).any(|(heard, alive)| !alive && shows(heard))
     }
 
+    /// What upstreams that are gone showed of a stream was had through another node: it counts on.
+    pub fn was_had(&self, stream: &StreamId) {
+        for (heard, _) in self.heard().iter().zip(self.cache.alive()).filter(|(_, alive)| !alive) {
+            let mut heard = heard.lock().expect("no panic while held");
+            if heard.streams.contains_key(stream) {
+                heard.until = heard.until.max(now() + LOST);
+            }
+        }
+    }
+
+    /// An upstream runs, as others say, though it may be gone for this node: what it showed counts for `long` and a little more.
+    pub fn runs(&self, upstream: usize, long: Duration) {
+        let of = self.of(upstream);
+        let mut heard = of.lock().expect("no panic while held");
+        heard.until = heard.until.max(now() + long + LOST);
+    }
+
     /// Holds the link to one upstream until `stop`. What it has is asked for only after `told` heard who may watch it.
     pub async fn hold(self: Arc<Self>, upstream: usize, stop: CancellationToken, told: impl Fn(News)) {
         let name = self.nodes.name(upstream);
         let mut said = String::new();
-        let mut gone_since = None;
         while !stop.is_cancelled() {
             let ended = stop.run_until_cancelled(self.listen(upstream, &told)).await;
             let Some(why) = ended else { break };
             let was_there = self.cache.set_alive(upstream, false);
-            let since = *gone_since.get_or_insert(now());
-            if was_there {
-                gone_since = Some(now());
-            } else if self.forgets && now() - since > LOST {
-                self.of(upstream).lock().expect("no panic while held").streams.clear();
+            {
+                let of = self.of(upstream);
+                let mut heard = of.lock().expect("no panic while held");
+                if was_there {
+                    heard.until = now() + LOST;
+                } else if self.forgets && now() > heard.until {
+                    heard.streams.clear();
+                }
             }
             if was_there {
                 told(News::Access);
@@ -300,6 +321,14 @@ impl Links {
             Message::Stream { id, view } => {
                 // It may not have been there a moment ago.
                 self.cache.forget_failure(&Object { stream: id.clone(), what: What::Current(Extent::Window) });
+                // Of two nodes that show it, the one with the newer epoch has it; of one epoch, the one that had it before.
+                let is_older = |known: &Value| known["epoch"].as_u64() < view["epoch"].as_u64();
+                let shown = |heard: &Mutex<Heard>| {
+                    heard.lock().expect("no panic while held").streams.get(&id).is_none_or(is_older)
+                };
+                if self.heard().iter().filter(|other| !Arc::ptr_eq(other, &of)).all(|other| shown(other)) {
+                    self.cache.is_at(&id, upstream);
+                }
                 heard().streams.insert(id.clone(), view.clone());
                 told(News::Stream(&id, &view));
             }

@@ -18,7 +18,7 @@ pub mod upstream;
 
 pub use object::{File, NoObject, Object, What};
 pub use policy::{Failure, Why};
-pub use pull::{Cache, Head, Kept, Limits, Reading};
+pub use pull::{Cache, Head, Kept, Limits, Reading, Way};
 
 /// The two types that decide what threads see of each other; a test puts others in their place.
 mod sync {

@@ -39,12 +39,17 @@ const FAILURES: usize = 10_000;
 const LISTED_LONG: u64 = 3;
 /// Streams and broadcasts of which it is remembered who has them and how far they are.
 const REMEMBERED: usize = 10_000;
+/// So many nodes are asked to fetch what this one cannot reach: one node that reaches no more than this one is rare enough.
+const DETOURS: usize = 3;
 /// A picture is made when it is asked for.
 const PICTURE: Duration = still::PATIENCE;
 /// Parts of the cache that are locked on their own. Few, because each can keep an object no bigger than its share.
 const SHARDS: usize = 4;
 
+/// What names a fill: a path, after [`DETOUR`] where other nodes are asked to fetch it.
 pub(super) type Key = Arc<str>;
+/// So what came by detour is never given to a node that asks for what another has itself.
+const DETOUR: &str = "detour ";
 pub type Fill = fill::Fill<Head, Done, Failure>;
 pub(super) type Flight = flights::Flight<Key, Head, Done, Failure>;
 
@@ -68,10 +73,19 @@ pub struct Done {
     pub text: Option<Text>,
 }
 
+/// How other nodes are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// For what they have.
+    Straight,
+    /// For what a node has that they can reach and this one cannot. They ask that one straight: a detour leads over one node.
+    Detour,
+}
+
 /// Where objects come from.
 pub trait Source: Send + Sync + 'static {
     /// Asks one upstream for the bytes of `path` after the first `from`.
-    fn fetch(&self, upstream: usize, path: &str, from: usize) -> BoxFuture<'static, Result<Answer, Failure>>;
+    fn fetch(&self, upstream: usize, way: Way, path: &str, from: usize) -> BoxFuture<'static, Result<Answer, Failure>>;
 }
 
 /// An upstream has the object.
@@ -188,10 +202,10 @@ impl Cache {
     }
 
     /// Gives a way to read `object`, from memory or as it arrives. Fails at once when there is no room to wait or to fill.
-    pub fn get(&self, object: &Object) -> Result<Reading, Failure> {
+    pub fn get(&self, object: &Object, way: Way) -> Result<Reading, Failure> {
         let shared = &self.shared;
         let object = &shared.plain(object);
-        let key: Key = object.to_string().into();
+        let key = key(object, way);
         if let Some(fill) = shared.kept(&key) {
             metrics::counter!("weir_cache_hits_total").increment(1);
             return Ok(Reading { reader: fill::Reader::new(&fill), _waits: None });
@@ -202,7 +216,7 @@ impl Cache {
                 metrics::counter!("weir_cache_waits_total").increment(1);
                 fill
             }
-            Joined::Leads(flight) => shared.lead(object.clone(), key, flight),
+            Joined::Leads(flight) => shared.lead(object.clone(), way, key, flight),
             Joined::Full => return Err(busy("too many objects are on their way here")),
         };
         Ok(Reading { reader: fill::Reader::new(&fill), _waits: Some(waits) })
@@ -221,12 +235,12 @@ impl Cache {
         let shared = &self.shared;
         let crowded = shared.flights.len() >= shared.limits.fills / 2
             || shared.filling.load(Ordering::Relaxed) as u64 >= shared.limits.memory / 2;
-        let key: Key = object.to_string().into();
+        let key = key(object, Way::Straight);
         let joined = (!crowded).then(|| shared.flights.join(&key, || shared.kept(&key), lost()));
         match joined {
             Some(Joined::Leads(flight)) => {
                 metrics::counter!("weir_cache_prefetches_total").increment(1);
-                shared.lead(object.clone(), key, flight);
+                shared.lead(object.clone(), Way::Straight, key, flight);
             }
             Some(Joined::Waits(_)) => {}
             Some(Joined::Full) | None => metrics::counter!("weir_cache_prefetches_dropped_total").increment(1),
@@ -246,6 +260,11 @@ impl Cache {
         })
     }
 
+    /// Notes which upstream has a stream.
+    pub(super) fn is_at(&self, stream: &StreamId, upstream: usize) {
+        self.shared.holders.insert(stream.clone(), upstream);
+    }
+
     /// Adds an upstream that is not there yet.
     pub(super) fn add_upstream(&self) {
         self.shared.upstreams.send_modify(|all| all.push(State::Unknown));
@@ -263,12 +282,13 @@ impl Cache {
 
     /// Asks again for what was not there a moment ago, when someone asks for it.
     pub fn forget_failure(&self, object: &Object) {
-        self.shared.failed.remove(object.to_string().as_str());
+        [Way::Straight, Way::Detour].iter().for_each(|way| _ = self.shared.failed.remove(&*key(object, *way)));
     }
 
     /// Lets go of all that is kept of these broadcasts: they were deleted.
     pub fn forget(&self, gone: &HashSet<&BroadcastId>) {
-        let broadcast = |key: &str| key.strip_prefix("/hls/")?.split('/').nth(1)?.parse().ok();
+        let broadcast =
+            |key: &str| key.strip_prefix(DETOUR).unwrap_or(key).strip_prefix("/hls/")?.split('/').nth(1)?.parse().ok();
         let stays = |key: &Key, _: &Entry| broadcast(key).is_none_or(|id: BroadcastId| !gone.contains(&id));
         self.shared.kept.retain(stays);
         self.shared.failed.retain(stays);
@@ -287,6 +307,11 @@ impl Cache {
         metrics::gauge!("weir_cache_fills_running").set(shared.flights.len() as f64);
         metrics::gauge!("weir_cache_waiting").set(shared.waiting.load(Ordering::Relaxed) as f64);
     }
+}
+
+fn key(object: &Object, way: Way) -> Key {
+    let prefix = if way == Way::Detour { DETOUR } else { "" };
+    format!("{prefix}{object}").into()
 }
 
 pub(super) fn busy(detail: &'static str) -> Failure {
@@ -364,9 +389,9 @@ impl Shared {
     }
 
     /// Starts the task that fills `object`.
-    fn lead(self: &Arc<Self>, object: Object, key: Key, flight: Flight) -> Arc<Fill> {
+    fn lead(self: &Arc<Self>, object: Object, way: Way, key: Key, flight: Flight) -> Arc<Fill> {
         let fill = flight.writer.as_ref().expect("a new flight has not ended").fill().clone();
-        tokio::spawn(Lead::new(self.clone(), object, key, flight).run());
+        tokio::spawn(Lead::new(self.clone(), object, way, key, flight).run());
         fill
     }
 
@@ -402,9 +427,13 @@ impl Shared {
         }
     }
 
-    /// The upstreams in the order in which they should be asked: those that are there, and of these who had the stream last.
-    pub(super) fn order(&self, stream: &StreamId) -> Vec<usize> {
+    /// The upstreams in the order in which they should be asked: those that are there, and of these who had the stream last. By
+    /// detour, some that are there.
+    pub(super) fn order(&self, stream: &StreamId, way: Way) -> Vec<usize> {
         let (states, holder) = (self.upstreams.borrow(), self.holders.get(stream));
+        if way == Way::Detour {
+            return (0..states.len()).filter(|upstream| states[*upstream] == State::Alive).take(DETOURS).collect();
+        }
         let mut order: Vec<usize> = (0..states.len()).filter(|upstream| states[*upstream] != State::Unknown).collect();
         order.sort_by_key(|upstream| (states[*upstream] != State::Alive, Some(*upstream) != holder));
         order

@@ -60,10 +60,11 @@ fn content(path: &str, range: std::ops::Range<usize>) -> Bytes {
 }
 
 impl Source for Fake {
-    fn fetch(&self, upstream: usize, path: &str, from: usize) -> BoxFuture<'static, Result<Answer, Failure>> {
+    fn fetch(&self, upstream: usize, way: Way, path: &str, from: usize) -> BoxFuture<'static, Result<Answer, Failure>> {
         let count = {
             let mut asked = self.asked.lock().unwrap();
-            asked.push((upstream, path.to_owned(), from));
+            let by = if way == Way::Detour { "by detour " } else { "" };
+            asked.push((upstream, format!("{by}{path}"), from));
             asked.len()
         };
         let (behaviour, path) = ((self.script)(upstream, path, count), path.to_owned());
@@ -130,7 +131,7 @@ async fn read(mut reading: Reading, mut at: usize) -> Result<Vec<u8>, Failure> {
 }
 
 async fn fetch(cache: &Cache, object: &Object) -> Result<Vec<u8>, Failure> {
-    read(cache.get(object)?, 0).await
+    read(cache.get(object, Way::Straight)?, 0).await
 }
 
 /// Many viewers at once; what each got.
@@ -169,7 +170,7 @@ async fn ten_thousand_viewers_cost_one_request_and_no_time() {
 async fn a_leader_that_leaves_cancels_nothing() {
     let source = Fake::new(|_, _, _| Behaviour { head_ms: 300, ..Behaviour::default() });
     let cache = cache(&source, 1, limits());
-    drop(cache.get(&chunk(1)).unwrap());
+    drop(cache.get(&chunk(1), Way::Straight).unwrap());
     pause(100).await;
     let got = crowd(&cache, &chunk(1), 5).await;
     assert!(got.iter().all(|got| is_whole(got, &chunk(1), 100_000)));
@@ -181,12 +182,12 @@ async fn bytes_reach_the_waiters_while_they_arrive_from_any_place() {
     let source = Fake::new(|_, _, _| Behaviour { pace: (100, 10_000), ..Behaviour::default() });
     let cache = cache(&source, 1, limits());
     let begun = now();
-    let mut early = cache.get(&chunk(1)).unwrap();
+    let mut early = cache.get(&chunk(1), Way::Straight).unwrap();
     poll_fn(|cx| early.poll_bytes(cx, 0)).await.unwrap().unwrap();
     assert_eq!((now() - begun).as_millis(), 110);
     // A range that begins in what is there, and one that begins in what is not.
-    let late = cache.get(&chunk(1)).unwrap();
-    let mut far = cache.get(&chunk(1)).unwrap();
+    let late = cache.get(&chunk(1), Way::Straight).unwrap();
+    let mut far = cache.get(&chunk(1), Way::Straight).unwrap();
     assert_eq!(far.head().await.unwrap().len, 100_000, "known before the rest is there (HEAD)");
     poll_fn(|cx| far.poll_bytes(cx, 75_000)).await.unwrap().unwrap();
     assert_eq!((now() - begun).as_millis(), 810);
@@ -283,7 +284,7 @@ async fn a_storm_on_what_is_not_there_costs_one_request_per_name_and_second() {
     assert!(got.iter().all(|got| got.as_ref().unwrap_err().why == Why::NotFound));
     assert_eq!(source.asked().len(), 1);
     // Many names at once: no more than may be on their way, the others are told to come again.
-    let all: Vec<_> = (0..5000).map(|k| cache.get(&chunk(1000 + k))).collect();
+    let all: Vec<_> = (0..5000).map(|k| cache.get(&chunk(1000 + k), Way::Straight)).collect();
     let busy = all.iter().filter(|got| got.as_ref().is_err_and(|failure| failure.why == Why::Busy)).count();
     assert_eq!((all.len() - busy, busy), (256, 5000 - 256));
     pause(100).await;
@@ -317,7 +318,7 @@ async fn only_what_is_ours_in_a_query_makes_another_object() {
     for query in
         ["", "r=0.1", "r=0.2&_HLS_nothing=1", "_HLS_msn=5&x=1", "x=2&_HLS_msn=5", "_HLS_msn=6", "_HLS_skip=YES"]
     {
-        cache.get(&playlist(query)).unwrap().done().await.unwrap();
+        cache.get(&playlist(query), Way::Straight).unwrap().done().await.unwrap();
     }
     assert_eq!(source.asked().len(), 4, "{:?}", source.asked());
 }
@@ -328,7 +329,7 @@ async fn a_playlist_counts_as_long_as_it_says() {
     let cache = cache(&source, 1, limits());
     for (ms, requests) in [(0, 1), (900, 1), (200, 2)] {
         pause(ms).await;
-        let done = cache.get(&playlist("")).unwrap().done().await.unwrap();
+        let done = cache.get(&playlist(""), Way::Straight).unwrap().done().await.unwrap();
         assert!(done.text.is_some());
         assert_eq!(source.asked().len(), requests);
     }
@@ -338,11 +339,11 @@ async fn a_playlist_counts_as_long_as_it_says() {
 async fn waiters_and_bytes_are_bounded() {
     let source = Fake::new(|_, _, _| Behaviour { head_ms: 100, ..Behaviour::default() });
     let few = cache(&source, 1, Limits { waiters: 16, ..limits() });
-    let mut all: Vec<_> = (0..20).map(|_| few.get(&chunk(1))).collect();
+    let mut all: Vec<_> = (0..20).map(|_| few.get(&chunk(1), Way::Straight)).collect();
     assert_eq!(all.iter().filter(|got| got.is_err()).count(), 4);
     // Whoever leaves makes room.
     all.truncate(10);
-    assert!(few.get(&chunk(1)).is_ok());
+    assert!(few.get(&chunk(1), Way::Straight).is_ok());
 
     // Three objects on their way are more than there is room for; what is finished gives way to what comes.
     let source = Fake::new(|_, _, _| Behaviour { len: 600_000, pace: (1, 100_000), ..Behaviour::default() });
@@ -424,4 +425,33 @@ async fn a_crowd_at_the_live_edge_does_not_notice_a_bad_upstream() {
         assert!(all.into_iter().all(|viewer| viewer.is_ok()));
         assert!(source.asked().len() <= 60, "{} requests for 30 objects", source.asked().len());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_by_detour_is_not_given_out_as_what_a_node_has() {
+    let source = Fake::new(|upstream, _, _| Behaviour {
+        failure: (upstream < 3).then_some(Why::NotFound),
+        max_age: Some(60),
+        ..Behaviour::default()
+    });
+    let cache = cache(&source, 6, limits());
+    (0..2).for_each(|upstream| _ = cache.set_alive(upstream, false));
+    let name = playlist("").to_string();
+    let all = read(cache.get(&playlist(""), Way::Detour).unwrap(), 0).await.unwrap();
+    assert_eq!(all.len(), 100_000);
+    // Those that are gone are not asked, nor all of a large cluster.
+    let by = |upstream| (upstream, format!("by detour {name}"), 0);
+    assert_eq!(source.asked(), [by(2), by(3)]);
+    assert!(cache.kept(&name).is_none());
+    read(cache.get(&playlist(""), Way::Detour).unwrap(), 0).await.unwrap();
+    assert_eq!(source.asked().len(), 2);
+    fetch(&cache, &playlist("")).await.unwrap();
+    assert!(cache.kept(&name).is_some());
+    let asked = source.asked();
+    assert!(asked[2..].iter().all(|(_, path, _)| *path == name), "{asked:?}");
+    // A deleted broadcast's copies go, whichever way they came.
+    cache.forget(&HashSet::from([&"01b".parse().unwrap()]));
+    let before = source.asked().len();
+    read(cache.get(&playlist(""), Way::Detour).unwrap(), 0).await.unwrap();
+    assert!(source.asked().len() > before);
 }

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture};
-use http_body_util::{BodyDataStream, BodyExt, Empty, Limited};
+use http_body_util::{BodyDataStream, BodyExt, Full, Limited};
 use hyper::{
     Method, Request, Response, StatusCode, Uri,
     body::Incoming,
@@ -21,7 +21,7 @@ use url::Url;
 
 use super::{
     policy::{Failure, Why},
-    pull::{Answer, Head, Source},
+    pull::{Answer, Head, Source, Way},
 };
 use crate::auth::Secret;
 
@@ -29,6 +29,8 @@ use crate::auth::Secret;
 const CONNECT: Duration = Duration::from_millis(200);
 /// Idle connections are given up before the other side does (30 s).
 const IDLE: Duration = Duration::from_secs(20);
+/// Sent with a request for what the asked node has to fetch from another ([`Way::Detour`]).
+pub const DETOUR: &str = "weir-detour";
 /// An answer that is no object is read up to here, for its words.
 const WORDS_MAX: usize = 4 << 10;
 
@@ -36,7 +38,7 @@ const WORDS_MAX: usize = 4 << 10;
 pub struct Nodes {
     // Held for look-ups only, never across an await.
     urls: RwLock<Vec<Arc<str>>>,
-    client: Client<HttpConnector, Empty<Bytes>>,
+    client: Client<HttpConnector, Full<Bytes>>,
     /// Sent with every request.
     headers: HeaderMap,
 }
@@ -95,8 +97,7 @@ impl Nodes {
         path: &str,
         from: usize,
     ) -> impl Future<Output = Result<Response<Incoming>, Failure>> + Send + 'static {
-        let request = self.request(Method::GET, upstream, path, from);
-        self.client.request(request).map(|answer| answer.map_err(|why| broken(format!("no answer: {why}"))))
+        self.send(self.request(Method::GET, upstream, path, from))
     }
 
     /// Tells a node something.
@@ -104,15 +105,22 @@ impl Nodes {
         &self,
         upstream: usize,
         path: &str,
+        body: Bytes,
     ) -> impl Future<Output = Result<Response<Incoming>, Failure>> + Send + 'static {
-        let request = self.request(Method::POST, upstream, path, 0);
+        self.send(self.request(Method::POST, upstream, path, 0).map(|_| body.into()))
+    }
+
+    fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> impl Future<Output = Result<Response<Incoming>, Failure>> + Send + 'static {
         self.client.request(request).map(|answer| answer.map_err(|why| broken(format!("no answer: {why}"))))
     }
 
-    fn request(&self, method: Method, upstream: usize, path: &str, from: usize) -> Request<Empty<Bytes>> {
+    fn request(&self, method: Method, upstream: usize, path: &str, from: usize) -> Request<Full<Bytes>> {
         let base = self.name(upstream);
         let uri = Uri::try_from(format!("{}{path}", base.trim_end_matches('/'))).expect("made of legal names");
-        let mut request = Request::new(Empty::new());
+        let mut request = Request::new(Full::default());
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         *request.headers_mut() = self.headers.clone();
@@ -125,9 +133,14 @@ impl Nodes {
 }
 
 impl Source for Nodes {
-    fn fetch(&self, upstream: usize, path: &str, from: usize) -> BoxFuture<'static, Result<Answer, Failure>> {
+    fn fetch(&self, upstream: usize, way: Way, path: &str, from: usize) -> BoxFuture<'static, Result<Answer, Failure>> {
         metrics::counter!("weir_upstream_requests_total", "upstream" => self.name(upstream).to_string()).increment(1);
-        self.get(upstream, path, from).then(move |answer| read(answer, from)).boxed()
+        let mut request = self.request(Method::GET, upstream, path, from);
+        if way == Way::Detour {
+            metrics::counter!("weir_cache_detours_total").increment(1);
+            request.headers_mut().insert(DETOUR, HeaderValue::from_static("1"));
+        }
+        self.send(request).then(move |answer| read(answer, from)).boxed()
     }
 }
 

@@ -30,7 +30,7 @@ use super::{
     problem::Problem,
     viewer::{self, Peer, Viewer},
 };
-use crate::cache::Object;
+use crate::cache::{Object, upstream};
 
 /// Everything that one port answers with. Cheap to clone.
 #[derive(Clone)]
@@ -179,17 +179,17 @@ impl Door {
     }
 
     fn answer(&self, request: Request<Incoming>) -> Step {
-        let Connection { front, peer, .. } = &*self.connection;
-        let shared = &front.shared;
-        if *peer == Peer::Node
-            && let Err(problem) = link::admit(&shared.app, request.uri().path(), request.headers())
-        {
-            return Step::ready(problem);
+        let (shared, mut peer) = (&self.connection.front.shared, self.connection.peer);
+        if let Peer::Node { detour } = &mut peer {
+            if let Err(problem) = link::admit(&shared.app, request.uri().path(), request.headers()) {
+                return Step::ready(problem);
+            }
+            *detour = request.headers().contains_key(upstream::DETOUR);
         }
         let (ticket, path) = viewer::split(request.uri());
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         let Some(rest) = path.strip_prefix("/hls/").filter(|_| is_read) else {
-            let request = viewer::prepare(request.map(axum::body::Body::new), *peer);
+            let request = viewer::prepare(request.map(axum::body::Body::new), peer);
             return Step::Routed(Box::new(shared.router.clone().oneshot(request)));
         };
         if let Some(answer) = self.kept(path, request.headers()) {
@@ -204,7 +204,7 @@ impl Door {
             Ok(object) => object,
             Err(why) => return Step::ready(why.into()),
         };
-        let viewer = Viewer::new(ticket.map(Into::into), *peer);
+        let viewer = Viewer::new(ticket.map(Into::into), peer);
         let (app, headers) = (shared.app.clone(), request.into_parts().0.headers);
         Step::Waits(Box::pin(
             async move { hls::object(&app, &object, &viewer, &headers).await.unwrap_or_else(Into::into) },
@@ -218,7 +218,7 @@ impl Door {
         let cache = app.cache.as_ref()?;
         let stream = path.strip_prefix("/hls/")?.split('/').next()?;
         let open = match self.connection.peer {
-            Peer::Node => !app.is_origin,
+            Peer::Node { .. } => !app.is_origin,
             Peer::Public(_) => !app.tickets.needs_ticket(stream),
         };
         if !open || app.lines.is_shown(stream) {

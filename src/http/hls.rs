@@ -17,7 +17,7 @@ use super::{
     viewer::Viewer,
 };
 use crate::{
-    cache::{File, Object, What},
+    cache::{Cache, File, Object, Way, What},
     id::{BroadcastId, Rendition, StreamId},
     line::{self, Live, LiveRendition, Shown},
     media::Pieces,
@@ -32,7 +32,7 @@ const AUDIO: &str = "audio/mp4";
 /// A recording's playlists do not change, but its broadcast may be deleted.
 const RECORDING_CACHE: HeaderValue = HeaderValue::from_static("public, max-age=60");
 /// A viewer whose stream's node is lost waits so long for another to take over.
-const TAKEOVER: Duration = Duration::from_secs(3);
+const TAKEOVER: Duration = Duration::from_secs(5);
 /// And looks for it so often.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long an answered blocking reload may be cached, target durations.
@@ -55,7 +55,7 @@ pub async fn object(
         let answer = app.found(object, viewer, headers).await;
         // The node that made it is gone, and another is about to go on: a viewer is to notice neither.
         let is_lost = answer.as_ref().is_err_and(|problem| problem.is_not_found() || problem.is_ours());
-        if !is_lost || now() >= until || !app.is_between(object) {
+        if !is_lost || now() >= until || viewer.is_by_detour() || !app.is_between(object) {
             return answer;
         }
         if let Some(cache) = &app.cache {
@@ -87,26 +87,36 @@ impl App {
             return Ok(content::kept(&kept, headers));
         }
         // What another node is making now is there first, and more of it, whatever a store that both share has of it.
-        let elsewhere = self.links.as_ref().zip(object.broadcast());
-        if elsewhere.is_some_and(|(links, broadcast)| links.is_shown(&object.stream, broadcast)) {
-            let pulled = match cache.get(object) {
-                Ok(reading) => content::pulled(reading, object, headers).await,
-                Err(failure) => Err(failure.into()),
-            };
+        if self.links.as_ref().is_some_and(|links| links.is_shown(&object.stream, object.broadcast())) {
             // It may be gone since: what is stored outlives it.
-            return match pulled {
+            return match pull(cache, object, Way::Straight, headers).await {
                 Err(problem) => self.recorded(object, headers).await.map_err(|_| problem),
                 answer => answer,
             };
         }
+        if viewer.is_by_detour() {
+            return Err(Problem::not_found("nor does this node reach one that has it"));
+        }
+        // Nobody makes it, or whoever does is only cut off from here.
+        if let Some(links) = self.links.as_ref().filter(|_| self.is_between(object))
+            && let Ok(answer) = pull(cache, object, Way::Detour, headers).await
+        {
+            links.was_had(&object.stream);
+            return Ok(answer);
+        }
         match self.recorded(object, headers).await {
             // A node that is alone in its cluster has nobody to ask.
             Err(problem) if problem.is_not_found() && cache.has_upstreams() => {
-                content::pulled(cache.get(object)?, object, headers).await
+                pull(cache, object, Way::Straight, headers).await
             }
             answer => answer,
         }
     }
+}
+
+/// Answers with what another node has.
+async fn pull(cache: &Cache, object: &Object, way: Way, headers: &HeaderMap) -> Result<Response<Content>, Problem> {
+    content::pulled(cache.get(object, way)?, object, headers).await
 }
 
 /// Whether the ticket in the path is good for what lies under `/hls/{stream}/`, with nothing to fetch: for a cache in front of

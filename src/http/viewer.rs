@@ -36,8 +36,8 @@ struct Ticket(Arc<str>);
 pub enum Peer {
     /// Anyone, at this address.
     Public(IpAddr),
-    /// Another node, on the internal port.
-    Node,
+    /// Another node, on the internal port. `detour`: it cannot reach the node that has what it asks for.
+    Node { detour: bool },
 }
 
 /// Notes who sent a request, and turns `/t/{ticket}/hls/...` (and `/t/{ticket}/ticket/hls/...`, which asks whether the
@@ -80,10 +80,15 @@ impl Viewer {
         Self { ticket: ticket.map(Ticket), peer }
     }
 
-    /// Whether other nodes are asked for what this one lacks. A node that makes chunks itself asks nobody for another: two that
-    /// have each other as upstream would wait for each other.
+    /// Whether other nodes are asked for what this one lacks. A node that makes chunks itself asks nobody for another but by
+    /// detour: two that have each other as upstream would wait for each other.
     pub fn is_pulled_for(&self, app: &App) -> bool {
-        matches!(self.peer, Peer::Public(_)) || !app.is_origin
+        self.peer != Peer::Node { detour: false } || !app.is_origin
+    }
+
+    /// Whether another node asks for what it cannot reach: only what a third one shows is got for it.
+    pub fn is_by_detour(&self) -> bool {
+        self.peer == Peer::Node { detour: true }
     }
 
     /// The broadcast that is all the viewer's ticket is for; nothing where it is for a stream, or there is none.

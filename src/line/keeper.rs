@@ -228,8 +228,8 @@ impl Writer {
                 discontinuity: slot.discontinuity,
                 renditions: Vec::new(),
             };
-            // One with this rendition alone would take the place of a row that was written long ago.
-            let is_old = self.closed.as_ref().is_some_and(|closed| key <= *closed);
+            // One with this rendition alone would take the place of a row that was written long ago. None is of a newer epoch.
+            let is_old = self.closed.as_ref().is_some_and(|closed| key <= *closed && epoch <= closed.2);
             let old = if is_old { self.written(&key).await } else { Ok(None) };
             let old = match old {
                 Ok(old) => old,

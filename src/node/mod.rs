@@ -236,7 +236,15 @@ impl Node {
         servers.spawn(serve_http(http_listener, public, Peer::Public, limits, None, stop(), HTTP_PATIENCE));
         // Nodes of one cluster may share an address.
         let limits = http::serve::Limits { per_address: connections, ..limits };
-        servers.spawn(serve_http(internal_listener, internal, |_| Peer::Node, limits, None, stop(), HTTP_PATIENCE));
+        servers.spawn(serve_http(
+            internal_listener,
+            internal,
+            |_| Peer::Node { detour: false },
+            limits,
+            None,
+            stop(),
+            HTTP_PATIENCE,
+        ));
         servers.spawn(watch_access(app.clone(), stop()));
         servers.spawn(Opened::run(opened.remote(), stop()));
         if let Some(peers) = &peers {

@@ -136,7 +136,7 @@ impl Peers {
         let mut failing = false;
         for turn in 0u64.. {
             let told = if turn % 2 == 0 { self.tell().await } else { Ok(()) };
-            let reads = turn % (1 + self.view().members().len() / ROWS_EACH) as u64 == 0;
+            let reads = turn % self.reads_each() == 0;
             let read = match told {
                 Ok(()) if reads => self.meta.nodes().await.map(Some),
                 told => told.map(|()| None),
@@ -158,6 +158,11 @@ impl Peers {
                 return;
             }
         }
+    }
+
+    /// The rows are read each so many times.
+    fn reads_each(&self) -> u64 {
+        1 + (self.view().members().len() / ROWS_EACH) as u64
     }
 
     fn know(self: &Arc<Self>, rows: Vec<NodeRow>, app: &Arc<App>, tasks: &TaskTracker, stop: &CancellationToken) {
@@ -193,6 +198,14 @@ impl Peers {
             };
             tasks.spawn(self.links.clone().hold(upstream, stop.clone(), told));
             known.insert(node, Known { internal: row.internal.clone(), upstream, stop });
+        }
+        {
+            // Who writes its row runs, reached from here or not.
+            let long = EVERY * self.reads_each() as u32;
+            let before = self.rows.read().expect("no panic while held");
+            let is_written = |row: &NodeRow| before.iter().any(|old| old.id == row.id && old.beat != row.beat);
+            let written = rows.iter().filter(|row| is_written(row));
+            written.filter_map(|row| known.get(row.id.as_str())).for_each(|peer| self.links.runs(peer.upstream, long));
         }
         drop(known);
         *self.rows.write().expect("no panic while held") = rows;
@@ -259,7 +272,7 @@ impl Cluster for Peers {
             known.values().map(|peer| peer.upstream).collect()
         };
         for upstream in known {
-            let told = self.nodes.post(upstream, &format!("{}{stream}", http::KICK));
+            let told = self.nodes.post(upstream, &format!("{}{stream}", http::KICK), Bytes::new());
             // A node that does not answer has no publisher to end, or ends it where the store says that its key is another.
             tokio::spawn(async move { timeout(FRESH, told).await.map(drop) });
         }

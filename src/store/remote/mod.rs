@@ -234,6 +234,10 @@ impl Remote {
         let side = entry.side();
         // The files change in the order of the index.
         let disk = self.disk.lock().await;
+        // Its epoch may have been found out to be another node's since it was looked at: what waited of that is gone by now.
+        if self.spool().is_lost(&entry) {
+            return Ok(());
+        }
         let (number, changes, lost) = self.spool().add(entry);
         self.tell_lost(&lost);
         let files = self.spool().files();
@@ -378,6 +382,7 @@ impl Remote {
                 if there.as_ref().is_some_and(newer) { Ok(()) } else { self.meta.put_broadcast(row).await }
             }
             Entry::Epoch { stream, row } => self.take_late(&stream, row).await,
+            Entry::Chat { stream, writes } => self.meta.put_chat(&stream, writes).await,
         }
     }
 
