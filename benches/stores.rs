@@ -78,6 +78,7 @@ async fn measure() -> Result<()> {
         serial_local: false,
         tls: None,
         create: true,
+        chat_keep: std::time::Duration::from_secs(86_400),
     };
     let objects = objects::Settings {
         url: format!("s3://{}/bench", servers.told("TESTS_S3_BUCKET")?).parse()?,

@@ -3,9 +3,95 @@
 //! Everything that becomes part of a file name, a store key or a URL is one of these, so no other place needs to think
 //! about path tricks.
 
-use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
+use std::{
+    borrow::Borrow,
+    fmt::{self, Write},
+    str::FromStr,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
+
+use crate::time::UnixMs;
+
+/// Names an event of a chat: later ones are greater, by number and by text. Milliseconds since the start of 2025, and 22 bits
+/// that tell apart those of one millisecond.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct EventId(pub u64);
+
+/// 2025-01-01T00:00:00Z, ms since 1970.
+const EVENTS_SINCE: i64 = 1_735_689_600_000;
+/// Events of one millisecond.
+const EVENT_BITS: u32 = 22;
+/// Digits that sort as their values (Crockford's base 32).
+const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+/// 64 bits in digits of 5.
+const EVENT_DIGITS: u32 = 13;
+
+impl EventId {
+    pub const MAX: EventId = EventId(u64::MAX);
+
+    /// The first one of a moment. Times that no id can have are brought to the next that one can.
+    pub fn first_at(at: UnixMs) -> Self {
+        Self::of_ms(at.0.saturating_sub(EVENTS_SINCE).max(0) as u64)
+    }
+
+    /// The next one after `self` that is not of the past.
+    pub fn next(self, now: UnixMs) -> Self {
+        Self::first_at(now).max(Self(self.0.saturating_add(1)))
+    }
+
+    /// The first one of a millisecond since the start of 2025.
+    pub fn of_ms(ms: u64) -> Self {
+        Self(ms.min(u64::MAX >> EVENT_BITS) << EVENT_BITS)
+    }
+
+    /// Milliseconds since the start of 2025.
+    pub fn ms(self) -> u64 {
+        self.0 >> EVENT_BITS
+    }
+
+    /// When it happened, by the clock of the node that named it.
+    pub fn at(self) -> UnixMs {
+        UnixMs(self.ms() as i64 + EVENTS_SINCE)
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digit = |place: u32| char::from(DIGITS[(self.0 >> (place * 5) & 31) as usize]);
+        (0..EVENT_DIGITS).rev().try_for_each(|place| f.write_char(digit(place)))
+    }
+}
+
+impl FromStr for EventId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let value = |byte: u8| DIGITS.iter().position(|digit| *digit == byte).map(|value| value as u64);
+        let number = |text: &str| {
+            let digits = (text.len() == EVENT_DIGITS as usize).then_some(text.bytes())?;
+            digits.map(value).try_fold(0_u64, |number, digit| number.checked_mul(32)?.checked_add(digit?))
+        };
+        let rule = "13 digits of base 32, from 0000000000000 to fzzzzzzzzzzzz";
+        number(text).map(Self).ok_or_else(|| Error { what: "event", text: text.chars().take(80).collect(), rule })
+    }
+}
+
+impl TryFrom<String> for EventId {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        text.parse()
+    }
+}
+
+impl From<EventId> for String {
+    fn from(id: EventId) -> Self {
+        id.to_string()
+    }
+}
 
 /// Says why a text is not a legal name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -109,6 +195,12 @@ name!(
     |t| starts_and_holds(t, 26, b"")
 );
 
+name!(
+    /// Somebody who writes in chats.
+    UserId, "user", "1 to 40 of a-z, 0-9, '-', '_', starting with a letter or digit",
+    |t| starts_and_holds(t, 40, b"-_")
+);
+
 impl BroadcastId {
     /// Makes the id of a broadcast that starts now.
     pub fn generate(now: crate::time::UnixMs) -> Self {
@@ -162,5 +254,31 @@ mod tests {
             (BroadcastId::generate(UnixMs(1_700_000_000_000)), BroadcastId::generate(UnixMs(1_700_000_000_001)));
         assert!(a < b);
         assert_eq!(BroadcastId::new(a.as_str()).unwrap(), a);
+    }
+
+    #[test]
+    fn event_ids_sort_by_time_and_as_text() {
+        let at = UnixMs(EVENTS_SINCE + 86_400_000);
+        let first = EventId::first_at(at);
+        assert_eq!((first.at(), first.to_string().as_str()), (at, "000a9jw000000"));
+        let second = first.next(at);
+        assert!(second > first && second.at() == at);
+        // A clock that went back does not turn the order round, and one that went on counts.
+        assert!(second.next(UnixMs(0)) > second);
+        assert_eq!(second.next(UnixMs(at.0 + 1)), EventId::first_at(UnixMs(at.0 + 1)));
+        assert_eq!(EventId::first_at(UnixMs(0)), EventId(0));
+        assert_eq!(EventId::MAX.next(at), EventId::MAX);
+        for bad in ["", "0", "gzzzzzzzzzzzz", "00000000000000", "0000000000O00", "000000000000\u{e4}"] {
+            assert!(bad.parse::<EventId>().is_err(), "{bad}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn event_ids_are_read_as_written(a in proptest::prelude::any::<u64>(), b in proptest::prelude::any::<u64>()) {
+            let (one, other) = (EventId(a), EventId(b));
+            proptest::prop_assert_eq!(one.to_string().parse::<EventId>().unwrap(), one);
+            proptest::prop_assert_eq!(one.cmp(&other), one.to_string().cmp(&other.to_string()));
+        }
     }
 }

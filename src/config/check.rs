@@ -60,6 +60,10 @@ impl Config {
         found.number("http.connections_max", self.http.connections_max, 16..=10_000_000);
         found.number("http.connections_per_address", self.http.connections_per_address, 1..=10_000_000);
         found.number("http.requests_max", self.http.requests_max, 16..=10_000_000);
+        let day = second(86_400);
+        // Rows are kept in files of a day: a database wants few of these.
+        found.duration("chat.keep", self.chat.keep, day..=day * 90);
+        found.number("chat.max_sockets", self.chat.max_sockets, 1..=1_000_000);
         found.number("transcode.cpu_share", self.transcode.cpu_share, 0.05..=1.0);
         if self.data.dir.as_os_str().is_empty() {
             found.add("data.dir", "must name a folder");

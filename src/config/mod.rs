@@ -42,6 +42,7 @@ pub struct Config {
     pub auth: Auth,
     pub live: Live,
     pub recording: Recording,
+    pub chat: Chat,
     pub node: Node,
     pub edge: Edge,
     pub transcode: Transcode,
@@ -63,6 +64,7 @@ impl Default for Config {
             auth: Auth::default(),
             live: Live::default(),
             recording: Recording::default(),
+            chat: Chat::default(),
             node: Node::default(),
             edge: Edge::default(),
             transcode: Transcode::default(),
@@ -233,6 +235,25 @@ pub struct Recording {
 impl Default for Recording {
     fn default() -> Self {
         Self { keep: crate::line::Keep::default(), disk_mb: 0, pictures: true }
+    }
+}
+
+/// What is said beside streams.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Chat {
+    /// Whether streams have a chat where they are not set otherwise.
+    pub enabled: bool,
+    /// How long it is kept. What was said during a recorded broadcast is kept as long as the recording.
+    #[serde(with = "text::duration")]
+    pub keep: Duration,
+    /// Sockets of one room at this node; whoever comes later polls.
+    pub max_sockets: u32,
+}
+
+impl Default for Chat {
+    fn default() -> Self {
+        Self { enabled: true, keep: Duration::from_secs(30 * 86_400), max_sockets: 10_000 }
     }
 }
 

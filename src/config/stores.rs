@@ -1,6 +1,6 @@
 //! Where a node keeps what must outlive it: metadata, chunk bytes, and what waits for them.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde::{Deserialize, Serialize};
@@ -106,11 +106,11 @@ impl Default for Spool {
 }
 
 impl Store {
-    /// What the store needs to know.
+    /// What the store needs to know. `chat_keep`: how long rows of chats that age are kept.
     ///
     /// # Errors
     /// In words, when the file of certificates cannot be used.
-    pub fn scylla(&self) -> Result<scylla::Settings, String> {
+    pub fn scylla(&self, chat_keep: Duration) -> Result<scylla::Settings, String> {
         let some = |text: &String| (!text.is_empty()).then(|| text.clone());
         let login = some(&self.user).map(|user| (user, self.password.clone().unwrap_or_else(|| Secret::new(""))));
         Ok(scylla::Settings {
@@ -122,6 +122,7 @@ impl Store {
             serial_local: self.serial == Serial::Local,
             tls: self.tls()?,
             create: self.create,
+            chat_keep,
         })
     }
 

@@ -6,10 +6,10 @@ use std::{fmt::Display, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// Reads a number and its unit (`ms`, `s`, `m`, `h`), such as `500ms`, `2s` or `0.33s`. Less than a millisecond is dropped.
+/// Reads a number and its unit (`ms`, `s`, `m`, `h`, `d`), such as `500ms`, `2s` or `0.33s`. Less than a millisecond is dropped.
 pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     let wrong =
-        || format!("{text:?} is not a duration: a number and ms, s, m or h, such as \"2s\", \"0.5s\" or \"500ms\"");
+        || format!("{text:?} is not a duration: a number and ms, s, m, h or d, such as \"2s\", \"0.5s\" or \"500ms\"");
     let unit = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
     let (number, unit) = text.split_at(unit);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
@@ -22,6 +22,7 @@ pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
         "s" => 1_000,
         "m" => 60_000,
         "h" => 3_600_000,
+        "d" => 86_400_000,
         _ => return Err(wrong()),
     };
     let whole = number(whole)?.checked_mul(unit_ms).ok_or_else(wrong)?;
@@ -34,6 +35,7 @@ pub fn print_duration(duration: std::time::Duration) -> String {
     let ms = duration.as_millis();
     match ms {
         0 => "0s".into(),
+        _ if ms.is_multiple_of(86_400_000) => format!("{}d", ms / 86_400_000),
         _ if ms.is_multiple_of(3_600_000) => format!("{}h", ms / 3_600_000),
         _ if ms.is_multiple_of(60_000) && ms > 60_000 => format!("{}m", ms / 60_000),
         _ if ms.is_multiple_of(1_000) => format!("{}s", ms / 1_000),
@@ -136,6 +138,8 @@ mod tests {
             ("90s", 90_000, "90s"),
             ("10m", 600_000, "10m"),
             ("2h", 7_200_000, "2h"),
+            ("30d", 2_592_000_000, "30d"),
+            ("48h", 172_800_000, "2d"),
             ("0s", 0, "0s"),
             ("0.33s", 330, "330ms"),
             ("1.5m", 90_000, "90s"),
@@ -160,7 +164,7 @@ mod tests {
             "0.0000000001s",
             "2 s",
             "2S",
-            "2d",
+            "2w",
             "1m30s",
             "99999999999999999h",
             "99999999999999999999s",

@@ -18,14 +18,15 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{
-    About, AccessRow, BroadcastRow, ChunkRow, ClipRow, ClipsOf, EpochRow, Error, JobRow, Meta, NodeRow, Result,
-    StreamRow,
+    About, AccessRow, BroadcastRow, ChatLog, ChatRow, ChatWrite, ChunkRow, ClipRow, ClipsOf, EpochRow, Error, JobRow,
+    Meta, NodeRow, Result, StreamRow,
 };
-use crate::id::{BroadcastId, ClipId, StreamId};
+use crate::id::{BroadcastId, ClipId, EventId, StreamId};
 use engine::{Db, Put};
 use keys::Space;
 use writer::{Check, Job, Write};
 
+mod chat;
 mod engine;
 mod keys;
 mod writer;
@@ -399,6 +400,30 @@ impl Meta for Embedded {
 
     async fn delete_node(&self, id: &str) -> Result<()> {
         self.write(Check::Present, vec![Put { space: Space::Nodes, key: id.into(), value: None }], true).await
+    }
+
+    async fn put_chat(&self, stream: &StreamId, writes: Vec<ChatWrite>) -> Result<()> {
+        self.write(Check::Nothing, chat::puts(stream, writes), false).await
+    }
+
+    async fn chat(&self, stream: &StreamId, log: &ChatLog, from: EventId, limit: usize) -> Result<Vec<ChatRow>> {
+        self.chat_page(keys::chats(stream, log, from, EventId::MAX), false, limit).await
+    }
+
+    async fn chat_back(&self, stream: &StreamId, log: &ChatLog, before: EventId, limit: usize) -> Result<Vec<ChatRow>> {
+        self.chat_page(keys::chats(stream, log, EventId(0), before), true, limit).await
+    }
+
+    async fn chat_rules(&self, stream: &StreamId) -> Result<Vec<(String, String)>> {
+        self.read_rules(stream).await
+    }
+
+    async fn drop_chat(&self, stream: &StreamId, log: &ChatLog) -> Result<()> {
+        self.drop_chat_rows(keys::chat_log(stream, log)).await
+    }
+
+    async fn trim_chat(&self, before: EventId) -> Result<()> {
+        self.trim(before).await
     }
 }
 

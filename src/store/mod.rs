@@ -8,17 +8,20 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{BroadcastId, ClipId, Rendition, StreamId},
+    id::{BroadcastId, ClipId, EventId, Rendition, StreamId},
     media::Pieces,
     time::UnixMs,
 };
 
 pub mod blobs;
+mod chat;
 pub mod embedded;
 pub mod health;
 pub mod objects;
 pub mod remote;
 pub mod scylla;
+
+pub use chat::{ChatLog, ChatRow, ChatWrite, chat_bucket};
 
 /// A stream as its owner made it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -403,6 +406,19 @@ pub trait Meta: Send + Sync + 'static {
     async fn nodes(&self) -> Result<Vec<NodeRow>>;
     /// Deletes a node's row; [`Error::NotFound`] when there is none.
     async fn delete_node(&self, id: &str) -> Result<()>;
+
+    /// Writes of a stream's chat, in any order (idempotent). They outlive the process when this returns.
+    async fn put_chat(&self, stream: &StreamId, writes: Vec<ChatWrite>) -> Result<()>;
+    /// Rows of a log from this id on, oldest first, at most `limit`.
+    async fn chat(&self, stream: &StreamId, log: &ChatLog, from: EventId, limit: usize) -> Result<Vec<ChatRow>>;
+    /// Rows of a log before this id, newest first, at most `limit`. Times without any cost nothing.
+    async fn chat_back(&self, stream: &StreamId, log: &ChatLog, before: EventId, limit: usize) -> Result<Vec<ChatRow>>;
+    /// What counts in a stream's room, by name.
+    async fn chat_rules(&self, stream: &StreamId) -> Result<Vec<(String, String)>>;
+    /// Deletes all rows of a log.
+    async fn drop_chat(&self, stream: &StreamId, log: &ChatLog) -> Result<()>;
+    /// Deletes rows before this id in all logs that age ([`ChatLog::ages`]), where the store does not do so by itself.
+    async fn trim_chat(&self, before: EventId) -> Result<()>;
 }
 
 /// Chunk bytes under names made of ids and numbers ([`blob_name`]).

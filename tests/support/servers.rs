@@ -65,6 +65,7 @@ pub fn cql_at(node: &str, keyspace: &str) -> scylla::Settings {
         serial_local: false,
         tls: None,
         create: true,
+        chat_keep: std::time::Duration::from_secs(86_400),
     }
 }
 

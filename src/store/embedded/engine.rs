@@ -40,8 +40,10 @@ pub(super) struct Db {
     clips: Keyspace,
     jobs: Keyspace,
     nodes: Keyspace,
+    chat: Keyspace,
+    chat_rules: Keyspace,
     /// Bytes written to each table since it was last told to write itself out.
-    unrotated: [AtomicUsize; 11],
+    unrotated: [AtomicUsize; Space::ALL.len()],
 }
 
 /// One row to write; no value deletes.
@@ -76,6 +78,8 @@ impl Db {
             clips: table("clips")?,
             jobs: table("jobs")?,
             nodes: table("nodes")?,
+            chat: table("chat")?,
+            chat_rules: table("chat_rules")?,
             unrotated: Default::default(),
             database,
         })
@@ -94,6 +98,8 @@ impl Db {
             Space::Clips => &self.clips,
             Space::Jobs => &self.jobs,
             Space::Nodes => &self.nodes,
+            Space::Chat => &self.chat,
+            Space::ChatRules => &self.chat_rules,
         }
     }
 

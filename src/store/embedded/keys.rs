@@ -6,8 +6,8 @@
 use std::ops::Range;
 
 use crate::{
-    id::{BroadcastId, ClipId, StreamId},
-    store::ClipsOf,
+    id::{BroadcastId, ClipId, EventId, StreamId},
+    store::{ChatLog, ClipsOf},
 };
 
 /// Chunk numbers per bucket: an hour of 2 s chunks.
@@ -29,10 +29,12 @@ pub(super) enum Space {
     Clips,
     Jobs,
     Nodes,
+    Chat,
+    ChatRules,
 }
 
 impl Space {
-    pub(super) const ALL: [Space; 11] = [
+    pub(super) const ALL: [Space; 13] = [
         Space::Streams,
         Space::Epochs,
         Space::Broadcasts,
@@ -44,6 +46,8 @@ impl Space {
         Space::Clips,
         Space::Jobs,
         Space::Nodes,
+        Space::Chat,
+        Space::ChatRules,
     ];
 }
 
@@ -146,6 +150,58 @@ fn clips_head(of: &ClipsOf, end: u8) -> Vec<u8> {
     [&[mark], name.as_bytes(), &[end]].concat()
 }
 
+/// A row of a chat.
+pub(super) fn chat(stream: &StreamId, log: &ChatLog, id: EventId) -> Vec<u8> {
+    join(stream, &[&[0], log.to_string().as_bytes(), &[0], &id.0.to_be_bytes()])
+}
+
+/// The rows of a log from one id to before another.
+pub(super) fn chats(stream: &StreamId, log: &ChatLog, from: EventId, before: EventId) -> Range<Vec<u8>> {
+    chat(stream, log, from)..chat(stream, log, before.max(from))
+}
+
+/// All rows of a log.
+pub(super) fn chat_log(stream: &StreamId, log: &ChatLog) -> Range<Vec<u8>> {
+    let head = |end| join(stream, &[&[0], log.to_string().as_bytes(), &[end]]);
+    head(0)..head(1)
+}
+
+/// The event in a chat row's key.
+pub(super) fn chat_id(key: &[u8]) -> Option<EventId> {
+    key.last_chunk().map(|bytes| EventId(u64::from_be_bytes(*bytes)))
+}
+
+/// Whether the row of this key is of one of these logs.
+pub(super) fn is_of(key: &[u8], logs: &[ChatLog]) -> bool {
+    let log = key.iter().position(|byte| *byte == 0).zip(key.len().checked_sub(9));
+    let log = log.and_then(|(begin, end)| key.get(begin + 1..end));
+    log.is_some_and(|log| logs.iter().any(|known| known.to_string().as_bytes() == log))
+}
+
+/// The first key that can come after all rows of this one's log.
+pub(super) fn after_log(key: &[u8]) -> Vec<u8> {
+    let mut after = key[..key.len().saturating_sub(8)].to_vec();
+    if let Some(last) = after.last_mut() {
+        *last = 1;
+    }
+    after
+}
+
+pub(super) fn chat_rule(stream: &StreamId, name: &str) -> Vec<u8> {
+    join(stream, &[&[0], name.as_bytes()])
+}
+
+/// All rules of a room.
+pub(super) fn chat_rules(stream: &StreamId) -> Range<Vec<u8>> {
+    join(stream, &[&[0]])..join(stream, &[&[1]])
+}
+
+/// The name in a rule's key.
+pub(super) fn rule_name(key: &[u8]) -> Option<&str> {
+    let begin = key.iter().position(|byte| *byte == 0)? + 1;
+    std::str::from_utf8(&key[begin..]).ok()
+}
+
 /// Writes a key for people.
 pub(super) fn show(space: Space, key: &[u8]) -> String {
     let number = |from_end: usize| {
@@ -164,6 +220,8 @@ pub(super) fn show(space: Space, key: &[u8]) -> String {
         Space::Clips => format!("clip {}", head(0)),
         Space::Jobs => format!("job {}", head(0)),
         Space::Nodes => format!("node {}", head(0)),
+        Space::Chat => format!("chat row {} of {}", EventId(number(8)), head(8)),
+        Space::ChatRules => format!("chat rule {}", head(0)),
         Space::Broadcasts | Space::Open => format!("broadcast {}", head(0)),
         Space::Epochs => format!("epoch {} of {}", number(8), head(8)),
         Space::Chunks => format!("chunk {} of epoch {} of {}", number(16), number(8), head(24)),

@@ -73,3 +73,26 @@ async fn rows_in_memory_are_bounded() {
     // Five lots of 4 MiB, and what the engine counts otherwise than we do.
     assert!(most < 25 << 20, "{most} bytes");
 }
+
+#[tokio::test]
+async fn old_rows_of_chats_go_and_those_of_recordings_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Embedded::open(dir.path()).unwrap();
+    let streams = ["a", "a1", "b"].map(|name| name.parse::<StreamId>().unwrap());
+    let logs = [ChatLog::Live, ChatLog::Marks, ChatLog::Staff, ChatLog::Of("01a".parse().unwrap())];
+    let row =
+        |log: &ChatLog, id| ChatWrite::Row { log: log.clone(), row: ChatRow { id: EventId(id), body: "{}".into() } };
+    for stream in &streams {
+        for log in &logs {
+            // More than is deleted at a time.
+            store.put_chat(stream, (0..2500).map(|id| row(log, id)).collect()).await.unwrap();
+        }
+    }
+    store.trim_chat(EventId(2490)).await.unwrap();
+    for stream in &streams {
+        for log in &logs {
+            let left = store.chat(stream, log, EventId(0), 9999).await.unwrap();
+            assert_eq!(left.len(), if log.ages() { 10 } else { 2500 }, "{stream} {log}");
+        }
+    }
+}

@@ -1,16 +1,16 @@
 //! Rows: those of what is recorded are written at once or later, and read with those that wait.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 
-use super::{EPOCH_PATIENCE, Entry, PATIENCE, Remote, Side};
+use super::{EPOCH_PATIENCE, Entry, PATIENCE, Remote, Side, spool};
 use crate::{
-    id::{BroadcastId, ClipId, StreamId},
+    id::{BroadcastId, ClipId, EventId, StreamId},
     media::Pieces,
     store::{
-        About, AccessRow, BroadcastRow, ChunkRow, ClipRow, ClipsOf, EpochRow, Error, JobRow, Meta, NodeRow, Result,
-        StreamRow,
+        About, AccessRow, BroadcastRow, ChatLog, ChatRow, ChatWrite, ChunkRow, ClipRow, ClipsOf, EpochRow, Error,
+        JobRow, Meta, NodeRow, Result, StreamRow,
     },
 };
 
@@ -320,11 +320,89 @@ impl Meta for RemoteMeta {
     async fn delete_node(&self, id: &str) -> Result<()> {
         self.0.meta.delete_node(id).await
     }
+
+    async fn put_chat(&self, stream: &StreamId, writes: Vec<ChatWrite>) -> Result<()> {
+        for writes in lots(writes) {
+            let entry = Entry::Chat { stream: stream.clone(), writes: writes.clone() };
+            self.0.write(entry, Pieces::default(), self.0.meta.put_chat(stream, writes)).await?;
+        }
+        Ok(())
+    }
+
+    async fn chat(&self, stream: &StreamId, log: &ChatLog, from: EventId, limit: usize) -> Result<Vec<ChatRow>> {
+        let waiting = self.waiting_chat(stream, log);
+        let rows = self.0.meta.chat(stream, log, from, limit).await?;
+        let end = rows.last().filter(|_| rows.len() >= limit).map_or(EventId::MAX, |row| row.id);
+        let mut all: BTreeMap<_, _> = rows.into_iter().map(|row| (row.id, row)).collect();
+        all.extend(waiting.into_iter().filter(|row| (from..=end).contains(&row.id)).map(|row| (row.id, row)));
+        Ok(all.into_values().take(limit).collect())
+    }
+
+    async fn chat_back(&self, stream: &StreamId, log: &ChatLog, before: EventId, limit: usize) -> Result<Vec<ChatRow>> {
+        let waiting = self.waiting_chat(stream, log);
+        let rows = self.0.meta.chat_back(stream, log, before, limit).await?;
+        let end = rows.last().filter(|_| rows.len() >= limit).map_or(EventId(0), |row| row.id);
+        let mut all: BTreeMap<_, _> = rows.into_iter().map(|row| (row.id, row)).collect();
+        all.extend(waiting.into_iter().filter(|row| (end..before).contains(&row.id)).map(|row| (row.id, row)));
+        Ok(all.into_values().rev().take(limit).collect())
+    }
+
+    async fn chat_rules(&self, stream: &StreamId) -> Result<Vec<(String, String)>> {
+        let waiting = self.0.spool().chat(stream);
+        let mut rules: BTreeMap<_, _> = self.0.meta.chat_rules(stream).await?.into_iter().collect();
+        for write in waiting {
+            match write {
+                ChatWrite::Rule { name, body: Some(body) } => _ = rules.insert(name, body),
+                ChatWrite::Rule { name, body: None } => _ = rules.remove(&name),
+                ChatWrite::Row { .. } => {}
+            }
+        }
+        Ok(rules.into_iter().collect())
+    }
+
+    async fn drop_chat(&self, stream: &StreamId, log: &ChatLog) -> Result<()> {
+        self.0.meta.drop_chat(stream, log).await
+    }
+
+    async fn trim_chat(&self, before: EventId) -> Result<()> {
+        self.0.meta.trim_chat(before).await
+    }
+}
+
+impl RemoteMeta {
+    /// Rows of a log that wait.
+    fn waiting_chat(&self, stream: &StreamId, log: &ChatLog) -> Vec<ChatRow> {
+        let rows = self.0.spool().chat(stream).into_iter().filter_map(|write| match write {
+            ChatWrite::Row { log: of, row } if of == *log => Some(row),
+            _ => None,
+        });
+        rows.collect()
+    }
+}
+
+/// Divides writes so that each lot fits into one that waits ([`spool::HEAD_MAX`]).
+fn lots(writes: Vec<ChatWrite>) -> Vec<Vec<ChatWrite>> {
+    let size = |write: &ChatWrite| match write {
+        ChatWrite::Row { row, .. } => row.body.len(),
+        ChatWrite::Rule { body, .. } => body.as_ref().map_or(0, String::len),
+    };
+    let (mut lots, mut bytes) = (Vec::new(), usize::MAX);
+    for write in writes {
+        // Quotes are escaped there: at worst each byte is two.
+        let more = size(&write) * 2 + 200;
+        if bytes.saturating_add(more) > spool::HEAD_MAX as usize {
+            lots.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += more;
+        lots.last_mut().expect("just made").push(write);
+    }
+    lots
 }
 
 /// Rows of the store with those that wait, which are newer, in the page's order. It may have more rows than were asked for.
 fn merged(rows: Vec<ChunkRow>, waiting: impl Iterator<Item = ChunkRow>, back: bool) -> Vec<ChunkRow> {
-    let mut all: std::collections::BTreeMap<_, _> = rows.into_iter().map(|row| ((row.k, row.epoch), row)).collect();
+    let mut all: BTreeMap<_, _> = rows.into_iter().map(|row| ((row.k, row.epoch), row)).collect();
     all.extend(waiting.map(|row| ((row.k, row.epoch), row)));
     if back { all.into_values().rev().collect() } else { all.into_values().collect() }
 }

@@ -16,7 +16,7 @@ use super::Side;
 use crate::{
     id::{BroadcastId, Rendition, StreamId},
     media::Pieces,
-    store::{Blobs, BroadcastRow, Child, ChunkRow, EpochRow, Error, Result, blob_name, blobs::Folder},
+    store::{Blobs, BroadcastRow, ChatWrite, Child, ChunkRow, EpochRow, Error, Result, blob_name, blobs::Folder},
 };
 
 /// Files per folder.
@@ -24,7 +24,7 @@ const FOLDER: u64 = 1000;
 /// The folder of what no store takes.
 const ASIDE: &str = "aside";
 /// A file's first line is shorter.
-const HEAD_MAX: u64 = 64 << 10;
+pub const HEAD_MAX: u64 = 64 << 10;
 /// What a waiting write costs beside its bytes: a block of the disk.
 const OVERHEAD: u64 = 4 << 10;
 
@@ -49,16 +49,21 @@ pub enum Entry {
         stream: StreamId,
         row: EpochRow,
     },
+    Chat {
+        stream: StreamId,
+        writes: Vec<ChatWrite>,
+    },
 }
 
 impl Entry {
-    /// The broadcast it is of, `stream/broadcast`.
+    /// The broadcast it is of, `stream/broadcast`; `stream//chat`, which no broadcast is called, of what is of none.
     pub fn show(&self) -> String {
         match self {
             Entry::Blob { name, .. } => show_of(name),
             Entry::Chunk { stream, broadcast, .. } => format!("{stream}/{broadcast}"),
             Entry::Broadcast { row } => format!("{}/{}", row.stream, row.id),
             Entry::Epoch { stream, row } => format!("{stream}/{}", row.broadcast),
+            Entry::Chat { stream, .. } => chat_of(stream),
         }
     }
 
@@ -69,6 +74,7 @@ impl Entry {
             Entry::Chunk { .. } => "a chunk's row",
             Entry::Broadcast { .. } => "a broadcast's row",
             Entry::Epoch { .. } => "an epoch",
+            Entry::Chat { .. } => "chat rows",
         }
     }
 
@@ -81,7 +87,7 @@ impl Entry {
         match self {
             Entry::Blob { name, .. } => numbers(name).map(|(_, epoch)| epoch),
             Entry::Chunk { row, .. } => Some(row.epoch),
-            Entry::Broadcast { .. } | Entry::Epoch { .. } => None,
+            Entry::Broadcast { .. } | Entry::Epoch { .. } | Entry::Chat { .. } => None,
         }
     }
 
@@ -98,6 +104,10 @@ impl Entry {
         // What nothing can be made of without: the source, the sound, and what is named by its owner.
         Some(lines.unwrap_or(u32::MAX))
     }
+}
+
+fn chat_of(stream: &StreamId) -> String {
+    format!("{stream}//chat")
 }
 
 /// The broadcast of a blob's name.
@@ -347,7 +357,7 @@ impl Spool {
     fn is_next(&self, number: u64) -> bool {
         match &self.waiting[&number] {
             Entry::Blob { .. } => false,
-            Entry::Chunk { .. } | Entry::Broadcast { .. } => true,
+            Entry::Chunk { .. } | Entry::Broadcast { .. } | Entry::Chat { .. } => true,
             Entry::Epoch { stream, .. } => {
                 let is_of = |entry: &Entry| matches!(entry, Entry::Epoch { stream: of, .. } if of == stream);
                 !self.waiting.range(..number).any(|(_, entry)| is_of(entry))
@@ -399,6 +409,16 @@ impl Spool {
             _ => None,
         });
         rows.collect()
+    }
+
+    /// What waits of a stream's chat, oldest first.
+    pub fn chat(&self, stream: &StreamId) -> Vec<ChatWrite> {
+        let numbers = self.shows.get(&chat_of(stream)).into_iter().flatten();
+        let writes = numbers.filter_map(|number| match &self.waiting[number] {
+            Entry::Chat { writes, .. } => Some(writes.clone()),
+            _ => None,
+        });
+        writes.flatten().collect()
     }
 
     /// The objects that wait, with their lengths.

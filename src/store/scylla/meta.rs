@@ -13,10 +13,10 @@ use uuid::Uuid;
 
 use super::{SPREAD, Scylla, applied, cql_limit, decode, readable, statements::Statements};
 use crate::{
-    id::{BroadcastId, ClipId, StreamId},
+    id::{BroadcastId, ClipId, EventId, StreamId},
     store::{
-        About, AccessRow, BroadcastRow, ChunkRow, ClipRow, ClipsOf, EpochRow, Error, JobRow, Meta, NodeRow, Result,
-        StreamRow,
+        About, AccessRow, BroadcastRow, ChatLog, ChatRow, ChatWrite, ChunkRow, ClipRow, ClipsOf, EpochRow, Error,
+        JobRow, Meta, NodeRow, Result, StreamRow,
     },
     time::{now, unix_now},
 };
@@ -344,6 +344,33 @@ impl Meta for Scylla {
         }
         let stamp = self.stamp_of(|s| &s.node_stamp, (ONE, id)).await?;
         self.write(|s| &s.drop_node, (stamp, ONE, id)).await
+    }
+
+    async fn put_chat(&self, stream: &StreamId, writes: Vec<ChatWrite>) -> Result<()> {
+        try_join_all(writes.into_iter().map(|write| self.write_chat(stream, write))).await.map(drop)
+    }
+
+    async fn chat(&self, stream: &StreamId, log: &ChatLog, from: EventId, limit: usize) -> Result<Vec<ChatRow>> {
+        self.chat_page(stream, log, (from, false), limit).await
+    }
+
+    async fn chat_back(&self, stream: &StreamId, log: &ChatLog, before: EventId, limit: usize) -> Result<Vec<ChatRow>> {
+        self.chat_page(stream, log, (before, true), limit).await
+    }
+
+    async fn chat_rules(&self, stream: &StreamId) -> Result<Vec<(String, String)>> {
+        let values = (stream.as_str(),);
+        let rows = self.read::<(String, Option<String>)>(|s| &s.chat_rules, values, usize::MAX).await?;
+        Ok(rows.into_iter().filter_map(|(name, body)| Some((name, body?))).collect())
+    }
+
+    async fn drop_chat(&self, stream: &StreamId, log: &ChatLog) -> Result<()> {
+        self.drop_chat_log(stream, log).await
+    }
+
+    /// Rows go by their time to live.
+    async fn trim_chat(&self, _: EventId) -> Result<()> {
+        Ok(())
     }
 }
 

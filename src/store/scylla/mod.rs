@@ -38,6 +38,7 @@ use connect::Profiles;
 use schema::Standing;
 use statements::Statements;
 
+mod chat;
 mod connect;
 mod meta;
 pub mod schema;
@@ -66,6 +67,8 @@ pub struct Settings {
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// Whether keyspaces and tables may be made at start.
     pub create: bool,
+    /// Rows of chats that age go after this.
+    pub chat_keep: Duration,
 }
 
 /// The metadata store of a cluster. Clones share it.
@@ -81,6 +84,8 @@ struct Shared {
     reconnecting: AtomicBool,
     /// Chunk buckets that were noted by this process.
     noted: Mutex<HashSet<(StreamId, BroadcastId, u64)>>,
+    /// Chat buckets that were, by stream, log and number.
+    noted_chats: Mutex<HashSet<(StreamId, String, u64)>>,
 }
 
 struct Connected {
@@ -122,6 +127,7 @@ impl Scylla {
                 connected: ArcSwap::from_pointee(Connected { session, statements }),
                 reconnecting: AtomicBool::new(false),
                 noted: Mutex::default(),
+                noted_chats: Mutex::default(),
             }),
         };
         store.probe().await?;

@@ -37,6 +37,18 @@ const VERSIONS: &[&[&str]] = &[
         "CREATE TABLE IF NOT EXISTS {ks}.job (spread tinyint, id text, body text, PRIMARY KEY (spread, id))",
     ],
     &["CREATE TABLE IF NOT EXISTS {ks}.node (spread tinyint, id text, body text, PRIMARY KEY (spread, id))"],
+    &[
+        // Rows that age carry their time to live, and a day's files go as a whole. A bucket is ten minutes; those that have rows
+        // are noted, as most have none.
+        "CREATE TABLE IF NOT EXISTS {ks}.chat (stream text, log text, bucket bigint, id bigint, body text, \
+     PRIMARY KEY ((stream, log, bucket), id)) WITH CLUSTERING ORDER BY (id DESC) AND compaction = \
+     {'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'DAYS', 'compaction_window_size': 1}",
+        "CREATE TABLE IF NOT EXISTS {ks}.chat_bucket (stream text, log text, bucket bigint, \
+     PRIMARY KEY ((stream, log), bucket)) WITH CLUSTERING ORDER BY (bucket DESC)",
+        "CREATE TABLE IF NOT EXISTS {ks}.chat_kept (stream text, log text, bucket bigint, id bigint, body text, \
+     PRIMARY KEY ((stream, log, bucket), id)) WITH CLUSTERING ORDER BY (id DESC)",
+        "CREATE TABLE IF NOT EXISTS {ks}.chat_rule (stream text, name text, body text, PRIMARY KEY (stream, name))",
+    ],
 ];
 
 /// The tables' version that this release knows.

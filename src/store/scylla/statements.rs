@@ -106,6 +106,26 @@ statements! {
     put_node: Write "UPDATE {ks}.node USING TIMESTAMP ? SET body = ? WHERE spread = ? AND id = ?";
     drop_node: Write "DELETE FROM {ks}.node USING TIMESTAMP ? WHERE spread = ? AND id = ?";
     nodes: Read "SELECT id, body FROM {ks}.node WHERE spread = ?";
+
+    put_chat_bucket: Write "INSERT INTO {ks}.chat_bucket (stream, log, bucket) VALUES (?, ?, ?) USING TTL ?";
+    drop_chat_buckets: Write "DELETE FROM {ks}.chat_bucket WHERE stream = ? AND log = ?";
+    chat_buckets: Read "SELECT bucket FROM {ks}.chat_bucket WHERE stream = ? AND log = ? AND bucket >= ? \
+        ORDER BY bucket ASC LIMIT ?";
+    chat_buckets_back: Read "SELECT bucket FROM {ks}.chat_bucket WHERE stream = ? AND log = ? AND bucket <= ? LIMIT ?";
+    put_chat: Write "INSERT INTO {ks}.chat (stream, log, bucket, id, body) VALUES (?, ?, ?, ?, ?) USING TTL ?";
+    put_chat_kept: Write "INSERT INTO {ks}.chat_kept (stream, log, bucket, id, body) VALUES (?, ?, ?, ?, ?) USING TTL ?";
+    drop_chat: Write "DELETE FROM {ks}.chat WHERE stream = ? AND log = ? AND bucket = ?";
+    drop_chat_kept: Write "DELETE FROM {ks}.chat_kept WHERE stream = ? AND log = ? AND bucket = ?";
+    chat: Read "SELECT id, body FROM {ks}.chat WHERE stream = ? AND log = ? AND bucket = ? AND id >= ? \
+        ORDER BY id ASC LIMIT ?";
+    chat_kept: Read "SELECT id, body FROM {ks}.chat_kept WHERE stream = ? AND log = ? AND bucket = ? AND id >= ? \
+        ORDER BY id ASC LIMIT ?";
+    chat_back: Read "SELECT id, body FROM {ks}.chat WHERE stream = ? AND log = ? AND bucket = ? AND id < ? LIMIT ?";
+    chat_kept_back: Read "SELECT id, body FROM {ks}.chat_kept WHERE stream = ? AND log = ? AND bucket = ? AND id < ? \
+        LIMIT ?";
+    chat_rule_stamp: Read "SELECT WRITETIME(body) FROM {ks}.chat_rule WHERE stream = ? AND name = ?";
+    put_chat_rule: Write "UPDATE {ks}.chat_rule USING TIMESTAMP ? SET body = ? WHERE stream = ? AND name = ?";
+    chat_rules: Read "SELECT name, body FROM {ks}.chat_rule WHERE stream = ?";
 }
 
 async fn prepare(
