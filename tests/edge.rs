@@ -303,7 +303,7 @@ fn what_one_of_two_such_nodes_takes_back_the_other_does_not_remember() {
     assert_eq!(both[0].admin("POST", "/api/v1/ticket-keys", Some(&key)).status, 201);
     let claims = json!({"stream": "alice", "exp": 4_000_000_000_u64}).to_string();
     let ticket = weir::auth::tickets::sign(
-        &serde_json::from_str(&claims).unwrap(),
+        &serde_json::from_str::<weir::auth::tickets::Claims>(&claims).unwrap(),
         "shop",
         &weir::auth::Secret::new("a secret that has thirty-two letters"),
     );

@@ -7,7 +7,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use support::{
     Node, Publisher,
     balancer::Balancer,
-    cluster::{NAMES, places, twins, wait_together},
+    cluster::{self, NAMES, places, twins, wait_together},
     given, hls,
     page::{Mode, Page},
     proxy::{self, Proxy},
@@ -52,18 +52,7 @@ impl Cluster {
 
     /// With its database at this address.
     fn start_at(database: &str, settings: &[&str], place: Place) -> Self {
-        let mut stores = servers::node_settings();
-        stores.retain(|setting| !setting.starts_with("store.nodes="));
-        stores.push(format!("store.nodes=[\"{database}\"]"));
-        let stores: Vec<_> = stores.iter().map(String::as_str).collect();
-        let start = |name: &str| {
-            let id = format!("node.id={name}");
-            Node::start_local(&[&stores[..], SETTINGS, settings, &[&id]].concat())
-        };
-        let nodes: Vec<_> = NAMES.map(start).into();
-        let cluster = Self { nodes, _place: place };
-        cluster.nodes.iter().for_each(wait_together);
-        cluster
+        Self { nodes: cluster::start_at(database, &[SETTINGS, settings].concat()), _place: place }
     }
 
     fn publish(&self, node: usize, stream: &str) -> Publisher {

@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod keys;
+pub mod people;
 pub mod tickets;
 
 pub use crate::secret::Secret;

@@ -18,7 +18,7 @@ use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::Secret;
+use super::{Secret, people::Person};
 use crate::{
     id::{BroadcastId, StreamId},
     store::{AccessRow, Signature},
@@ -158,8 +158,8 @@ fn algorithm(signature: Signature) -> Algorithm {
     }
 }
 
-/// Signs with an HS256 secret.
-pub fn sign(claims: &Claims, kid: &str, secret: &Secret) -> String {
+/// Signs with an HS256 secret: [`Claims`] or a [`Person`].
+pub fn sign(claims: &impl Serialize, kid: &str, secret: &Secret) -> String {
     let header = Header { kid: Some(kid.to_owned()), ..Header::new(Algorithm::HS256) };
     let key = EncodingKey::from_secret(secret.expose().as_bytes());
     jsonwebtoken::encode(&header, claims, &key).expect("claims are plain data, and HMAC takes any key")
@@ -182,6 +182,8 @@ struct Access {
 struct Key {
     signature: Signature,
     text: String,
+    /// A node made it.
+    own: bool,
     decoding: DecodingKey,
 }
 
@@ -213,9 +215,9 @@ impl Tickets {
         let (mut access, mut bad) = (Access { by_default, ..Access::default() }, Vec::new());
         for row in rows {
             match row {
-                AccessRow::TicketKey { kid, signature, text, .. } => match decoding_key(signature, &text) {
+                AccessRow::TicketKey { kid, signature, text, own } => match decoding_key(signature, &text) {
                     Ok(decoding) => {
-                        access.keys.insert(kid, Key { signature, text, decoding });
+                        access.keys.insert(kid, Key { signature, text, own, decoding });
                     }
                     Err(why) => bad.push(format!("ticket key {kid}: {why}")),
                 },
@@ -234,6 +236,11 @@ impl Tickets {
         }
         self.access.store(Arc::new(access));
         bad
+    }
+
+    /// Whether there is a key of this name.
+    pub fn knows(&self, kid: &str) -> bool {
+        self.access.load().keys.contains_key(kid)
     }
 
     /// Whether a stream is played with a ticket.
@@ -269,6 +276,18 @@ impl Tickets {
         let claims = Arc::new(token.claims);
         self.verified.insert(hash, Arc::new(Verified { kid, text: key.text.clone(), claims: claims.clone() }));
         Ok(claims)
+    }
+
+    /// Reads a token that a node has signed for a chat, unless it has expired or is none.
+    pub fn person(&self, token: &str, now: UnixMs) -> Option<Person> {
+        let kid = jsonwebtoken::decode_header(token).ok().filter(|_| token.len() <= LENGTH_MAX)?.kid?;
+        let access = self.access.load();
+        let key = access.keys.get(&kid).filter(|key| key.own)?;
+        let mut validation = Validation::new(algorithm(key.signature));
+        validation.required_spec_claims.clear();
+        (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
+        let token = jsonwebtoken::decode::<Person>(token, &key.decoding, &validation).ok()?;
+        Some(token.claims).filter(|person| seconds(now) < person.exp)
     }
 
     /// Says whether a verified ticket lets a viewer at `address` watch. `listed`: it is for media that a playlist named,

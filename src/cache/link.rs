@@ -148,6 +148,15 @@ impl Links {
         self.nodes.add(url)
     }
 
+    /// Upstreams, there or not.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
     /// Whether an upstream is there.
     pub fn is_alive(&self, upstream: usize) -> bool {
         self.cache.alive().get(upstream).is_some_and(|alive| *alive)

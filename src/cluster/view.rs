@@ -73,6 +73,13 @@ impl View {
         named.sort_by_key(|member| (member.draining, is_full(member)));
         named.into_iter().map(|member| member.id.clone()).collect()
     }
+
+    /// The node that hosts a stream's room: the first one along the ring that answers, whatever its load.
+    pub fn host(&self, stream: &StreamId) -> Option<Arc<str>> {
+        let on_ring = || self.ring.replicas(stream).filter_map(|id| self.member(id)).filter(|member| member.live);
+        let host = on_ring().find(|member| !member.draining).or_else(|| on_ring().next());
+        host.map(|member| member.id.clone())
+    }
 }
 
 #[cfg(test)]

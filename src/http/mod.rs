@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tower_http::cors::{Any, CorsLayer};
 
 pub mod api;
+pub mod chat;
 mod content;
 mod feed;
 pub mod front;
@@ -68,6 +69,7 @@ pub struct App {
     pub jobs: Jobs,
     /// Posters and storyboards; `None` where none are made.
     pub pictures: Option<Pictures>,
+    pub chats: chat::Chats,
     pub meta: Arc<dyn Meta>,
     pub health: Arc<Health>,
     pub readiness: Readiness,
@@ -128,6 +130,7 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(hls)
         .merge(api::routes())
         .merge(recordings::routes())
+        .merge(chat::routes())
         .merge(tickets::routes())
         .merge(ops::routes())
         .merge(pages::routes())
@@ -143,6 +146,7 @@ pub fn internal_router(app: Arc<App>) -> Router {
         .route(&format!("{}{{stream}}", crate::cluster::feed::PATH), post(feed::feed))
         .route(&format!("{}{{stream}}", feed::KICK), post(feed::kick))
         .merge(ops::routes())
+        .merge(chat::internal_routes())
         .fallback(|| async { problem::Problem::not_found("no such thing on the internal port") })
         .layer(middleware::from_fn(common))
         .with_state(app)

@@ -41,6 +41,10 @@ impl<S> Paced<S> {
         Self { stream, blocked: None, waited: Duration::ZERO, taken: 0, alarm: None }
     }
 
+    pub fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
     /// Looks at what a write came to.
     fn judge(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         let waited = self.blocked.map_or(Duration::ZERO, |since| now() - since);

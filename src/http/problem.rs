@@ -34,6 +34,11 @@ impl Problem {
         self.status.is_server_error()
     }
 
+    /// With a word for programs.
+    pub fn with_code(self, code: &'static str) -> Self {
+        Self { code: Some(code), ..self }
+    }
+
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
     }

@@ -1,6 +1,6 @@
 //! The API of recordings: which there are, their titles, clips of them, their end.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -92,8 +92,28 @@ impl Asker {
         is_owner.then_some(Role::Owner).ok_or_else(wrong)
     }
 
+    /// The same, whose header proves something else.
+    pub(super) fn without_key(self) -> Self {
+        Self { given: None, ..self }
+    }
+
+    /// Where the request came from.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        self.viewer.address()
+    }
+
+    /// Whether the asker holds a ticket for this stream.
+    pub(super) fn holds_ticket(&self, app: &App, stream: &StreamId) -> bool {
+        self.viewer.holds_ticket(app, stream)
+    }
+
     /// Lets in who may watch.
-    async fn may_watch(&self, app: &App, stream: &StreamId, broadcast: Option<&BroadcastId>) -> Result<Role, Problem> {
+    pub(super) async fn may_watch(
+        &self,
+        app: &App,
+        stream: &StreamId,
+        broadcast: Option<&BroadcastId>,
+    ) -> Result<Role, Problem> {
         let role = self.role(app, stream).await?;
         if role == Role::Viewer {
             self.viewer.admit(app, stream, broadcast, false)?;
@@ -108,7 +128,7 @@ impl Asker {
     }
 
     /// Lets in whoever the stream belongs to.
-    async fn must_own(&self, app: &App, stream: &StreamId) -> Result<(), Problem> {
+    pub(super) async fn must_own(&self, app: &App, stream: &StreamId) -> Result<(), Problem> {
         match self.role(app, stream).await? {
             Role::Viewer => Err(Problem::new(
                 StatusCode::UNAUTHORIZED,

@@ -4,16 +4,14 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
+    pin::pin,
     sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
 use axum::BoxError;
 use hyper::server::conn::{http1, http2};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::graceful::{GracefulShutdown, Watcher},
-};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -21,7 +19,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
 use super::{
@@ -65,7 +63,7 @@ pub async fn serve(
     patience: Duration,
 ) {
     let protocols = Arc::new(Protocols::new());
-    let graceful = GracefulShutdown::new();
+    let (running, closing) = (TaskTracker::new(), CancellationToken::new());
     let slots = Arc::new(Semaphore::new(limits.connections));
     let addresses = Addresses::default();
     loop {
@@ -90,14 +88,14 @@ pub async fn serve(
             debug!(%why, "no TCP_NODELAY");
         }
         let door = front.door(peer, address.ip());
-        let (protocols, watcher) = (protocols.clone(), graceful.watcher());
+        let (protocols, closing) = (protocols.clone(), closing.clone());
         let acceptor = tls.as_ref().map(|tls| tls.acceptor());
-        tokio::spawn(async move {
+        running.spawn(async move {
             let _counted = (slot, place);
             let ended = match acceptor {
-                None => protocols.speak(socket, door, watcher).await,
+                None => protocols.speak(socket, door, closing).await,
                 // Boxed: it is large, and plain connections need not be.
-                Some(acceptor) => Box::pin(protocols.speak_tls(acceptor, socket, door, watcher)).await,
+                Some(acceptor) => Box::pin(protocols.speak_tls(acceptor, socket, door, closing)).await,
             };
             if let Err(why) = ended {
                 debug!(%why, "connection ended");
@@ -105,7 +103,9 @@ pub async fn serve(
         });
     }
     drop(listener);
-    if tokio::time::timeout(patience, graceful.shutdown()).await.is_err() {
+    closing.cancel();
+    running.close();
+    if tokio::time::timeout(patience, running.wait()).await.is_err() {
         debug!("some connections were cut");
     }
 }
@@ -144,13 +144,13 @@ impl Protocols {
 
     /// Serves one connection to its end. The beginning is looked at and left where it is: a buffer that got it twice would
     /// be twice as large for as long as the connection idles.
-    async fn speak(&self, socket: TcpStream, door: Door, watcher: Watcher) -> Result<(), BoxError> {
+    async fn speak(&self, socket: TcpStream, door: Door, closing: CancellationToken) -> Result<(), BoxError> {
         let is_http2 = timeout(HEADER_TIMEOUT, begins_with_preface(&socket)).await??;
         let io = TokioIo::new(Paced::new(socket));
         match is_http2 {
             // Boxed: few connections are of this kind, and it is large.
-            true => Box::pin(self.speak_http2(io, door, watcher)).await?,
-            false => watcher.watch(self.http1.serve_connection(io, door)).await?,
+            true => Box::pin(self.speak_http2(io, door, closing)).await?,
+            false => self.speak_http1(io, door, closing).await?,
         }
         Ok(())
     }
@@ -160,29 +160,54 @@ impl Protocols {
         acceptor: TlsAcceptor,
         socket: TcpStream,
         door: Door,
-        watcher: Watcher,
+        closing: CancellationToken,
     ) -> Result<(), BoxError> {
         let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await??;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let io = TokioIo::new(Paced::new(stream));
         match is_http2 {
-            true => self.speak_http2(io, door, watcher).await?,
-            false => watcher.watch(self.http1.serve_connection(io, door)).await?,
+            true => self.speak_http2(io, door, closing).await?,
+            false => self.speak_http1(io, door, closing).await?,
         }
         Ok(())
     }
 }
 
 impl Protocols {
+    async fn speak_http1<S>(&self, io: TokioIo<Paced<S>>, door: Door, closing: CancellationToken) -> hyper::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut connection = pin!(self.http1.serve_connection(io, door).with_upgrades());
+        tokio::select! {
+            ended = &mut connection => return ended,
+            () = closing.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        connection.await
+    }
+
     /// HTTP/2 has windows of its own within the socket: a reader that opens none leaves the socket idle. So its connection
     /// is looked at as a whole.
-    async fn speak_http2<S>(&self, io: TokioIo<Paced<S>>, door: Door, watcher: Watcher) -> Result<(), BoxError>
+    async fn speak_http2<S>(
+        &self,
+        io: TokioIo<Paced<S>>,
+        door: Door,
+        closing: CancellationToken,
+    ) -> Result<(), BoxError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let door = door.http2();
+        let mut connection = pin!(self.http2.serve_connection(io, door.clone()));
+        let serving = async {
+            tokio::select! {
+                ended = &mut connection => return ended,
+                () = closing.cancelled() => connection.as_mut().graceful_shutdown(),
+            }
+            connection.await
+        };
         tokio::select! {
-            ended = watcher.watch(self.http2.serve_connection(io, door.clone())) => Ok(ended?),
+            ended = serving => Ok(ended?),
             why = stands_still(door.traffic()) => Err(why.into()),
         }
     }

@@ -115,12 +115,16 @@ impl App {
     }
 
     /// The key that this cluster signs with; made when there is none.
-    async fn own_key(&self) -> Result<(String, Secret), Problem> {
+    pub(super) async fn own_key(&self) -> Result<(String, Secret), Problem> {
         let own = |row| match row {
             AccessRow::TicketKey { kid, text, own: true, .. } => Some((kid, Secret::new(text))),
             _ => None,
         };
         if let Some(found) = self.meta.access().await?.into_iter().find_map(own) {
+            // Another node may have made it in this second.
+            if !self.tickets.knows(&found.0) {
+                self.reload_access().await?;
+            }
             return Ok(found);
         }
         let kid = format!("weir-{}", &Secret::generate().expose()[..8]);

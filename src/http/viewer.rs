@@ -80,6 +80,18 @@ impl Viewer {
         Self { ticket: ticket.map(Ticket), peer }
     }
 
+    pub fn address(&self) -> Option<IpAddr> {
+        if let Peer::Public(address) = self.peer { Some(address) } else { None }
+    }
+
+    /// Whether the viewer holds a ticket that is good for this stream now, needed or not.
+    pub fn holds_ticket(&self, app: &App, stream: &StreamId) -> bool {
+        let (Peer::Public(address), Some(Ticket(ticket))) = (self.peer, &self.ticket) else { return false };
+        let Ok(claims) = app.tickets.verify(ticket) else { return false };
+        let broadcast = app.current(stream);
+        app.tickets.admit(&claims, stream, broadcast.as_ref(), address, unix_now(), false).is_ok()
+    }
+
     /// Whether other nodes are asked for what this one lacks. A node that makes chunks itself asks nobody for another but by
     /// detour: two that have each other as upstream would wait for each other.
     pub fn is_pulled_for(&self, app: &App) -> bool {

@@ -20,7 +20,7 @@ mod peers;
 mod stores;
 mod welcome;
 
-use peers::{Peers, Place};
+use peers::{Peers, Place, Upstreams};
 pub use stores::Opened;
 
 use crate::{
@@ -30,6 +30,7 @@ use crate::{
         link::{Links, News},
         upstream::Nodes,
     },
+    chat,
     config::{self, Config},
     http::{self, App, Peer, Readiness, front::Front, serve::serve as serve_http, tls::Tls},
     ingest::{Gate, Ingest, relay::Relays},
@@ -174,6 +175,7 @@ impl Node {
         let relays =
             peers.clone().map(|route| Relays { route, chunk_ms, standby: config.live.standby, ring_bytes: RING_BYTES });
         let ingest = Arc::new(Ingest::new(lines.clone(), gate, chunk_ms, relays));
+        let nodes = pulling.as_ref().map(|(nodes, ..)| nodes.clone());
         let (cache, links) = pulling.map(|(_, cache, links)| (cache, links)).unzip();
         let (rtmp, no_more_viewers) = (rtmp::server::Stop::default(), CancellationToken::new());
 
@@ -188,8 +190,16 @@ impl Node {
         };
         let policy = Policy { keep: config.recording.keep, bytes_max: config.recording.disk_mb << 20 };
         let jobs = Jobs::new(library.clone(), config.node.id.clone(), policy);
+        let places: Arc<dyn chat::Places> = match (&peers, &links) {
+            (Some(peers), _) => peers.clone(),
+            (None, Some(links)) if !is_origin => Arc::new(Upstreams::new(links.clone())),
+            _ => Arc::new(chat::Alone::default()),
+        };
+        let sockets_max = config.chat.max_sockets as usize;
+        let rooms = chat::Rooms::new(stores.meta.clone(), places, nodes, sockets_max, no_more_viewers.clone());
         let app = Arc::new(App {
             node: config.node.id.clone(),
+            chats: http::chat::Chats::new(rooms, config.chat.enabled),
             lines: lines.clone(),
             library,
             jobs: jobs.clone(),
@@ -284,6 +294,7 @@ impl Node {
         let _ = tokio::time::timeout(Duration::from_secs(1), self.ingest.drained()).await;
         self.lines.close(LINES_PATIENCE).await;
         self.no_more_viewers.cancel();
+        let _ = tokio::time::timeout(HTTP_PATIENCE, self.app.chats.rooms.ended()).await;
         self.servers.close();
         let _ = tokio::time::timeout(HTTP_PATIENCE, self.servers.wait()).await;
         if let Err(why) = self.opened.flush().await {

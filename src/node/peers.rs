@@ -32,6 +32,7 @@ use crate::{
         link::{Links, News},
         upstream::Nodes,
     },
+    chat,
     cluster::{
         failover::Node,
         feed::{CONTENT_TYPE, PATH, ROOM},
@@ -276,6 +277,40 @@ impl Cluster for Peers {
             // A node that does not answer has no publisher to end, or ends it where the store says that its key is another.
             tokio::spawn(async move { timeout(FRESH, told).await.map(drop) });
         }
+    }
+}
+
+impl chat::Places for Peers {
+    fn host(&self, stream: &StreamId) -> Option<usize> {
+        let host = self.view().host(stream).filter(|host| **host != *self.me.id)?;
+        self.known.lock().expect("no panic while held").get(&host).map(|peer| peer.upstream)
+    }
+
+    fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+}
+
+/// An edge's upstreams host its rooms: the first that is there.
+pub struct Upstreams {
+    links: Arc<Links>,
+    /// Where one is lost its rooms notice it themselves.
+    changes: watch::Sender<()>,
+}
+
+impl Upstreams {
+    pub fn new(links: Arc<Links>) -> Self {
+        Self { links, changes: watch::Sender::default() }
+    }
+}
+
+impl chat::Places for Upstreams {
+    fn host(&self, _: &StreamId) -> Option<usize> {
+        Some((0..self.links.len()).find(|upstream| self.links.is_alive(*upstream)).unwrap_or(0))
+    }
+
+    fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 }
 

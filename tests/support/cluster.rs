@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use weir::{cluster::ring::Ring, id::StreamId};
 
-use super::{Node, get, secs, wait};
+use super::{Node, get, secs, servers, wait};
 
 pub const NAMES: [&str; 3] = ["one", "two", "three"];
 
@@ -16,6 +16,26 @@ pub fn places(stream: &str) -> [usize; 3] {
     let ring = Ring::new(NAMES.map(|name| (Arc::from(name), 1)));
     let order: Vec<_> = ring.replicas(&StreamId::new(stream).unwrap()).cloned().collect();
     [0, 1, 2].map(|place| NAMES.iter().position(|name| **name == *order[place]).unwrap())
+}
+
+/// Three nodes on one database and one bucket.
+pub fn start(settings: &[&str]) -> Vec<Node> {
+    start_at(&servers::told("TESTS_CQL"), settings)
+}
+
+/// The same, with their database at this address.
+pub fn start_at(database: &str, settings: &[&str]) -> Vec<Node> {
+    let mut stores = servers::node_settings();
+    stores.retain(|setting| !setting.starts_with("store.nodes="));
+    stores.push(format!("store.nodes=[\"{database}\"]"));
+    let stores: Vec<_> = stores.iter().map(String::as_str).collect();
+    let start = |name: &str| {
+        let id = format!("node.id={name}");
+        Node::start_local(&[&stores[..], settings, &[&id]].concat())
+    };
+    let nodes: Vec<_> = NAMES.iter().map(|name| start(name)).collect();
+    nodes.iter().for_each(wait_together);
+    nodes
 }
 
 /// How many chunks the gateway's nodes have both made: the same ones, and different ones.

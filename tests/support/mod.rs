@@ -6,6 +6,7 @@
 #![allow(dead_code)]
 
 pub mod balancer;
+pub mod chat;
 pub mod cluster;
 pub mod hls;
 pub mod mp4;

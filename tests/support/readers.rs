@@ -164,5 +164,8 @@ pub fn assert_recorded(node: &Node, stream: &str, broadcast: &str, seen: &Seen) 
     assert!(ks[0] == 0 && ks.windows(2).all(|pair| pair[1] == pair[0] + 1), "{ks:?}");
     let recorded: BTreeMap<_, _> = list.segments.iter().filter(|s| !s.gap).map(|s| (s.k, s.uri.clone())).collect();
     let lost: Vec<_> = seen.chunks.keys().filter(|k| !recorded.contains_key(k)).collect();
-    assert!(lost.is_empty(), "{lost:?} were shown, and are not recorded");
+    let listed = |k: &u64| list.segments.iter().find(|segment| segment.k == *k).map(|s| (s.gap, s.uri.clone()));
+    let shown = |k: &u64| seen.chunks.get(k).map(|(_, uri)| uri.clone());
+    let lost: Vec<_> = lost.into_iter().map(|k| (k, shown(k), listed(k))).collect();
+    assert!(lost.is_empty(), "were shown, and are not recorded: {lost:#?}");
 }

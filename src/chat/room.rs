@@ -1,0 +1,559 @@
+//! Who may say what in a room, and what becomes of it: decided at the room's host alone. Pure.
+//!
+//! What somebody does enters ([`Room::act`]), with the time; what everybody is told and what is to be stored leaves, or words for
+//! whoever may not. Nothing here waits, so one message is judged after the other and ids grow.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    net::IpAddr,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    event::{Event, Message, Role},
+    text,
+};
+use crate::{
+    id::{EventId, UserId},
+    store::{ChatLog, ChatRow, ChatWrite},
+    time::UnixMs,
+};
+
+/// Messages that somebody may write at once, and how often one more: 20 in half a minute, moderators five times as many.
+const BURST: u64 = 5;
+const EACH: Duration = Duration::from_millis(1500);
+const STAFF_EACH: Duration = Duration::from_millis(300);
+/// People whose last messages are remembered; the one that was quiet longest is forgotten.
+const AUTHORS: usize = 50_000;
+/// A message that says the same within this is a duplicate, where that is looked at.
+const SAME_WITHIN: Duration = Duration::from_secs(30);
+/// Messages that are remembered for being sent again, and for who wrote what is deleted.
+const RECENT: usize = 2000;
+/// The longest timeout: two weeks. A ban has no end.
+const TIMEOUT_MAX: u32 = 14 * 86_400;
+const SLOW_MAX: u32 = 3600;
+/// A nonce is short, and words for a ban.
+const NONCE_MAX: usize = 64;
+const REASON_MAX: usize = 200;
+const BLOCKED_MAX: usize = 500;
+
+/// Who does something, as the node that took the request found out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Who {
+    pub user: UserId,
+    pub name: String,
+    pub roles: Vec<Role>,
+    /// Where the request came from; nothing for programs that hold a key.
+    pub address: Option<IpAddr>,
+}
+
+impl Who {
+    pub fn has(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+}
+
+/// What somebody does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Act {
+    Say {
+        text: String,
+        #[serde(default)]
+        reply: Option<EventId>,
+    },
+    /// Shows a message no more: one's own, or any for moderators.
+    Delete {
+        message: EventId,
+    },
+    /// Shows nothing of what a user said so far.
+    Purge {
+        user: UserId,
+    },
+    /// The user may say nothing for so many seconds, or ever (`seconds` absent).
+    Ban {
+        user: UserId,
+        #[serde(default)]
+        seconds: Option<u32>,
+        #[serde(default)]
+        reason: String,
+    },
+    /// Nobody from these addresses may say anything.
+    BanAddress {
+        prefix: IpNet,
+        #[serde(default)]
+        reason: String,
+    },
+    /// Takes a ban of a user back.
+    Unban {
+        user: UserId,
+    },
+    UnbanAddress {
+        prefix: IpNet,
+    },
+    /// Makes a user a moderator, or no longer. For the streamer.
+    Moderator {
+        user: UserId,
+        on: bool,
+    },
+    /// Changes the room.
+    Set {
+        settings: Settings,
+    },
+}
+
+/// What counts in a room.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Whether there is a chat at all, where that is not as the node is configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// Seconds between two messages of one person; 0: as many as the node allows.
+    pub slow: u32,
+    /// Only those who hold a ticket may write.
+    pub tickets_only: bool,
+    pub emotes_only: bool,
+    pub no_links: bool,
+    /// The same is not said twice within half a minute.
+    pub unique: bool,
+    /// Words that nobody may write; with `*` at the end: that words may not begin with. Told to moderators alone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub blocked: Vec<String>,
+}
+
+impl Settings {
+    /// What everybody may know.
+    pub fn public(&self) -> Self {
+        Self { blocked: Vec::new(), ..self.clone() }
+    }
+}
+
+/// Somebody, or an address, is banned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Ban {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<UnixMs>,
+    #[serde(default)]
+    reason: String,
+    by: UserId,
+}
+
+impl Ban {
+    fn counts(&self, now: UnixMs) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
+}
+
+/// Why something was not done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// A word for programs.
+    pub code: String,
+    pub text: String,
+    /// When it may be tried again, ms; nothing: trying again does not help.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_ms: Option<u64>,
+}
+
+impl Refusal {
+    pub fn new(code: &str, text: impl Into<String>) -> Self {
+        Self { code: code.into(), text: text.into(), retry_ms: None }
+    }
+
+    pub fn again_in(self, wait: Duration) -> Self {
+        Self { retry_ms: Some(wait.as_millis() as u64), ..self }
+    }
+}
+
+/// What was decided.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Done {
+    /// The event that it is known by: an earlier one where it was done before.
+    pub id: EventId,
+    /// To be told, once the writes are made; nothing where it was done before.
+    pub event: Option<Event>,
+    pub writes: Vec<ChatWrite>,
+}
+
+/// What a user has said last.
+#[derive(Debug)]
+struct Author {
+    /// When the messages that were said so far are paid for.
+    paid: UnixMs,
+    last: UnixMs,
+    /// Of the newest message: what it looks like.
+    said: String,
+}
+
+/// One stream's room. See the module.
+#[derive(Debug)]
+pub struct Room {
+    settings: Settings,
+    users: BTreeMap<UserId, Ban>,
+    addresses: Vec<(IpNet, Ban)>,
+    moderators: Vec<UserId>,
+    authors: HashMap<UserId, Author>,
+    /// The newest messages: their ids, who said them and under which nonce.
+    recent: VecDeque<(EventId, UserId, Option<String>)>,
+    last: EventId,
+}
+
+/// Names of rules.
+const SETTINGS: &str = "settings";
+const BAN: &str = "ban/";
+const ADDRESS: &str = "address/";
+const MODERATOR: &str = "moderator/";
+
+impl Room {
+    /// A room as it was stored. `events` are the newest ones, oldest first. Gives what of the rules cannot be read.
+    pub fn restore(rules: &[(String, String)], events: &[Event]) -> (Self, Vec<String>) {
+        let mut room = Self {
+            settings: Settings::default(),
+            users: BTreeMap::new(),
+            addresses: Vec::new(),
+            moderators: Vec::new(),
+            authors: HashMap::new(),
+            recent: VecDeque::new(),
+            last: EventId(0),
+        };
+        let bad = rules.iter().filter(|(name, body)| room.rule(name, body).is_none()).map(|(name, _)| name.clone());
+        let bad = bad.collect();
+        events.iter().for_each(|event| room.note(event));
+        (room, bad)
+    }
+
+    fn rule(&mut self, name: &str, body: &str) -> Option<()> {
+        if name == SETTINGS {
+            self.settings = serde_json::from_str(body).ok()?;
+        } else if let Some(user) = name.strip_prefix(BAN) {
+            self.users.insert(user.parse().ok()?, serde_json::from_str(body).ok()?);
+        } else if let Some(prefix) = name.strip_prefix(ADDRESS) {
+            self.addresses.push((prefix.parse().ok()?, serde_json::from_str(body).ok()?));
+        } else if let Some(user) = name.strip_prefix(MODERATOR) {
+            self.moderators.push(user.parse().ok()?);
+        }
+        // Of a newer version.
+        Some(())
+    }
+
+    /// Takes note of an event that another host has made.
+    pub fn note(&mut self, event: &Event) {
+        self.last = self.last.max(event.id());
+        match event {
+            Event::Message(message) => {
+                let at = self.recent.partition_point(|(id, ..)| *id < message.id);
+                if self.recent.get(at).is_none_or(|(id, ..)| *id != message.id) {
+                    self.recent.insert(at, (message.id, message.user.clone(), message.nonce.clone()));
+                }
+                if self.recent.len() > RECENT {
+                    self.recent.pop_front();
+                }
+            }
+            // Its blocked words are in the rules.
+            Event::Room { settings, .. } => {
+                self.settings = Settings { blocked: std::mem::take(&mut self.settings.blocked), ..settings.clone() };
+            }
+            Event::Delete { .. } | Event::Purge { .. } => {}
+        }
+    }
+
+    /// Ids that were given elsewhere: those that follow are greater.
+    pub fn pass(&mut self, id: EventId) {
+        self.last = self.last.max(id);
+    }
+
+    pub fn last(&self) -> EventId {
+        self.last
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// What viewers' nodes must know: the settings and the moderators.
+    pub fn known(&self) -> (Settings, Vec<UserId>) {
+        (self.settings.clone(), self.moderators.clone())
+    }
+
+    /// Somebody's roles with those that the room gives.
+    pub fn roles(&self, who: &Who) -> Vec<Role> {
+        let mut roles = who.roles.clone();
+        if self.moderators.contains(&who.user) && !roles.contains(&Role::Moderator) {
+            roles.push(Role::Moderator);
+        }
+        roles.sort_unstable();
+        roles
+    }
+
+    /// Judges what somebody does. `nonce` names it: the same again is done once.
+    ///
+    /// # Errors
+    /// It is not allowed, not possible, or not yet.
+    pub fn act(&mut self, now: UnixMs, who: &Who, nonce: Option<&str>, act: &Act) -> Result<Done, Refusal> {
+        if nonce.is_some_and(|nonce| nonce.is_empty() || nonce.len() > NONCE_MAX) {
+            return Err(Refusal::new("bad_nonce", "a nonce has 1 to 64 letters"));
+        }
+        let roles = self.roles(who);
+        match act {
+            Act::Say { text, reply } => self.say(now, who, roles, nonce, text, *reply),
+            _ => self.moderate(now, who, &roles, act),
+        }
+    }
+
+    fn next(&mut self, now: UnixMs) -> EventId {
+        self.last = self.last.next(now);
+        self.last
+    }
+
+    fn say(
+        &mut self,
+        now: UnixMs,
+        who: &Who,
+        roles: Vec<Role>,
+        nonce: Option<&str>,
+        text: &str,
+        reply: Option<EventId>,
+    ) -> Result<Done, Refusal> {
+        if let Some(nonce) = nonce
+            && let Some((id, ..)) =
+                self.recent.iter().rev().find(|(_, user, known)| *user == who.user && known.as_deref() == Some(nonce))
+        {
+            return Ok(Done { id: *id, event: None, writes: Vec::new() });
+        }
+        let is_staff = is_staff(&roles);
+        if !is_staff {
+            self.admit(now, who, &roles)?;
+        }
+        let text = text::message(text).map_err(|why| Refusal::new(code(why), why.to_string()))?;
+        if !is_staff {
+            self.allow(&text)?;
+        }
+        let looks = text::looks(&text);
+        self.pace(now, &who.user, is_staff, &looks)?;
+        let id = self.next(now);
+        let message = Message {
+            id,
+            user: who.user.clone(),
+            name: who.name.clone(),
+            roles,
+            text,
+            reply: reply.filter(|reply| *reply < id),
+            nonce: nonce.map(str::to_owned),
+        };
+        let event = Event::Message(message);
+        self.note(&event);
+        Ok(done(event, Vec::new()))
+    }
+
+    /// Whether somebody may say anything at all.
+    fn admit(&self, now: UnixMs, who: &Who, roles: &[Role]) -> Result<(), Refusal> {
+        let address = who.address.map(|address| address.to_canonical());
+        let of_user = self.users.get(&who.user).into_iter();
+        let of_address = self.addresses.iter().filter(|(prefix, _)| address.is_some_and(|it| prefix.contains(&it)));
+        let bans = of_user.chain(of_address.map(|(_, ban)| ban)).filter(|ban| ban.counts(now));
+        // The one that lasts longest.
+        if let Some(ban) = bans.max_by_key(|ban| ban.until.unwrap_or(UnixMs(i64::MAX))) {
+            let reason = if ban.reason.is_empty() { String::new() } else { format!(": {}", ban.reason) };
+            return Err(match ban.until {
+                Some(until) => {
+                    Refusal::new("timeout", format!("you may not write for a while{reason}")).again_in(until.since(now))
+                }
+                None => Refusal::new("banned", format!("you may not write here{reason}")),
+            });
+        }
+        if self.settings.tickets_only && !roles.contains(&Role::Ticket) {
+            return Err(Refusal::new("tickets_only", "only those who hold a ticket may write now"));
+        }
+        Ok(())
+    }
+
+    /// Whether this may be said by anyone.
+    fn allow(&self, text: &str) -> Result<(), Refusal> {
+        if self.settings.emotes_only && !text::is_emotes(text) {
+            return Err(Refusal::new("emotes_only", "only emotes and pictures are sent now"));
+        }
+        if self.settings.no_links && text::has_link(text) {
+            return Err(Refusal::new("no_links", "links are off"));
+        }
+        if text::has_blocked(text, &self.settings.blocked) {
+            return Err(Refusal::new("blocked", "there is a word in it that is not wanted here"));
+        }
+        Ok(())
+    }
+
+    /// Whether somebody may say something already.
+    fn pace(&mut self, now: UnixMs, user: &UserId, is_staff: bool, looks: &str) -> Result<(), Refusal> {
+        let (each, slow) = match is_staff {
+            true => (STAFF_EACH, Duration::ZERO),
+            false => (EACH, Duration::from_secs(self.settings.slow.into())),
+        };
+        let unique = self.settings.unique && !is_staff;
+        if self.authors.len() >= AUTHORS && !self.authors.contains_key(user) {
+            self.forget_quiet(now);
+        }
+        let never = UnixMs(i64::MIN / 2);
+        let author = self.authors.entry(user.clone()).or_insert_with(|| Author {
+            paid: never,
+            last: never,
+            said: String::new(),
+        });
+        if unique && author.said == looks && now.since(author.last) < SAME_WITHIN {
+            return Err(
+                Refusal::new("duplicate", "you have just said that").again_in(SAME_WITHIN - now.since(author.last))
+            );
+        }
+        if author.last != never && now.since(author.last) < slow {
+            return Err(Refusal::new("slow", "slow mode is on").again_in(slow - now.since(author.last)));
+        }
+        let each_ms = each.as_millis() as i64;
+        let paid = UnixMs(author.paid.0.clamp(now.0 - each_ms * BURST as i64, now.0) + each_ms);
+        if paid > now {
+            return Err(Refusal::new("too_fast", "you write too fast").again_in(paid.since(now)));
+        }
+        *author = Author { paid, last: now, said: looks.to_owned() };
+        Ok(())
+    }
+
+    /// Forgets who has been quiet long enough for it to make no difference; if nobody has, everybody.
+    fn forget_quiet(&mut self, now: UnixMs) {
+        let long = Duration::from_secs(self.settings.slow.into()).max(SAME_WITHIN);
+        self.authors.retain(|_, author| now.since(author.last) < long);
+        if self.authors.len() >= AUTHORS {
+            self.authors.clear();
+        }
+    }
+
+    fn moderate(&mut self, now: UnixMs, who: &Who, roles: &[Role], act: &Act) -> Result<Done, Refusal> {
+        let is_own = |message: &EventId| self.recent.iter().any(|(id, user, _)| id == message && *user == who.user);
+        let may = match act {
+            Act::Delete { message } => is_staff(roles) || is_own(message),
+            Act::Moderator { .. } => roles.contains(&Role::Streamer),
+            _ => is_staff(roles),
+        };
+        if !may {
+            return Err(Refusal::new("forbidden", "this is for moderators"));
+        }
+        let id = self.next(now);
+        let rule = |name: String, body: Option<String>| ChatWrite::Rule { name, body };
+        let reason = |reason: &str| text::message(reason).unwrap_or_default().chars().take(REASON_MAX).collect();
+        let (event, mut writes) = match act {
+            Act::Say { .. } => unreachable!("said before"),
+            Act::Delete { message } if *message >= id => return Err(unknown()),
+            Act::Delete { message } => {
+                let mark = ChatRow { id: *message, body: "{}".into() };
+                let mark = ChatWrite::Row { log: ChatLog::Marks, row: mark };
+                (Some(Event::Delete { id, message: *message }), vec![mark])
+            }
+            Act::Purge { user } => (Some(Event::Purge { id, user: user.clone() }), vec![purged(user, id)]),
+            Act::Ban { user, seconds, reason: why } => {
+                if seconds.is_some_and(|seconds| !(1..=TIMEOUT_MAX).contains(&seconds)) {
+                    return Err(Refusal::new("bad_time", "a timeout lasts 1 s to 14 days"));
+                }
+                if *user == who.user {
+                    return Err(Refusal::new("bad_user", "you cannot ban yourself"));
+                }
+                let until = seconds.map(|seconds| UnixMs(now.0 + i64::from(seconds) * 1000));
+                let ban = Ban { until, reason: reason(why), by: who.user.clone() };
+                let write = rule(format!("{BAN}{user}"), Some(json(&ban)));
+                self.users.insert(user.clone(), ban);
+                // What was said last is the cause of it.
+                (Some(Event::Purge { id, user: user.clone() }), vec![write, purged(user, id)])
+            }
+            Act::BanAddress { prefix, reason: why } => {
+                let prefix = prefix.trunc();
+                let ban = Ban { until: None, reason: reason(why), by: who.user.clone() };
+                let write = rule(format!("{ADDRESS}{prefix}"), Some(json(&ban)));
+                self.addresses.retain(|(known, _)| *known != prefix);
+                self.addresses.push((prefix, ban));
+                (None, vec![write])
+            }
+            Act::Unban { user } => {
+                self.users.remove(user).ok_or_else(unknown)?;
+                (None, vec![rule(format!("{BAN}{user}"), None)])
+            }
+            Act::UnbanAddress { prefix } => {
+                let (prefix, before) = (prefix.trunc(), self.addresses.len());
+                self.addresses.retain(|(known, _)| *known != prefix);
+                if self.addresses.len() == before {
+                    return Err(unknown());
+                }
+                (None, vec![rule(format!("{ADDRESS}{prefix}"), None)])
+            }
+            Act::Moderator { user, on } => {
+                self.moderators.retain(|known| known != user);
+                if *on {
+                    self.moderators.push(user.clone());
+                }
+                (None, vec![rule(format!("{MODERATOR}{user}"), on.then(|| "{}".into()))])
+            }
+            Act::Set { settings } => {
+                if settings.slow > SLOW_MAX {
+                    return Err(Refusal::new("bad_time", "slow mode is at most an hour"));
+                }
+                let is_long = settings.blocked.iter().any(|word| word.chars().count() > text::NAME_MAX * 2);
+                if settings.blocked.len() > BLOCKED_MAX || is_long {
+                    return Err(Refusal::new("too_many", "at most 500 words of 50 letters are blocked"));
+                }
+                self.settings = settings.clone();
+                let event = Event::Room { id, settings: settings.public() };
+                (Some(event), vec![rule(SETTINGS.into(), Some(json(settings)))])
+            }
+        };
+        let audit = Audit { at: now, by: who.user.clone(), name: who.name.clone(), act: act.clone() };
+        writes.push(ChatWrite::Row { log: ChatLog::Staff, row: ChatRow { id, body: json(&audit) } });
+        Ok(match event {
+            Some(event) => done(event, writes),
+            None => Done { id, event: None, writes },
+        })
+    }
+}
+
+/// A line of the audit log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Audit {
+    pub at: UnixMs,
+    pub by: UserId,
+    pub name: String,
+    pub act: Act,
+}
+
+/// Names the rule by which nothing that a user said before an event is shown.
+pub const PURGED: &str = "purged/";
+
+fn purged(user: &UserId, id: EventId) -> ChatWrite {
+    ChatWrite::Rule { name: format!("{PURGED}{user}"), body: Some(json(&id)) }
+}
+
+fn done(event: Event, mut writes: Vec<ChatWrite>) -> Done {
+    let row = ChatRow { id: event.id(), body: json(&event) };
+    writes.push(ChatWrite::Row { log: ChatLog::Live, row });
+    Done { id: event.id(), event: Some(event), writes }
+}
+
+fn is_staff(roles: &[Role]) -> bool {
+    roles.contains(&Role::Streamer) || roles.contains(&Role::Moderator)
+}
+
+fn unknown() -> Refusal {
+    Refusal::new("unknown", "there is no such thing")
+}
+
+fn code(why: text::Unfit) -> &'static str {
+    match why {
+        text::Unfit::Empty => "empty",
+        text::Unfit::Long => "too_long",
+        text::Unfit::Reserved => "reserved",
+    }
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("plain data")
+}
+
+#[cfg(test)]
+#[path = "room_tests.rs"]
+mod tests;
