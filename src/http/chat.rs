@@ -24,6 +24,7 @@ use super::{
     pace::Paced,
     problem::Problem,
     recordings::{Asker, Role as Proof},
+    serve::Counted,
 };
 use crate::{
     auth::{
@@ -289,7 +290,9 @@ fn upgraded(
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, full).with_code("poll"));
     }
     let (socket, stop) = (hyper::upgrade::on(&mut request), app.stopping.clone());
+    let counted = request.extensions_mut().remove::<Arc<Counted>>();
     app.chats.rooms.spawn(async move {
+        let _counted = counted;
         let Ok(socket) = socket.await else { return };
         // Out of the boxes that HTTP had it in: their buffers are not kept for every socket that idles.
         let socket = match socket.downcast::<TokioIo<Paced<TcpStream>>>() {

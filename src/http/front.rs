@@ -28,6 +28,7 @@ use super::{
     content::{self, Content},
     hls, link,
     problem::Problem,
+    serve::Counted,
     viewer::{self, Peer, Viewer},
 };
 use crate::cache::{Object, upstream};
@@ -59,6 +60,8 @@ pub struct Connection {
     peer: Peer,
     /// Kept of HTTP/2 alone: of HTTP/1.1 the socket tells all.
     traffic: Option<Traffic>,
+    /// Its place among all connections, which a socket that it becomes keeps.
+    counted: Arc<Counted>,
 }
 
 /// What goes on on a connection.
@@ -138,8 +141,9 @@ impl Front {
     }
 
     /// For a connection from `address`.
-    pub fn door(&self, peer: fn(IpAddr) -> Peer, address: IpAddr) -> Door {
-        Door { connection: Arc::new(Connection { front: self.clone(), peer: peer(address), traffic: None }) }
+    pub fn door(&self, peer: fn(IpAddr) -> Peer, address: IpAddr, counted: Counted) -> Door {
+        let (front, peer, counted) = (self.clone(), peer(address), Arc::new(counted));
+        Door { connection: Arc::new(Connection { front, peer, traffic: None, counted }) }
     }
 }
 
@@ -168,8 +172,9 @@ impl hyper::service::Service<Request<Incoming>> for Door {
 impl Door {
     /// For a connection that speaks HTTP/2.
     pub fn http2(self) -> Self {
-        let Connection { front, peer, .. } = &*self.connection;
-        let connection = Connection { front: front.clone(), peer: *peer, traffic: Some(Traffic::default()) };
+        let Connection { front, peer, counted, .. } = &*self.connection;
+        let (front, counted, traffic) = (front.clone(), counted.clone(), Some(Traffic::default()));
+        let connection = Connection { front, peer: *peer, traffic, counted };
         Self { connection: Arc::new(connection) }
     }
 
@@ -189,7 +194,8 @@ impl Door {
         let (ticket, path) = viewer::split(request.uri());
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         let Some(rest) = path.strip_prefix("/hls/").filter(|_| is_read) else {
-            let request = viewer::prepare(request.map(axum::body::Body::new), peer);
+            let mut request = viewer::prepare(request.map(axum::body::Body::new), peer);
+            request.extensions_mut().insert(self.connection.counted.clone());
             return Step::Routed(Box::new(shared.router.clone().oneshot(request)));
         };
         if let Some(answer) = self.kept(path, request.headers()) {

@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
@@ -87,11 +87,10 @@ pub async fn serve(
         if let Err(why) = socket.set_nodelay(true) {
             debug!(%why, "no TCP_NODELAY");
         }
-        let door = front.door(peer, address.ip());
+        let door = front.door(peer, address.ip(), Counted { _slot: slot, _place: place });
         let (protocols, closing) = (protocols.clone(), closing.clone());
         let acceptor = tls.as_ref().map(|tls| tls.acceptor());
         running.spawn(async move {
-            let _counted = (slot, place);
             let ended = match acceptor {
                 None => protocols.speak(socket, door, closing).await,
                 // Boxed: it is large, and plain connections need not be.
@@ -263,6 +262,12 @@ async fn begins_with_preface(socket: &TcpStream) -> std::io::Result<bool> {
 /// How many connections each address has.
 #[derive(Default, Clone)]
 struct Addresses(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One connection among all, and among those of its address: both count it as long as this is there.
+pub struct Counted {
+    _slot: OwnedSemaphorePermit,
+    _place: Place,
+}
 
 /// One connection of an address.
 struct Place(Addresses, IpAddr);

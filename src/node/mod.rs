@@ -188,7 +188,8 @@ impl Node {
             }
             false => None,
         };
-        let policy = Policy { keep: config.recording.keep, bytes_max: config.recording.disk_mb << 20 };
+        let chats = config.chat.keep;
+        let policy = Policy { keep: config.recording.keep, bytes_max: config.recording.disk_mb << 20, chats };
         let jobs = Jobs::new(library.clone(), config.node.id.clone(), policy);
         let places: Arc<dyn chat::Places> = match (&peers, &links) {
             (Some(peers), _) => peers.clone(),

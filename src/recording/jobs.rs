@@ -26,11 +26,11 @@ use super::{
     sweep, walk,
 };
 use crate::{
-    id::{BroadcastId, Rendition, StreamId},
+    id::{BroadcastId, EventId, Rendition, StreamId},
     line::{Keep, StreamSettings},
     package::Extent,
     store::{self, BroadcastRow, JobRow, JobTask},
-    time::{UnixMs, unix_now},
+    time::{UnixMs, now, unix_now},
 };
 
 /// How long a job that is done is still shown.
@@ -50,12 +50,17 @@ const EXPORTS_OPEN: usize = 64;
 const EXPORTS_AT_ONCE: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long recordings are kept on this node.
+/// Between two looks for what was said long ago.
+const TRIM: Duration = Duration::from_secs(3600);
+
+/// How long recordings are kept on this node, and what is said beside streams.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Policy {
     pub keep: Keep,
     /// All recordings together; zero: no bound.
     pub bytes_max: u64,
+    /// What is said beside streams; zero: for ever.
+    pub chats: Duration,
 }
 
 /// A job as people see it.
@@ -265,8 +270,13 @@ impl Jobs {
             if let Err(why) = self.find_lost().await {
                 warn!(%why, "cannot look for recordings that were deleted");
             }
+            let mut trimmed = None;
             loop {
                 let tried = self.work().await;
+                if trimmed.is_none_or(|at| now() - at >= TRIM) {
+                    self.trim_chats(unix_now()).await;
+                    trimmed = Some(now());
+                }
                 if let Err(why) = &tried {
                     warn!(%why, "background jobs wait for the store");
                 }
@@ -276,6 +286,18 @@ impl Jobs {
             }
         };
         let _: Option<()> = stop.run_until_cancelled(work).await;
+    }
+
+    /// Lets go of what was said long ago, where the store does not do so by itself.
+    async fn trim_chats(&self, now: UnixMs) {
+        let keep = self.policy.chats.as_millis() as i64;
+        if keep == 0 {
+            return;
+        }
+        let before = EventId::first_at(UnixMs(now.0 - keep));
+        if let Err(why) = self.library.stores().meta.trim_chat(before).await {
+            warn!(%why, "what was said long ago stays for now");
+        }
     }
 
     /// Does all that is there to do now.

@@ -6,13 +6,14 @@
 use std::{
     net::TcpStream,
     sync::atomic::{AtomicU32, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
 use tungstenite::{Message, WebSocket, client::IntoClientRequest, protocol::CloseFrame};
 
 use super::{Answer, Node, request, secs};
+use weir::time::now;
 
 /// A name that was chosen at a node: the token that says so.
 pub fn name(node: &Node, stream: &str, name: &str) -> String {
@@ -100,10 +101,10 @@ impl Talker {
 
     /// Waits for something that was not told before.
     pub fn until(&mut self, what: &str, limit: Duration, is_it: impl Fn(&Value) -> bool) -> Value {
-        let end = Instant::now() + limit;
+        let end = now() + limit;
         loop {
             let before = self.told.len();
-            assert!(Instant::now() < end && self.read(), "{what} did not come: {:#?}", self.told);
+            assert!(now() < end && self.read(), "{what} did not come: {:#?}", self.told);
             if let Some(found) = self.told[before..].iter().find(|told| is_it(told)) {
                 return found.clone();
             }
