@@ -2,6 +2,11 @@
 
 mod support;
 
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+};
+
 use serde_json::{Value, json};
 use support::{
     Node,
@@ -288,4 +293,40 @@ fn a_host_that_is_killed_loses_and_doubles_nothing_that_was_acknowledged() {
     for talker in [&mut bob, &mut back] {
         assert_eq!(talker.wait_text("all back")["id"], last);
     }
+}
+
+/// Two people in real browsers at two nodes talk while the node that hosts their room is killed and comes back.
+#[test]
+fn two_browsers_at_two_nodes_miss_no_line_while_the_host_is_killed() {
+    let mut nodes = cluster::start(&["ladder=[]"]);
+    let [host, one, other] = cluster::places("alice");
+    stream(&nodes[0], "alice");
+    let mut command = Command::new("node");
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/web/test/talk.mjs"));
+    command.args([one, other].map(|node| nodes[node].url("/watch/alice")));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut talk = command.spawn().expect("node must be installed, and `npm ci` run in web/");
+    let said = BufReader::new(talk.stderr.take().expect("piped")).lines().map_while(Result::ok);
+    let talking = said.into_iter().any(|line| line == "talking");
+    if talking {
+        nodes[host].crash();
+        // They go on without it, and then with it.
+        wait("lines at the next host", secs(20), || (lines(&nodes[one]) >= 10).then_some(()));
+        nodes[host].start_again();
+        nodes.iter().for_each(cluster::wait_together);
+        let before = lines(&nodes[host]);
+        wait("lines at the host that came back", secs(20), || (lines(&nodes[host]) > before + 2).then_some(()));
+    }
+    drop(talk.stdin.take());
+    let output = talk.wait_with_output().expect("our child");
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    assert!(output.status.success() && talking, "{told:#}");
+    let errors = told["errors"].as_array().unwrap();
+    assert!(errors.iter().all(|seen| seen["cspViolations"] == json!([])), "{errors:?}");
+}
+
+/// Messages that a node knows of.
+fn lines(node: &Node) -> usize {
+    let page = read(node, "/api/v1/streams/alice/chat/history?limit=100");
+    page["messages"].as_array().unwrap().len()
 }

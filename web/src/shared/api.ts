@@ -55,6 +55,10 @@ export interface Question {
   /** Proof of who asks: a stream key's secret or the admin token. */
   key?: string | null;
   body?: unknown;
+  /** How long the answer may take, where the server waits for something to tell. */
+  patienceMs?: number;
+  /** Whether an answer that a cache has is as good. */
+  cached?: boolean;
 }
 
 const TIMEOUT_MS = 8_000;
@@ -93,18 +97,18 @@ export async function fetchRefusal(url: string): Promise<string | null> {
 }
 
 /** Puts a question to the API; `read` gives null for an answer it does not understand. */
-export async function ask<T>({ url, method = 'GET', key = null, body }: Question, read: (body: unknown) => T | null): Promise<Answer<T>> {
+export async function ask<T>({ url, method = 'GET', key = null, body, patienceMs = TIMEOUT_MS, cached = false }: Question, read: (body: unknown) => T | null): Promise<Answer<T>> {
   try {
     const response = await fetch(url, {
       method,
-      cache: 'no-store',
+      cache: cached ? 'default' : 'no-store',
       headers: {
         accept: 'application/json',
         ...(key === null ? {} : { authorization: `Bearer ${key}` }),
         ...(body === undefined ? {} : { 'content-type': 'application/json' }),
       },
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
-      signal: AbortSignal.timeout(TIMEOUT_MS),
+      signal: AbortSignal.timeout(patienceMs),
     });
     if (!response.ok) return await failureOf(response);
     const value = read(await response.json().catch(() => null));

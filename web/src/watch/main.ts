@@ -260,6 +260,7 @@ function buildRest(): void {
   if (built) return;
   built = true;
   void import('../player/chrome');
+  if (what === 'stream') void import('../chat/main').then(({ start }) => start(id, () => ticket));
   void import('./rest').then(({ start }) => {
     rest = start({
       player,

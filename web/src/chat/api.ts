@@ -1,0 +1,120 @@
+/** What the chat asks of the server by requests; the socket is `line`'s. */
+import { ask, isObject, list, number, text, type Answer } from '../shared/api';
+import type { Event, Message, Settings } from './log';
+
+export interface You {
+  user: string;
+  name: string;
+  roles: string[];
+}
+
+export interface Entered {
+  mode: 'socket' | 'poll';
+  pollMs: number;
+  slotMs: number;
+  slot: number;
+  you: You | null;
+  settings: Settings;
+  events: Event[];
+}
+
+export interface Polled {
+  mode: 'socket' | 'poll';
+  events: Event[];
+}
+
+export class Api {
+  constructor(
+    readonly stream: string,
+    private readonly ticket: () => string | null,
+  ) {}
+
+  /** The address of something of this room. */
+  path(rest = ''): string {
+    const ticket = this.ticket();
+    return `${ticket === null ? '' : `/t/${ticket}`}/api/v1/streams/${encodeURIComponent(this.stream)}/chat${rest}`;
+  }
+
+  enter(): Promise<Answer<Entered>> {
+    return ask({ url: this.path() }, (body) => {
+      if (!isObject(body)) return null;
+      return {
+        mode: body['mode'] === 'poll' ? 'poll' : 'socket',
+        pollMs: number(body['poll_ms']) ?? 2_000,
+        slotMs: number(body['slot_ms']) ?? 2_000,
+        slot: number(body['slot']) ?? 0,
+        you: readYou(body['you']),
+        settings: readSettings(body['settings']),
+        events: list(body['events'], readEvent),
+      };
+    });
+  }
+
+  poll(after: string): Promise<Answer<Polled>> {
+    return ask({ url: this.path(`/poll?after=${after}`), patienceMs: 30_000 }, (body) => {
+      if (!isObject(body)) return null;
+      return { mode: body['mode'] === 'poll' ? 'poll' : 'socket', events: list(body['events'], readEvent) };
+    });
+  }
+
+  /** What was told in two seconds: any cache may have it. */
+  slot(slot: number): Promise<Answer<Event[]>> {
+    return ask({ url: this.path(`/slots/${slot}`), patienceMs: 30_000, cached: true }, (body) => list(body, readEvent));
+  }
+
+  /** Messages before an event, newest first. */
+  before(id: string): Promise<Answer<{ messages: Message[]; next: string | null }>> {
+    return ask({ url: this.path(`/history?before=${id}&limit=10`) }, (body) => {
+      if (!isObject(body)) return null;
+      const events = list(body['messages'], readEvent);
+      return { messages: events.filter((event) => event.type === 'message'), next: text(body['next']) };
+    });
+  }
+
+  /** Chooses a name; with the stream's key, the streamer's. */
+  name(name: string, key: string | null): Promise<Answer<{ user: string; name: string }>> {
+    return ask({ url: this.path('/me'), method: 'POST', key, body: { name } }, (body) => {
+      const [user, chosen] = isObject(body) ? [text(body['user']), text(body['name'])] : [null, null];
+      return user === null || chosen === null ? null : { user, name: chosen };
+    });
+  }
+
+  /** Has something done, where there is no socket. */
+  act(act: object): Promise<Answer<string>> {
+    return ask({ url: this.path('/acts'), method: 'POST', body: act }, (body) => (isObject(body) ? text(body['id']) : null));
+  }
+}
+
+export function readYou(body: unknown): You | null {
+  if (!isObject(body)) return null;
+  const [user, name] = [text(body['user']), text(body['name'])];
+  return user === null || name === null ? null : { user, name, roles: list(body['roles'], text) };
+}
+
+export function readSettings(body: unknown): Settings {
+  const settings = isObject(body) ? body : {};
+  return {
+    slow: number(settings['slow']) ?? 0,
+    ticketsOnly: settings['tickets_only'] === true,
+    emotesOnly: settings['emotes_only'] === true,
+    noLinks: settings['no_links'] === true,
+  };
+}
+
+/** Reads an event; null for one of a newer version. */
+export function readEvent(body: unknown): Event | null {
+  if (!isObject(body)) return null;
+  const [id, type, user] = [text(body['id']), body['type'], text(body['user'])];
+  if (id === null) return null;
+  if (type === 'message' && user !== null) {
+    const [name, said] = [text(body['name']), text(body['text'])];
+    if (name === null || said === null) return null;
+    return { type, id, user, name, text: said, roles: list(body['roles'], text), reply: text(body['reply']), nonce: text(body['nonce']) };
+  }
+  if (type === 'delete') {
+    const message = text(body['message']);
+    return message === null ? null : { type, id, message };
+  }
+  if (type === 'purge') return user === null ? null : { type, id, user };
+  return type === 'room' ? { type, id, settings: readSettings(body['settings']) } : null;
+}
