@@ -190,6 +190,8 @@ fn moderators_keep_order_and_their_deeds_last() {
     // Off for this stream.
     assert_eq!(mia_talks.act(json!({ "type": "set", "settings": { "enabled": false } }))["type"], "ack");
     wait("the chat to be off", secs(5), || (get(&node.url(path)).status == 404).then_some(()));
+    assert!(node.weir(&["stream", "chat", "alice", "on"]).status.success());
+    assert_eq!(read(&node, path)["settings"]["enabled"], true);
 }
 
 #[test]

@@ -132,6 +132,11 @@ impl Server {
         Ok(self.url(told["watch"].as_str().context("no watch address")?))
     }
 
+    /// What proves an operator to Weir.
+    pub fn admin_token(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.path.join("data/admin.token"))?.trim().to_owned())
+    }
+
     /// Where players find a stream.
     pub fn playlist(&self, stream: &str) -> String {
         match self.kind {

@@ -299,6 +299,11 @@ impl Handle {
         let _ = tokio::time::timeout(patience, is_ready.wait_for(|is_ready| *is_ready)).await;
     }
 
+    /// All that is set, also what is for moderators alone.
+    pub fn all_settings(&self) -> Settings {
+        self.known.load().settings.clone()
+    }
+
     /// What everybody may know of what counts here.
     pub fn settings(&self) -> Settings {
         self.known.load().settings.public()

@@ -3,13 +3,21 @@
 //! Every message from here is a JSON array of objects with a `type`; every message to here one object. README, "Chat", has them
 //! all.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    mem::MaybeUninit,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    sync::mpsc,
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
+    sync::{Semaphore, mpsc},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -19,7 +27,7 @@ use super::{
     Act, Refusal, Who,
     event::Role,
     frames::{self, Assembler, Broken, Received},
-    hub::{After, Told, array},
+    hub::{After, Taken, Told, array},
     room::Settings,
     rooms::Handle,
 };
@@ -39,7 +47,7 @@ const ACTS: usize = 8;
 /// Messages that one socket may send in a second, beyond which it is closed: a person writes none of that.
 const FLOOD: u32 = 50;
 /// Bytes that are read at a time.
-const READ: usize = 1024;
+const READ: usize = 2048;
 
 /// What a socket is told besides events.
 #[derive(Debug, Serialize)]
@@ -152,21 +160,30 @@ struct Socket<'a> {
     room: &'a Arc<Handle>,
     who: Option<Arc<Who>>,
     assembler: Assembler,
-    answers: mpsc::Sender<Bytes>,
-    answered: mpsc::Receiver<Bytes>,
-    acting: Arc<tokio::sync::Semaphore>,
+    /// There once the viewer has asked for something: most only read.
+    asks: Option<Asks>,
     /// Messages within the running second.
     flood: (Timestamp, u32),
-    pinged: bool,
+}
+
+/// What a viewer asks for.
+struct Asks {
+    answers: mpsc::Sender<Bytes>,
+    answered: mpsc::Receiver<Bytes>,
+    /// Those that are being judged.
+    acting: Arc<Semaphore>,
+}
+
+impl Asks {
+    fn new() -> Self {
+        let (answers, answered) = mpsc::channel(ANSWERS);
+        Self { answers, answered, acting: Arc::new(Semaphore::new(ACTS)) }
+    }
 }
 
 impl<'a> Socket<'a> {
     fn new(room: &'a Arc<Handle>, who: Option<Who>) -> Self {
-        let (answers, answered) = mpsc::channel(ANSWERS);
-        let acting = Arc::new(tokio::sync::Semaphore::new(ACTS));
-        let flood = (now(), 0);
-        let (who, assembler) = (who.map(Arc::new), Assembler::default());
-        Self { room, who, assembler, answers, answered, acting, flood, pinged: false }
+        Self { room, who: who.map(Arc::new), assembler: Assembler::default(), asks: None, flood: (now(), 0) }
     }
 
     async fn run<S: AsyncRead + AsyncWrite + Unpin>(
@@ -186,49 +203,48 @@ impl<'a> Socket<'a> {
         if let Some(ended) = self.take(io).await {
             return ended;
         }
-        let mut bytes = [0; READ];
-        let mut heard = now();
+        // Made once: to wait for one of these anew with each lot would cost as much as to write it.
+        let (mut sent_away, mut stopped) = (pin!(leaves.told()), pin!(stop.cancelled()));
+        let (mut heard, mut pinged) = (now(), false);
+        let mut alarm = pin!(sleep(PING));
         loop {
+            let (assembler, asks) = (&mut self.assembler, &mut self.asks);
             tokio::select! {
-                read = io.read(&mut bytes) => match read {
-                    Ok(0) | Err(_) => return Ended::Gone,
-                    Ok(count) => {
-                        heard = now();
-                        self.pinged = false;
-                        self.assembler.push(&bytes[..count]);
-                        if let Some(ended) = self.take(io).await {
-                            return ended;
-                        }
+                read = poll_fn(|cx| poll_read(assembler, cx, io)) => {
+                    if read.is_err() {
+                        return Ended::Gone;
                     }
-                },
-                () = cursor.ready() => {
-                    let taken = cursor.take();
-                    let mut frames = Vec::with_capacity(taken.lots.len() + 1);
-                    if taken.skipped > 0 {
-                        metrics::counter!("weir_chat_skipped_total").increment(taken.skipped);
-                        frames.push(word(&[Word::Skipped { count: taken.skipped }], &taken.deeds));
-                    }
-                    metrics::counter!("weir_chat_deliveries_total").increment(taken.messages());
-                    frames.extend(taken.lots.iter().map(|lot| lot.frame.clone()));
-                    if let Err(ended) = write(io, &frames).await {
+                    (heard, pinged) = (now(), false);
+                    if let Some(ended) = self.take(io).await {
                         return ended;
                     }
                 }
-                Some(answer) = self.answered.recv() => {
+                () = cursor.ready() => {
+                    let taken = cursor.take();
+                    metrics::counter!("weir_chat_deliveries_total").increment(taken.messages());
+                    if let Err(ended) = send(io, &taken).await {
+                        return ended;
+                    }
+                }
+                Some(answer) = next(asks) => {
                     if let Err(ended) = write(io, &[answer]).await {
                         return ended;
                     }
                 }
-                () = sleep(heard + PING * (1 + u32::from(self.pinged)) - now()) => {
-                    if self.pinged {
-                        return Ended::Gone;
+                () = &mut alarm => {
+                    let due = heard + PING * (1 + u32::from(pinged));
+                    if now() >= due {
+                        if pinged {
+                            return Ended::Gone;
+                        }
+                        pinged = true;
+                        if let Err(ended) = write(io, &[frames::ping()]).await {
+                            return ended;
+                        }
                     }
-                    self.pinged = true;
-                    if let Err(ended) = write(io, &[frames::ping()]).await {
-                        return ended;
-                    }
+                    alarm.set(sleep((heard + PING * (1 + u32::from(pinged)) - now()).max(Duration::from_millis(1))));
                 }
-                leave = leaves.told() => {
+                leave = &mut sent_away => {
                     let within_ms = super::rooms::COME_BACK.as_millis() as u64;
                     let said = match leave {
                         Leave::Stopping => Word::Retry { within_ms },
@@ -237,7 +253,7 @@ impl<'a> Socket<'a> {
                     let _ = write(io, &[word(&[said], &[])]).await;
                     return Ended::Leave;
                 }
-                () = stop.cancelled() => {
+                () = &mut stopped => {
                     let within_ms = super::rooms::COME_BACK.as_millis() as u64;
                     let _ = write(io, &[word(&[Word::Retry { within_ms }], &[])]).await;
                     return Ended::Leave;
@@ -290,13 +306,14 @@ impl<'a> Socket<'a> {
     }
 
     /// Has judged what the viewer asks for. The answer comes when it is stored; others may come before it.
-    fn request(&self, text: &str) {
+    fn request(&mut self, text: &str) {
+        let Asks { answers, acting, .. } = self.asks.get_or_insert_with(Asks::new);
         let answer = |nonce: Option<&str>, done: &Result<EventId, Refusal>| match done {
             Ok(id) => word(&[Word::Ack { nonce, id: *id }], &[]),
             Err(why) => word(&[Word::Refused { nonce, why }], &[]),
         };
         // A viewer who does not take his answers loses them: he asks again under the same nonce.
-        let refuse = |nonce: Option<&str>, why: Refusal| _ = self.answers.try_send(answer(nonce, &Err(why)));
+        let refuse = |nonce: Option<&str>, why: Refusal| _ = answers.try_send(answer(nonce, &Err(why)));
         let Request { nonce, act } = match serde_json::from_str(text) {
             Ok(request) => request,
             Err(why) => return refuse(None, Refusal::new("bad_request", format!("not understood: {why}"))),
@@ -304,17 +321,57 @@ impl<'a> Socket<'a> {
         let Some(who) = self.who.clone() else {
             return refuse(nonce.as_deref(), Refusal::new("no_name", "choose a name first"));
         };
-        let Ok(permit) = self.acting.clone().try_acquire_owned() else {
+        let Ok(permit) = acting.clone().try_acquire_owned() else {
             let why = Refusal::new("too_fast", "too many requests at once").again_in(Duration::from_secs(1));
             return refuse(nonce.as_deref(), why);
         };
-        let (room, answers) = (self.room.clone(), self.answers.clone());
+        let (room, answers) = (self.room.clone(), answers.clone());
         tokio::spawn(async move {
             let done = room.act(&who, nonce.clone(), act).await;
             let _ = answers.send(answer(nonce.as_deref(), &done)).await;
             drop(permit);
         });
     }
+}
+
+/// Reads what is there. The bytes have no place of their own while there are none.
+fn poll_read(
+    assembler: &mut Assembler,
+    cx: &mut Context<'_>,
+    io: &mut (impl AsyncRead + Unpin),
+) -> Poll<io::Result<()>> {
+    let mut place = [MaybeUninit::uninit(); READ];
+    let mut bytes = ReadBuf::uninit(&mut place);
+    ready!(Pin::new(io).poll_read(cx, &mut bytes))?;
+    match bytes.filled() {
+        [] => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+        filled => {
+            assembler.push(filled);
+            Poll::Ready(Ok(()))
+        }
+    }
+}
+
+/// The next answer; never, where nothing was asked for.
+async fn next(asks: &mut Option<Asks>) -> Option<Bytes> {
+    match asks {
+        Some(asks) => asks.answered.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Writes lots, and before them what is left out.
+async fn send<S: AsyncWrite + Unpin>(io: &mut S, taken: &Taken) -> Result<(), Ended> {
+    if let ([lot], 0) = (&taken.lots[..], taken.skipped) {
+        return write(io, std::slice::from_ref(&lot.frame)).await;
+    }
+    let mut frames = Vec::with_capacity(taken.lots.len() + 1);
+    if taken.skipped > 0 {
+        metrics::counter!("weir_chat_skipped_total").increment(taken.skipped);
+        frames.push(word(&[Word::Skipped { count: taken.skipped }], &taken.deeds));
+    }
+    frames.extend(taken.lots.iter().map(|lot| lot.frame.clone()));
+    write(io, &frames).await
 }
 
 /// A message of words and events.
@@ -351,5 +408,24 @@ async fn write<S: AsyncWrite + Unpin>(io: &mut S, frames: &[Bytes]) -> Result<()
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(Ended::Gone),
         Err(_) => Err(Ended::Late),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::rooms::{Alone, Rooms};
+
+    /// The memory of a socket that idles is this, its buffers being empty, and what the system and the runtime keep.
+    #[tokio::test]
+    async fn a_socket_is_small() {
+        let dir = tempfile::tempdir().unwrap();
+        let meta = Arc::new(crate::store::embedded::Embedded::open(dir.path()).unwrap());
+        let stop = CancellationToken::new();
+        let rooms = Rooms::new(meta, Arc::new(Alone::default()), None, 10, stop.clone());
+        let room = rooms.room(&"alice".parse().unwrap());
+        let (io, _other) = tokio::io::duplex(64);
+        let serving = serve(io, room, None, None, Bytes::new(), stop);
+        assert!(size_of_val(&serving) <= 1536, "{}", size_of_val(&serving));
     }
 }

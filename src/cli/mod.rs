@@ -141,6 +141,12 @@ enum Action {
         stream: Named,
         standby: Standby,
     },
+    /// Set whether a stream has a chat.
+    Chat {
+        #[command(flatten)]
+        stream: Named,
+        chat: Chat,
+    },
     /// Set how long a stream's recordings are kept: "forever", a time such as "30d", "0" for not at all, or "default".
     Keep {
         #[command(flatten)]
@@ -181,6 +187,15 @@ impl Standby {
             Standby::Default => None,
         }
     }
+}
+
+/// Whether a stream has a chat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Chat {
+    On,
+    Off,
+    /// What the node's configuration says.
+    Default,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
@@ -318,6 +333,11 @@ fn stream(action: Action) -> Result<(), Error> {
             let answer = remote.connect()?.put(&format!("/api/v1/streams/{name}/standby"), &body, &name)?;
             remote.answer(&answer, show::fields)
         }
+        Action::Chat { stream: Named { name, remote }, chat } => {
+            let body = json!({ "enabled": Some(chat == Chat::On).filter(|_| chat != Chat::Default) });
+            let answer = remote.connect()?.put(&format!("/api/v1/streams/{name}/chat"), &body, &name)?;
+            remote.answer(&answer, show::fields)
+        }
         Action::Keep { stream: Named { name, remote }, keep } => {
             let answer =
                 remote.connect()?.put(&format!("/api/v1/streams/{name}/keep"), &json!({ "keep": keep }), &name)?;
@@ -406,6 +426,7 @@ mod tests {
             "weir stream delete alice --config f",
             "weir stream playback alice ticket",
             "weir stream push alice on",
+            "weir stream chat alice default",
             "weir stream standby alice default",
             "weir nodes --remove node-3",
             "weir drain --url http://127.0.0.1:1",

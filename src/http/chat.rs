@@ -32,7 +32,7 @@ use crate::{
         tickets,
     },
     chat::{
-        Act, PATH, Posted, Refusal, Role, Rooms, Who,
+        Act, PATH, Posted, Refusal, Role, Rooms, Settings, Who,
         hub::{self, Hub, SLOT, array},
         lines,
         rooms::{FIRST_PAGE, Handle},
@@ -44,6 +44,8 @@ use crate::{
 
 /// Largest request body, bytes.
 const BODY_MAX: usize = 64 << 10;
+/// Who did what was done with the stream's key or the admin token.
+const OPERATOR: &str = "operator";
 /// The cookie that says who somebody is.
 const COOKIE: &str = "weir_chat";
 /// A poll that finds nothing waits so long for something.
@@ -91,7 +93,7 @@ impl Chats {
 
 pub fn routes() -> Router<Arc<App>> {
     Router::new()
-        .route("/api/v1/streams/{id}/chat", get(enter).post(say))
+        .route("/api/v1/streams/{id}/chat", get(enter).post(say).put(switch))
         .route("/api/v1/streams/{id}/chat/acts", post(act))
         .route("/api/v1/streams/{id}/chat/me", post(name))
         .route("/api/v1/streams/{id}/chat/bots", post(bot))
@@ -481,6 +483,41 @@ async fn bot(
 
 fn seconds(at: UnixMs) -> u64 {
     at.0.max(0) as u64 / 1000
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Switch {
+    /// `null`: as the node is configured.
+    enabled: Option<bool>,
+}
+
+/// Turns a stream's chat on or off, for whoever the stream belongs to.
+async fn switch(
+    State(app): Shared,
+    Path(id): Path<String>,
+    visitor: Visitor,
+    body: Given<Switch>,
+) -> Result<Response, Problem> {
+    let Switch { enabled } = given(body)?;
+    let stream = parse(&id)?;
+    visitor.asker.must_own(&app, &stream).await?;
+    if !app.has_chat(&stream).await? {
+        return Err(super::api::unknown(&stream));
+    }
+    let room = app.chats.rooms.room(&stream);
+    room.ready(OPENED).await;
+    let settings = Settings { enabled, ..room.all_settings() };
+    let operator = Who {
+        user: OPERATOR.parse().expect("a legal name"),
+        name: "Operator".into(),
+        roles: vec![Role::Streamer],
+        address: None,
+    };
+    Ok(match room.act(&operator, None, Act::Set { settings }).await {
+        Ok(_) => Json(json!({ "id": stream, "chat": enabled })).into_response(),
+        Err(why) => refused(&why),
+    })
 }
 
 /// What came after an event: at once, or as soon as there is something.
