@@ -19,7 +19,10 @@ use tokio::{
 };
 use weir::time::{Timestamp, now};
 
-use crate::{Row, say, server::Server};
+use crate::{
+    Row, say,
+    server::{Kind, Server},
+};
 
 const SERVER_CORE: usize = 0;
 const LOAD_CORE: usize = 1;
@@ -55,22 +58,73 @@ pub async fn measure() -> Result<Vec<Row>> {
     sched_setaffinity(None, &cores).context("this process cannot be kept on one core")?;
     let mut rows = Vec::new();
     for (sockets, rate, reach) in CASES {
-        rows.extend(LocalSet::new().run_until(case(*sockets, *rate, reach)).await?);
+        let settings =
+            ["ladder=[]", "chat.max_sockets=30000", "http.connections_max=40000", "http.connections_per_address=40000"];
+        let weir = Server::weir_on(Some(SERVER_CORE), &settings).await?;
+        let weir = LocalSet::new().run_until(case(weir, *sockets, *rate)).await?;
+        let peer = match Server::centrifugo_on(Some(SERVER_CORE)).await {
+            Ok(peer) => Some(LocalSet::new().run_until(case(peer, *sockets, *rate)).await?),
+            Err(why) => {
+                say(format_args!("no peer: {why:#}"));
+                None
+            }
+        };
+        let ratio =
+            |of: fn(&Found) -> f64| peer.as_ref().map_or("-".into(), |peer| format!("{:.2}", of(&weir) / of(peer)));
+        let work = match rate {
+            None => format!("chat, {sockets} sockets, one message at a time (peer: Centrifugo)"),
+            Some(rate) => format!("chat, {sockets} sockets x {rate} messages/s (peer: Centrifugo)"),
+        };
+        let told = |found: &Found| match rate {
+            None => format!("{:.1} us, {:.0} k/s", found.micros, found.rate / 1e3),
+            Some(_) => format!(
+                "{:.2} M/s, {:.0} % of a core, p50 {} ms, p99 {} ms",
+                found.rate / 1e6,
+                found.share,
+                found.late[0],
+                found.late[1]
+            ),
+        };
+        let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+        rows.push(Row {
+            work,
+            reach,
+            weir: told(&weir),
+            peer: or_none(peer.as_ref().map(told)),
+            ratio: ratio(|found| found.micros),
+        });
+        rows.push(Row {
+            work: "the same: memory of a socket that idles".into(),
+            reach: "<= 4 KB",
+            weir: format!("{:.1} KB", weir.idle_kb),
+            peer: or_none(peer.as_ref().map(|peer| format!("{:.1} KB", peer.idle_kb))),
+            ratio: ratio(|found| found.idle_kb),
+        });
     }
     Ok(rows)
 }
 
-async fn case(sockets: usize, rate: Option<u32>, reach: &'static str) -> Result<Vec<Row>> {
-    let settings =
-        ["ladder=[]", "chat.max_sockets=30000", "http.connections_max=40000", "http.connections_per_address=40000"];
-    let server = Server::weir_on(Some(SERVER_CORE), &settings).await?;
-    let bots = bots(&server)?;
+/// What was found of one server.
+struct Found {
+    /// Server CPU per delivery.
+    micros: f64,
+    /// Deliveries per second.
+    rate: f64,
+    /// Of a core, percent.
+    share: f64,
+    /// The median and the 99th percentile, ms.
+    late: [u32; 2],
+    idle_kb: f64,
+}
+
+async fn case(server: Server, sockets: usize, rate: Option<u32>) -> Result<Found> {
+    let bots = if server.kind == Kind::Weir { bots(&server)? } else { vec![String::new(); BOTS] };
     let idle = server.usage()?.memory.resident_mb;
     let seen = Rc::new(Seen::default());
     let mut joined = Vec::new();
     let begun = now();
     for lot in 0..sockets.div_ceil(500) {
-        let some = (lot * 500..sockets.min((lot + 1) * 500)).map(|_| join(server.address()));
+        let some = (lot * 500..sockets.min((lot + 1) * 500)).map(|_| join(server.kind, server.address()));
         joined.extend(futures::future::try_join_all(some).await?);
     }
     let joining = now() - begun;
@@ -78,50 +132,39 @@ async fn case(sockets: usize, rate: Option<u32>, reach: &'static str) -> Result<
         tokio::task::spawn_local(read(socket, seen.clone()));
     }
     sleep(Duration::from_secs(2)).await;
-    let each = (server.usage()?.memory.resident_mb - idle) * 1024.0 / sockets as f64;
+    let idle_kb = (server.usage()?.memory.resident_mb - idle) * 1024.0 / sockets as f64;
     let mut writers = Writers::open(&server, bots).await?;
     let (cpu, messages, took) = match rate {
         None => one_by_one(&server, &mut writers, sockets, &seen).await?,
         Some(rate) => steadily(&server, &mut writers, rate, &seen).await?,
     };
     let deliveries = seen.deliveries.get() as f64;
-    ensure!(seen.lost.get() == 0, "{} sockets were closed", seen.lost.get());
     let mut late = seen.late.take();
     late.sort_unstable();
     let percentile = |share: f64| late.get((late.len() as f64 * share) as usize).copied().unwrap_or(0);
-    let (micros, share) = (cpu.as_secs_f64() * 1e6 / deliveries, cpu.as_secs_f64() / took.as_secs_f64() * 100.0);
+    let found = Found {
+        micros: cpu.as_secs_f64() * 1e6 / deliveries,
+        rate: deliveries / took.as_secs_f64(),
+        share: cpu.as_secs_f64() / took.as_secs_f64() * 100.0,
+        late: [percentile(0.5), percentile(0.99)],
+        idle_kb,
+    };
     let after = (server.usage()?.memory.resident_mb - idle) * 1024.0 / sockets as f64;
     let told = deliveries / (f64::from(messages) * sockets as f64) * 100.0;
     say(format_args!(
-        "{sockets} sockets joined in {:.1} s, {each:.1} KB each ({after:.1} after): {messages} messages, {:.0} k/s, {micros:.2} us, \
-         {share:.0} % of a core, p50 {} ms, p99 {} ms, {told:.1} % told",
+        "{:?}: {sockets} sockets joined in {:.1} s, {idle_kb:.1} KB each ({after:.1} after): {messages} messages, {:.0} k/s, \
+         {:.2} us, {:.0} % of a core, p50 {} ms, p99 {} ms; {told:.1} % told, {} sockets lost",
+        server.kind,
         joining.as_secs_f64(),
-        deliveries / took.as_secs_f64() / 1e3,
-        percentile(0.5),
-        percentile(0.99),
+        found.rate / 1e3,
+        found.micros,
+        found.share,
+        found.late[0],
+        found.late[1],
+        seen.lost.get(),
     ));
-    let work = match rate {
-        None => format!("chat, {sockets} sockets, one message at a time: server CPU per delivery"),
-        Some(rate) => format!("chat, {sockets} sockets x {rate} messages/s"),
-    };
-    let weir = match rate {
-        None => format!("{micros:.1} us, {:.0} k/s", deliveries / took.as_secs_f64() / 1e3),
-        Some(_) => format!(
-            "{:.2} M/s, {share:.0} % of a core, p50 {} ms, p99 {} ms",
-            deliveries / took.as_secs_f64() / 1e6,
-            percentile(0.5),
-            percentile(0.99)
-        ),
-    };
-    let row = |work, reach, weir| Row { work, reach, weir, peer: "-".into(), ratio: "-".into() };
-    Ok(vec![
-        row(work, reach, weir),
-        row(
-            format!("chat, {sockets} sockets: memory of one that idles; after the above"),
-            "<= 4 KB",
-            format!("{each:.1} KB; {after:.1} KB"),
-        ),
-    ])
+    ensure!(server.kind != Kind::Weir || seen.lost.get() == 0, "{} sockets were closed", seen.lost.get());
+    Ok(found)
 }
 
 /// Makes the stream and its bots; gives their tokens.
@@ -140,11 +183,15 @@ fn bots(server: &Server) -> Result<Vec<String>> {
     (0..BOTS).map(bot).collect()
 }
 
-/// Opens a socket that knows all there is.
-async fn join(address: SocketAddr) -> Result<TcpStream> {
+/// Opens a socket in the room.
+async fn join(kind: Kind, address: SocketAddr) -> Result<TcpStream> {
     let mut socket = TcpStream::connect(address).await?;
+    let path = match kind {
+        Kind::Centrifugo => "/connection/websocket".to_owned(),
+        _ => format!("/api/v1/streams/{STREAM}/chat"),
+    };
     let request = format!(
-        "GET /api/v1/streams/{STREAM}/chat HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     );
     socket.write_all(request.as_bytes()).await?;
@@ -154,6 +201,12 @@ async fn join(address: SocketAddr) -> Result<TcpStream> {
         head.push(byte[0]);
     }
     ensure!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    if kind == Kind::Centrifugo {
+        // It is told what to send; a mask of zeros changes nothing.
+        let words = format!("{{\"id\":1,\"connect\":{{}}}}\n{{\"id\":2,\"subscribe\":{{\"channel\":\"{STREAM}\"}}}}");
+        let frame = [&[0x81, 0x80 | words.len() as u8, 0, 0, 0, 0], words.as_bytes()].concat();
+        socket.write_all(&frame).await?;
+    }
     Ok(socket)
 }
 
@@ -189,6 +242,7 @@ async fn read(mut socket: TcpStream, seen: Rc<Seen>) {
 
 /// Bots on connections that stay open, which write in turn.
 struct Writers {
+    kind: Kind,
     turns: VecDeque<(TcpStream, String)>,
 }
 
@@ -198,16 +252,25 @@ impl Writers {
         for token in bots {
             turns.push_back((TcpStream::connect(server.address()).await?, token));
         }
-        Ok(Self { turns })
+        Ok(Self { kind: server.kind, turns })
     }
 
     /// Has the next one write, and waits until it is stored.
     async fn write(&mut self) -> Result<()> {
         let (mut socket, token) = self.turns.pop_front().expect("there are some");
         let begin = format!("|{}|", now().0);
-        let body = format!(r#"{{"text":"{begin}{}"}}"#, "x".repeat(TEXT - begin.len()));
+        let text = format!("{begin}{}", "x".repeat(TEXT - begin.len()));
+        let (path, body, status) = match self.kind {
+            Kind::Centrifugo => {
+                let data = format!(
+                    r#"{{"channel":"{STREAM}","data":{{"user":"g-0123456789ab","name":"Bot","text":"{text}"}}}}"#
+                );
+                ("/api/publish".to_owned(), data, "HTTP/1.1 200")
+            }
+            _ => (format!("/api/v1/streams/{STREAM}/chat"), format!(r#"{{"text":"{text}"}}"#), "HTTP/1.1 201"),
+        };
         let request = format!(
-            "POST /api/v1/streams/{STREAM}/chat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
+            "POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
@@ -215,7 +278,7 @@ impl Writers {
         let mut answer = vec![0; 4096];
         let count = socket.read(&mut answer).await?;
         let text = String::from_utf8_lossy(&answer[..count]);
-        ensure!(text.starts_with("HTTP/1.1 201"), "{text}");
+        ensure!(text.starts_with(status), "{text}");
         self.turns.push_back((socket, token));
         Ok(())
     }

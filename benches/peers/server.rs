@@ -18,6 +18,7 @@ use crate::usage::{self, Usage};
 pub enum Kind {
     Weir,
     Nginx,
+    Centrifugo,
 }
 
 /// Makes a folder in memory, where the system has such a place. ext4 without a journal searches past every file that was
@@ -106,6 +107,27 @@ impl Server {
         server.ready("/ready").await
     }
 
+    /// Starts Centrifugo on one core, with rooms that anyone joins. The environment's CENTRIFUGO names it.
+    pub async fn centrifugo_on(core: Option<usize>) -> Result<Self> {
+        let (dir, http) = (fresh_folder()?, free_port()?);
+        let config = serde_json::json!({
+            "http_server": { "address": "127.0.0.1", "port": http.to_string() },
+            "client": { "insecure": true, "allowed_origins": ["*"] },
+            "http_api": { "insecure": true },
+            "health": { "enabled": true },
+            "log": { "level": "error" },
+        });
+        let file = dir.path().join("centrifugo.json");
+        fs::write(&file, config.to_string())?;
+        let mut command = on_core(core, &std::env::var("CENTRIFUGO").unwrap_or_else(|_| "centrifugo".into()));
+        command.arg("--config").arg(&file);
+        let child = spawn(&mut command, dir.path())
+            .context("centrifugo is the peer: `go install` it, or name it in CENTRIFUGO")?;
+        let path = dir.path().to_owned();
+        let server = Self { kind: Kind::Centrifugo, rtmp: 0, http, child, path, _folder: Some(dir) };
+        server.ready("/health").await
+    }
+
     async fn ready(mut self, path: &str) -> Result<Self> {
         let until = now() + Duration::from_secs(20);
         while get(self.url(path)).await.is_none() {
@@ -141,7 +163,7 @@ impl Server {
     pub fn playlist(&self, stream: &str) -> String {
         match self.kind {
             Kind::Weir => self.url(&format!("/hls/{stream}/index.m3u8")),
-            Kind::Nginx => self.url(&format!("/hls/{stream}.m3u8")),
+            Kind::Nginx | Kind::Centrifugo => self.url(&format!("/hls/{stream}.m3u8")),
         }
     }
 

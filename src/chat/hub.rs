@@ -13,6 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use metrics::Counter;
 use tokio::sync::watch;
 
 use super::{event::Event, frames};
@@ -23,6 +24,10 @@ use crate::{
 
 /// Between two lots of a room that is busy.
 pub const TICK: Duration = Duration::from_millis(50);
+/// Where there are many sockets a lot is so long in coming for each of them: to write it to all costs half of that, and without
+/// this a core would do nothing else. Bounded, as people wait for it.
+const TICK_EACH: Duration = Duration::from_micros(20);
+const TICK_MAX: Duration = Duration::from_millis(200);
 /// Lots that are kept for sockets that are slow.
 const LOTS: usize = 256;
 /// What a slow socket is sent at a time: over it the oldest messages are left out.
@@ -77,7 +82,6 @@ pub struct Lot {
 }
 
 /// One room at one node. See the module.
-#[derive(Debug)]
 pub struct Hub {
     // Held for look-ups and appends only, never across an await.
     state: Mutex<State>,
@@ -86,9 +90,10 @@ pub struct Hub {
     /// Nothing comes any more that has a smaller id.
     floor: watch::Sender<EventId>,
     sockets: AtomicUsize,
+    /// Messages that were written to sockets. Looked up once: it is counted at each write.
+    deliveries: Counter,
 }
 
-#[derive(Debug)]
 struct State {
     lots: VecDeque<Arc<Lot>>,
     next: u64,
@@ -133,7 +138,8 @@ impl Hub {
             slots: VecDeque::new(),
         };
         let (next, floor) = (watch::Sender::new(0), watch::Sender::new(EventId(0)));
-        Arc::new(Self { state: Mutex::new(state), next, floor, sockets: AtomicUsize::new(0) })
+        let deliveries = metrics::counter!("weir_chat_deliveries_total");
+        Arc::new(Self { state: Mutex::new(state), next, floor, sockets: AtomicUsize::new(0), deliveries })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -164,7 +170,7 @@ impl Hub {
         if state.waiting.is_empty() || state.is_timed {
             return;
         }
-        let due = state.out_at + TICK;
+        let due = state.out_at + (TICK_EACH * self.sockets() as u32).clamp(TICK, TICK_MAX);
         if now() >= due {
             return self.send(state);
         }
@@ -289,6 +295,11 @@ impl Hub {
         Some(bytes)
     }
 
+    /// So many messages were written to a socket.
+    pub fn delivered(&self, messages: u64) {
+        self.deliveries.increment(messages);
+    }
+
     pub fn sockets(&self) -> usize {
         self.sockets.load(Ordering::Relaxed)
     }
@@ -326,7 +337,6 @@ impl State {
 }
 
 /// A socket's place among those of its room.
-#[derive(Debug)]
 pub struct Entered(Arc<Hub>);
 
 impl Drop for Entered {
@@ -337,7 +347,6 @@ impl Drop for Entered {
 }
 
 /// A socket's place in the ring.
-#[derive(Debug)]
 pub struct Cursor {
     hub: Arc<Hub>,
     next: u64,

@@ -221,7 +221,7 @@ impl<'a> Socket<'a> {
                 }
                 () = cursor.ready() => {
                     let taken = cursor.take();
-                    metrics::counter!("weir_chat_deliveries_total").increment(taken.messages());
+                    hub.delivered(taken.messages());
                     if let Err(ended) = send(io, &taken).await {
                         return ended;
                     }

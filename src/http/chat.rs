@@ -10,12 +10,16 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 use tungstenite::handshake::derive_accept_key;
 
 use super::{
@@ -295,25 +299,8 @@ fn upgraded(
     let counted = request.extensions_mut().remove::<Arc<Counted>>();
     app.chats.rooms.spawn(async move {
         let _counted = counted;
-        let Ok(socket) = socket.await else { return };
-        // Out of the boxes that HTTP had it in: their buffers are not kept for every socket that idles.
-        let socket = match socket.downcast::<TokioIo<Paced<TcpStream>>>() {
-            Ok(parts) => {
-                let (io, read) = (parts.io.into_inner(), parts.read_buf);
-                limit_buffer(io.get_ref());
-                return Box::pin(socket::serve(io, room, who, after, read, stop)).await;
-            }
-            Err(socket) => socket,
-        };
-        match socket.downcast::<TokioIo<Paced<TlsStream<TcpStream>>>>() {
-            Ok(parts) => {
-                let (io, read) = (parts.io.into_inner(), parts.read_buf);
-                limit_buffer(io.get_ref().get_ref().0);
-                Box::pin(socket::serve(io, room, who, after, read, stop)).await
-            }
-            Err(socket) => {
-                Box::pin(socket::serve(TokioIo::new(socket), room, who, after, Default::default(), stop)).await
-            }
+        if let Ok(socket) = socket.await {
+            served(socket, room, who, after, stop).await;
         }
     });
     let accept = HeaderValue::try_from(derive_accept_key(key.as_bytes())).expect("base 64");
@@ -323,6 +310,33 @@ fn upgraded(
         (header::SEC_WEBSOCKET_ACCEPT, accept),
     ];
     Ok((StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response())
+}
+
+/// Serves what a handshake has become, out of the boxes that HTTP had it in: their buffers are not kept for every socket that
+/// idles. No `async` function: it would have room for each of the three.
+fn served(
+    socket: Upgraded,
+    room: Arc<Handle>,
+    who: Option<Who>,
+    after: Option<EventId>,
+    stop: CancellationToken,
+) -> BoxFuture<'static, ()> {
+    let socket = match socket.downcast::<TokioIo<Paced<TcpStream>>>() {
+        Ok(parts) => {
+            let io = parts.io.into_inner();
+            limit_buffer(io.get_ref());
+            return Box::pin(socket::serve(io, room, who, after, parts.read_buf, stop));
+        }
+        Err(socket) => socket,
+    };
+    match socket.downcast::<TokioIo<Paced<TlsStream<TcpStream>>>>() {
+        Ok(parts) => {
+            let io = parts.io.into_inner();
+            limit_buffer(io.get_ref().get_ref().0);
+            Box::pin(socket::serve(io, room, who, after, parts.read_buf, stop))
+        }
+        Err(socket) => Box::pin(socket::serve(TokioIo::new(socket), room, who, after, Bytes::new(), stop)),
+    }
 }
 
 fn limit_buffer(socket: &TcpStream) {
@@ -620,7 +634,7 @@ async fn follow(
 async fn take(
     State(app): Shared,
     Path(stream): Path<String>,
-    body: axum::body::Bytes,
+    body: Bytes,
 ) -> Result<Json<Result<EventId, Refusal>>, Problem> {
     let posted = serde_json::from_slice(&body);
     let Posted { who, nonce, act, hops } =
