@@ -47,7 +47,7 @@ pub async fn measure(rounds: usize) -> Result<Vec<Row>> {
             ));
             match kind {
                 Kind::Weir => weir.push(run),
-                Kind::Nginx => nginx.push(run),
+                _ => nginx.push(run),
             }
         }
     }
@@ -73,7 +73,7 @@ pub async fn measure(rounds: usize) -> Result<Vec<Row>> {
 async fn once(kind: Kind, clip: &Arc<Clip>) -> Result<Run> {
     let server = match kind {
         Kind::Weir => Server::weir(&["ladder=[]"]).await?,
-        Kind::Nginx => Server::nginx().await?,
+        _ => Server::nginx().await?,
     };
     sleep(Duration::from_secs(1)).await;
     let idle = server.usage()?.memory;

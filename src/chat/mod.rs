@@ -9,6 +9,7 @@
 
 pub mod event;
 pub mod frames;
+pub mod fuzz;
 pub mod hub;
 pub mod room;
 pub mod rooms;

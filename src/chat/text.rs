@@ -25,7 +25,8 @@ pub enum Unfit {
 
 /// Gives a name as it is shown. `taken`: names that others have in this room.
 pub fn name(text: &str, taken: &[&str]) -> Result<String, Unfit> {
-    let name = tidy(&text.nfkc().collect::<String>());
+    // Once more: what was hidden between two letters may have kept them apart.
+    let name: String = tidy(&text.nfkc().collect::<String>()).nfkc().collect();
     let name = name.trim_start_matches(['@', '#', '/']).trim().to_owned();
     if !name.chars().any(char::is_alphanumeric) {
         return Err(Unfit::Empty);
@@ -50,7 +51,7 @@ pub fn looks(name: &str) -> String {
 
 /// Gives a message's text as it is shown.
 pub fn message(text: &str) -> Result<String, Unfit> {
-    let text = tidy(&text.nfc().collect::<String>());
+    let text: String = tidy(&text.nfc().collect::<String>()).nfc().collect();
     match text.chars().count() {
         0 => Err(Unfit::Empty),
         n if n > TEXT_MAX => Err(Unfit::Long),
