@@ -62,13 +62,12 @@ pub async fn measure() -> Result<Vec<Row>> {
             ["ladder=[]", "chat.max_sockets=30000", "http.connections_max=40000", "http.connections_per_address=40000"];
         let weir = Server::weir_on(Some(SERVER_CORE), &settings).await?;
         let weir = LocalSet::new().run_until(case(weir, *sockets, *rate)).await?;
-        let peer = match Server::centrifugo_on(Some(SERVER_CORE)).await {
-            Ok(peer) => Some(LocalSet::new().run_until(case(peer, *sockets, *rate)).await?),
-            Err(why) => {
-                say(format_args!("no peer: {why:#}"));
-                None
-            }
+        let peer = async {
+            let peer = Server::centrifugo_on(Some(SERVER_CORE)).await?;
+            LocalSet::new().run_until(case(peer, *sockets, *rate)).await
         };
+        // It may not be there, or break down under what it is to do.
+        let peer = peer.await.inspect_err(|why| say(format_args!("the peer has no figures: {why:#}"))).ok();
         let ratio =
             |of: fn(&Found) -> f64| peer.as_ref().map_or("-".into(), |peer| format!("{:.2}", of(&weir) / of(peer)));
         let work = match rate {
@@ -195,10 +194,10 @@ async fn join(kind: Kind, address: SocketAddr) -> Result<TcpStream> {
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     );
     socket.write_all(request.as_bytes()).await?;
-    let (mut head, mut byte) = (Vec::new(), [0]);
-    while !head.ends_with(b"\r\n\r\n") {
-        ensure!(socket.read(&mut byte).await? == 1, "{}", String::from_utf8_lossy(&head));
-        head.push(byte[0]);
+    // The first word may come with it, which has no message.
+    let mut head = Vec::new();
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        ensure!(socket.read_buf(&mut head).await? > 0, "{}", String::from_utf8_lossy(&head));
     }
     ensure!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
     if kind == Kind::Centrifugo {
@@ -278,7 +277,7 @@ impl Writers {
         let mut answer = vec![0; 4096];
         let count = socket.read(&mut answer).await?;
         let text = String::from_utf8_lossy(&answer[..count]);
-        ensure!(text.starts_with(status), "{text}");
+        ensure!(text.starts_with(status), "an answer of {count} bytes: {text}");
         self.turns.push_back((socket, token));
         Ok(())
     }
