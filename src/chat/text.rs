@@ -183,6 +183,8 @@ mod tests {
             "\u{1f468}\u{200d}\u{1f469}\u{200d}\u{1f467} ok \u{2764}\u{fe0f}"
         );
         assert_eq!(message(&format!("z{}", "\u{300}".repeat(50))).unwrap().chars().count(), 4);
+        // What is hidden keeps no letter and its mark apart.
+        assert_eq!(message("L\u{202e}\u{301}").unwrap(), "\u{139}");
         assert_eq!(message("<b>&amp;</b>").unwrap(), "<b>&amp;</b>");
         assert_eq!(message("\u{0}\u{7}\u{feff}"), Err(Unfit::Empty));
         assert_eq!(message(&"ü".repeat(501)), Err(Unfit::Long));
