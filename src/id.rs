@@ -22,8 +22,9 @@ pub struct EventId(pub u64);
 
 /// 2025-01-01T00:00:00Z, ms since 1970.
 const EVENTS_SINCE: i64 = 1_735_689_600_000;
-/// Events of one millisecond.
+/// Events of one millisecond: 4,096 of each of 1,024 who give ids.
 const EVENT_BITS: u32 = 22;
+const TAG_BITS: u32 = 10;
 /// Digits that sort as their values (Crockford's base 32).
 const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 /// 64 bits in digits of 5.
@@ -37,9 +38,11 @@ impl EventId {
         Self::of_ms(at.0.saturating_sub(EVENTS_SINCE).max(0) as u64)
     }
 
-    /// The next one after `self` that is not of the past.
-    pub fn next(self, now: UnixMs) -> Self {
-        Self::first_at(now).max(Self(self.0.saturating_add(1)))
+    /// The next one after `self` that is not of the past. `tag` is that of whoever gives it: two who do so for a moment, neither
+    /// knowing of the other, give different ones.
+    pub fn next(self, now: UnixMs, tag: u16) -> Self {
+        let after = (self.0 >> TAG_BITS).saturating_add(1) << TAG_BITS;
+        Self(Self::first_at(now).0.max(after) | u64::from(tag) & ((1 << TAG_BITS) - 1))
     }
 
     /// The first one of a millisecond since the start of 2025.
@@ -261,13 +264,15 @@ mod tests {
         let at = UnixMs(EVENTS_SINCE + 86_400_000);
         let first = EventId::first_at(at);
         assert_eq!((first.at(), first.to_string().as_str()), (at, "000a9jw000000"));
-        let second = first.next(at);
+        let second = first.next(at, 7);
         assert!(second > first && second.at() == at);
+        // Whoever gives ids in the same instant gives others.
+        assert_ne!(first.next(at, 8), second);
         // A clock that went back does not turn the order round, and one that went on counts.
-        assert!(second.next(UnixMs(0)) > second);
-        assert_eq!(second.next(UnixMs(at.0 + 1)), EventId::first_at(UnixMs(at.0 + 1)));
+        assert!(second.next(UnixMs(0), 0) > second);
+        assert_eq!(second.next(UnixMs(at.0 + 1), 0), EventId::first_at(UnixMs(at.0 + 1)));
         assert_eq!(EventId::first_at(UnixMs(0)), EventId(0));
-        assert_eq!(EventId::MAX.next(at), EventId::MAX);
+        assert!(EventId(EventId::MAX.0 - 5000).next(at, 0) > EventId(EventId::MAX.0 - 5000));
         for bad in ["", "0", "gzzzzzzzzzzzz", "00000000000000", "0000000000O00", "000000000000\u{e4}"] {
             assert!(bad.parse::<EventId>().is_err(), "{bad}");
         }

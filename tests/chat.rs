@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use support::{
     Node,
     chat::{Talker, choose, name, open, post, token},
-    cluster, get, secs, wait,
+    cluster, get, secs, signal, wait,
 };
 use tungstenite::{Bytes, Message};
 
@@ -294,6 +294,29 @@ fn a_host_that_is_killed_loses_and_doubles_nothing_that_was_acknowledged() {
     assert!(last > newest);
     for talker in [&mut bob, &mut back] {
         assert_eq!(talker.wait_text("all back")["id"], last);
+    }
+}
+
+#[test]
+fn a_host_that_slept_learns_what_was_said_meanwhile() {
+    let nodes = cluster::start(&["ladder=[]"]);
+    let [host, next, _] = cluster::places("alice");
+    stream(&nodes[0], "alice");
+    let ann = name(&nodes[next], "alice", "Ann");
+    let mut ann = Talker::join(&nodes[next], "alice", Some(&ann));
+    let mut at_host = Talker::join(&nodes[host], "alice", None);
+    let before = ann.say("before");
+    at_host.wait_text("before");
+    signal(nodes[host].pid(), "STOP");
+    let meanwhile = ann.say("meanwhile");
+    signal(nodes[host].pid(), "CONT");
+    assert_eq!(at_host.wait_text("meanwhile")["id"], meanwhile);
+    let after = ann.say("after");
+    assert_eq!(at_host.wait_text("after")["id"], after);
+    assert!(before < meanwhile && meanwhile < after);
+    for talker in [&mut ann, &mut at_host] {
+        talker.wait_text("after");
+        assert_eq!(talker.texts(), ["before", "meanwhile", "after"]);
     }
 }
 

@@ -108,7 +108,7 @@ fn faults_say_where_and_what() {
         ("\nlive.chunk = 2", "weir.toml:2: live.chunk: invalid type: integer `2`, expected a string"),
         (
             "live.chunk = \"2\"",
-            "weir.toml:1: live.chunk: \"2\" is not a duration: a number and ms, s, m or h, such as \"2s\", \"0.5s\" or \"500ms\"",
+            "weir.toml:1: live.chunk: \"2\" is not a duration: a number and ms, s, m, h or d, such as \"2s\", \"0.5s\" or \"500ms\"",
         ),
         (
             "http.listen = \"localhost\"",

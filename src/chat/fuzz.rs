@@ -30,7 +30,7 @@ pub fn frames(data: &[u8]) {
 /// Requests, one per line, of two people in turn: what is told has the shape that everybody may rely on.
 pub fn acts(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    let (mut room, _) = Room::restore(&[], &[]);
+    let (mut room, _) = Room::restore(&[], &[], 3);
     let mut last = EventId(0);
     for (n, line) in text.lines().enumerate() {
         let user = ["g-1", "g-2"][n % 2].parse().expect("legal");

@@ -30,8 +30,9 @@ const STAFF_EACH: Duration = Duration::from_millis(300);
 const AUTHORS: usize = 50_000;
 /// A message that says the same within this is a duplicate, where that is looked at.
 const SAME_WITHIN: Duration = Duration::from_secs(30);
-/// Messages that are remembered for being sent again, and for who wrote what is deleted.
-const RECENT: usize = 2000;
+/// Messages that are remembered for being sent again, and for who wrote what is deleted: a minute and a half of a room in which
+/// 200 are written each second.
+const RECENT: usize = 20_000;
 /// The longest timeout: two weeks. A ban has no end.
 const TIMEOUT_MAX: u32 = 14 * 86_400;
 const SLOW_MAX: u32 = 3600;
@@ -199,7 +200,11 @@ pub struct Room {
     authors: HashMap<UserId, Author>,
     /// The newest messages: their ids, who said them and under which nonce.
     recent: VecDeque<(EventId, UserId, Option<String>)>,
+    /// The same by nonce.
+    nonces: HashMap<(UserId, String), EventId>,
     last: EventId,
+    /// Of the ids that this host gives.
+    tag: u16,
 }
 
 /// Names of rules.
@@ -209,8 +214,9 @@ const ADDRESS: &str = "address/";
 const MODERATOR: &str = "moderator/";
 
 impl Room {
-    /// A room as it was stored. `events` are the newest ones, oldest first. Gives what of the rules cannot be read.
-    pub fn restore(rules: &[(String, String)], events: &[Event]) -> (Self, Vec<String>) {
+    /// A room as it was stored. `events` are the newest ones, oldest first; `tag` is of the ids that are given. Gives what of the
+    /// rules cannot be read.
+    pub fn restore(rules: &[(String, String)], events: &[Event], tag: u16) -> (Self, Vec<String>) {
         let mut room = Self {
             settings: Settings::default(),
             users: BTreeMap::new(),
@@ -218,7 +224,9 @@ impl Room {
             moderators: Vec::new(),
             authors: HashMap::new(),
             recent: VecDeque::new(),
+            nonces: HashMap::new(),
             last: EventId(0),
+            tag,
         };
         let bad = rules.iter().filter(|(name, body)| room.rule(name, body).is_none()).map(|(name, _)| name.clone());
         let bad = bad.collect();
@@ -246,11 +254,15 @@ impl Room {
         match event {
             Event::Message(message) => {
                 let at = self.recent.partition_point(|(id, ..)| *id < message.id);
-                if self.recent.get(at).is_none_or(|(id, ..)| *id != message.id) {
-                    self.recent.insert(at, (message.id, message.user.clone(), message.nonce.clone()));
+                if self.recent.get(at).is_some_and(|(id, ..)| *id == message.id) {
+                    return;
+                }
+                self.recent.insert(at, (message.id, message.user.clone(), message.nonce.clone()));
+                if let Some(nonce) = &message.nonce {
+                    self.nonces.insert((message.user.clone(), nonce.clone()), message.id);
                 }
                 if self.recent.len() > RECENT {
-                    self.recent.pop_front();
+                    self.drop_recent(0);
                 }
             }
             // Its blocked words are in the rules.
@@ -258,6 +270,19 @@ impl Room {
                 self.settings = Settings { blocked: std::mem::take(&mut self.settings.blocked), ..settings.clone() };
             }
             Event::Delete { .. } | Event::Purge { .. } => {}
+        }
+    }
+
+    /// A message was not stored after all: sent again it is another one.
+    pub fn forget(&mut self, id: EventId) {
+        if let Ok(at) = self.recent.binary_search_by_key(&id, |(id, ..)| *id) {
+            self.drop_recent(at);
+        }
+    }
+
+    fn drop_recent(&mut self, at: usize) {
+        if let Some((_, user, Some(nonce))) = self.recent.remove(at) {
+            self.nonces.remove(&(user, nonce));
         }
     }
 
@@ -305,7 +330,7 @@ impl Room {
     }
 
     fn next(&mut self, now: UnixMs) -> EventId {
-        self.last = self.last.next(now);
+        self.last = self.last.next(now, self.tag);
         self.last
     }
 
@@ -319,8 +344,7 @@ impl Room {
         reply: Option<EventId>,
     ) -> Result<Done, Refusal> {
         if let Some(nonce) = nonce
-            && let Some((id, ..)) =
-                self.recent.iter().rev().find(|(_, user, known)| *user == who.user && known.as_deref() == Some(nonce))
+            && let Some(id) = self.nonces.get(&(who.user.clone(), nonce.to_owned()))
         {
             return Ok(Done { id: *id, event: None, writes: Vec::new() });
         }

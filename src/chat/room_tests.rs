@@ -20,7 +20,7 @@ struct Run(Room);
 
 impl Run {
     fn new() -> Self {
-        Self(Room::restore(&[], &[]).0)
+        Self(Room::restore(&[], &[], 1).0)
     }
 
     fn say(&mut self, ms: i64, who: &Who, text: &str) -> Result<Done, Refusal> {
@@ -47,7 +47,7 @@ impl Run {
                 ChatWrite::Row { .. } => {}
             }
         }
-        let (room, bad) = Room::restore(&rules.into_iter().collect::<Vec<_>>(), &events);
+        let (room, bad) = Room::restore(&rules.into_iter().collect::<Vec<_>>(), &events, 2);
         assert!(bad.is_empty(), "{bad:?}");
         Self(room)
     }
@@ -194,7 +194,7 @@ fn only_those_moderate_who_may() {
 fn what_cannot_be_read_of_the_rules_is_named_and_the_rest_counts() {
     let rules = [("ban/ann", "{"), ("settings", r#"{"slow":5}"#), ("newer/x", "1"), ("address/x", "{}")];
     let rules = rules.map(|(name, body)| (name.to_owned(), body.to_owned()));
-    let (room, bad) = Room::restore(&rules, &[]);
+    let (room, bad) = Room::restore(&rules, &[], 0);
     assert_eq!(bad, ["ban/ann", "address/x"]);
     assert_eq!(room.settings().slow, 5);
 }

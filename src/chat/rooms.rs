@@ -12,7 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
@@ -114,6 +114,8 @@ pub struct Handle {
     asked_for: AtomicU64,
     /// What was said before is known.
     is_ready: watch::Sender<bool>,
+    /// Another node knows of something newer than what is known here.
+    is_behind: Notify,
 }
 
 /// What is known of a room besides what was said.
@@ -183,6 +185,7 @@ impl Rooms {
             sockets_max: self.shared.sockets_max,
             asked_for: AtomicU64::new(now().0),
             is_ready: watch::Sender::new(false),
+            is_behind: Notify::new(),
         });
         rooms.insert(stream.clone(), room.clone());
         self.shared.tasks.spawn(Task { rooms: self.clone(), room: room.clone(), asked, again: Vec::new() }.run());

@@ -30,6 +30,9 @@ const BEHIND_CHUNKS: u64 = 2;
 const STUCK: Duration = Duration::from_millis(750);
 /// Encoders that starve on a busy machine move a stream no more often than this.
 const STUCK_AGAIN: Duration = Duration::from_secs(10);
+/// Encoders are compared where both nodes have done what they do for so long: one that catches up takes all the processor time there
+/// is, and may take it from the other.
+const STEADY: Duration = Duration::from_secs(5);
 /// A stream is moved to the node that the ring prefers when that has been there for so long.
 const SETTLED: Duration = Duration::from_secs(60);
 
@@ -61,6 +64,8 @@ pub enum Output {
 
 #[derive(Debug, Default)]
 struct Lane {
+    /// When the way was opened.
+    opened: Timestamp,
     open: bool,
     leads: bool,
     k: Option<u64>,
@@ -85,6 +90,8 @@ pub struct Failover {
     passed: BTreeMap<Rendition, (i64, Timestamp)>,
     /// When a stuck encoder moved the lead.
     unstuck: Option<Timestamp>,
+    /// Since when the leader leads.
+    led: Timestamp,
     /// Since when the preferred node is another than the leader.
     preferred: Option<(Node, Timestamp)>,
     /// Some node has led.
@@ -109,6 +116,7 @@ impl Failover {
             behind_since: None,
             passed: BTreeMap::new(),
             unstuck: None,
+            led: Timestamp(0),
             preferred: None,
             begun: false,
             listed: None,
@@ -148,7 +156,7 @@ impl Failover {
                     self.listed = self.listed.max(k);
                 }
                 if let Some(lane) = self.lanes.get_mut(&node) {
-                    *lane = Lane { open: true, leads, k, encoded, draining };
+                    *lane = Lane { opened: lane.opened, open: true, leads, k, encoded, draining };
                 }
             }
             Input::Led(node) => {
@@ -198,6 +206,7 @@ impl Failover {
         }
         (self.behind_since, self.preferred, self.begun) = (None, None, true);
         self.passed.clear();
+        self.led = now;
     }
 
     fn lose(&mut self, now: Timestamp, node: &Node) {
@@ -282,7 +291,7 @@ impl Failover {
     }
 
     fn open(&mut self, node: Node) {
-        self.lanes.insert(node.clone(), Lane::default());
+        self.lanes.insert(node.clone(), Lane { opened: self.settled, ..Lane::default() });
         self.outputs.push_back(Output::Open(node));
     }
 
@@ -350,7 +359,11 @@ impl Failover {
     /// The follower that is to lead because an encoder of the leader is stuck and its own is not.
     fn unstick(&mut self, now: Timestamp, leader: &Node) -> Option<Node> {
         let lane = self.lanes.get(leader)?;
-        let others = || self.lanes.iter().filter(|(node, lane)| *node != leader && lane.open && !lane.draining);
+        if now - self.led < STEADY {
+            return None;
+        }
+        let is_steady = |lane: &Lane| lane.open && !lane.draining && now - lane.opened >= STEADY;
+        let others = || self.lanes.iter().filter(|(node, lane)| *node != leader && is_steady(lane));
         let passes = |lane: &Lane, rendition, at| lane.encoded.get(rendition).is_some_and(|far| *far > at);
         let passed =
             lane.encoded.iter().filter(|(rendition, at)| others().any(|(_, lane)| passes(lane, *rendition, **at)));

@@ -195,30 +195,30 @@ fn a_node_that_drains_is_left_as_soon_as_another_is_as_far() {
 fn a_leader_whose_encoder_is_stuck_gives_way_within_a_second_and_not_at_once_again() {
     let mut run = Run::begun();
     for beat in 0..8 {
-        let (ms, pts) = (1250 + beat * 250, beat as i64 * 22_500);
+        let (ms, pts) = (11_250 + beat * 250, beat as i64 * 22_500);
         // It is slower by one beat, and not stuck.
         run.encodes(ms, "a", pts);
         run.encodes(ms + 10, "b", pts + 22_500);
     }
     assert_eq!(run.out(), "");
-    // Ahead for the first time at 3260.
-    for ms in [3250, 3500, 3750] {
+    // Ahead for the first time at 13260.
+    for ms in [13_250, 13_500, 13_750] {
         run.encodes(ms, "a", 180_000);
         run.encodes(ms + 10, "b", 90 * ms as i64);
         assert_eq!(run.out(), "");
     }
-    assert_eq!(run.machine.deadline(), Some(at(4010)));
-    run.machine.tick(at(4010));
+    assert_eq!(run.machine.deadline(), Some(at(14_010)));
+    run.machine.tick(at(14_010));
     assert_eq!(run.out(), "lead b");
-    run.led(4020, "b");
+    run.led(14_020, "b");
     assert_eq!(run.out(), "leave a, open a");
     // The other way round it has to wait.
-    for ms in (4250..14_000).step_by(250) {
+    for ms in (14_250..24_000).step_by(250) {
         run.encodes(ms, "b", 400_000);
         run.encodes(ms + 10, "a", 90 * ms as i64);
         assert_eq!(run.out(), "");
     }
-    run.machine.tick(at(14_010));
+    run.machine.tick(at(24_010));
     assert_eq!(run.out(), "lead a");
 }
 
@@ -233,5 +233,18 @@ fn of_two_encoders_that_are_both_slow_neither_is_stuck() {
             run.encodes(ms + 200, "a", picture(ms));
         }
         assert_eq!(run.out(), "", "{ms}");
+    }
+}
+
+#[test]
+fn a_node_that_catches_up_is_no_measure() {
+    let mut run = Run::begun();
+    run.lost(10_000, "b");
+    run.out();
+    // The leader's encoder starves while another's catches up and passes it.
+    for ms in (10_250..14_900).step_by(250) {
+        run.encodes(ms, "a", 1);
+        run.encodes(ms, "c", 90 * ms as i64);
+        assert!(!run.out().contains("lead"), "{ms}");
     }
 }

@@ -63,8 +63,8 @@ const OPENED: Duration = Duration::from_secs(3);
 /// Messages of one page.
 const PAGE: usize = 10;
 const PAGE_MAX: usize = 100;
-/// Names that one address may choose within an hour.
-const NAMES: u32 = 30;
+/// Names that one address may choose within an hour: a school has one address.
+const NAMES: u32 = 200;
 const NAMES_WITHIN: Duration = Duration::from_secs(3600);
 const ADDRESSES: usize = 20_000;
 /// Rooms that are open at once.

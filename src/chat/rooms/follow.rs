@@ -53,6 +53,9 @@ pub struct Posted {
 /// What a node tells one that follows a room.
 pub fn lines(room: Arc<Handle>, after: EventId) -> impl Stream<Item = Bytes> {
     let hub = room.hub().clone();
+    if after > hub.newest() {
+        room.is_behind.notify_one();
+    }
     let line = |line: &Line| {
         let mut text = serde_json::to_vec(line).expect("plain data");
         text.push(b'\n');

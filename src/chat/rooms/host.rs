@@ -4,14 +4,10 @@ use futures::{StreamExt, future::BoxFuture, stream::FuturesOrdered};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::*;
-use crate::{
-    chat::room::Room,
-    store::{ChatRow, ChatWrite},
-    time::unix_now,
-};
+use crate::{chat::room::Room, store::ChatWrite, time::unix_now};
 
-/// Events that are read when a room is opened.
-const LOADED: usize = 300;
+/// Events that are read when a room is opened: whoever sends something again under its nonce does so within ten seconds.
+const LOADED: usize = 2000;
 /// How long the store has to tell what was said last, before the room goes on without; and each try to read what counts.
 pub(super) const LOAD: Duration = Duration::from_secs(2);
 /// Requests that are judged and stored together, and lots of them that are being stored.
@@ -19,8 +15,8 @@ const LOT: usize = 128;
 const LOTS: usize = 8;
 /// How often others are told that nothing is on its way, and it is looked whether anybody needs the room.
 const BEAT: Duration = Duration::from_millis(250);
-/// How often it is tried to read what counts, where it could not be.
-const AGAIN: Duration = Duration::from_secs(2);
+/// How often it is tried to read what is stored, where it could not be or there may be more.
+const AGAIN: Duration = Duration::from_secs(1);
 
 type Answer = Result<EventId, Refusal>;
 
@@ -38,6 +34,8 @@ impl Task {
         self.room.is_ready.send_replace(true);
         let mut storing: FuturesOrdered<BoxFuture<'static, (Lot, store::Result<()>)>> = FuturesOrdered::new();
         let (mut lot, mut tried) = (Vec::new(), now());
+        // Whether the store answers, before everybody waits for it.
+        let (mut probe, mut answers): (Option<BoxFuture<'static, bool>>, bool) = (None, false);
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stop = self.rooms.shared.stop.clone();
@@ -48,21 +46,30 @@ impl Task {
             {
                 return over;
             }
-            for ask in self.again.drain(..) {
-                lot.push(ask);
+            if answers && storing.is_empty() {
+                answers = false;
+                let (found, all) = self.open().await;
+                if all {
+                    (room, is_whole) = (found, true);
+                }
             }
+            lot.append(&mut self.again);
             if !lot.is_empty() {
                 storing.push_back(self.judge(&mut room, std::mem::take(&mut lot)));
             }
             tokio::select! {
                 biased;
-                Some((stored, result)) = storing.next() => self.tell(stored, result),
-                _ = self.asked.recv_many(&mut lot, LOT), if over.is_none() && storing.len() < LOTS => {}
+                Some((stored, result)) = storing.next() => self.tell(&mut room, stored, result),
+                _ = self.asked.recv_many(&mut lot, LOT), if over.is_none() && !answers && storing.len() < LOTS => {}
                 () = stop.cancelled(), if over.is_none() => over = Some(Over::Stopping),
-                Ok(()) = changes.changed(), if over.is_none() => {
-                    if self.hosts().is_some() {
-                        over = Some(Over::Moved);
-                    }
+                Ok(()) = changes.changed(), if over.is_none() => match self.hosts() {
+                    Some(_) => over = Some(Over::Moved),
+                    // Another may have hosted it while this node was cut off, or slept.
+                    None => is_whole = false,
+                },
+                () = self.room.is_behind.notified(), if over.is_none() => is_whole = false,
+                found = async { probe.as_mut().expect("looked at before").await }, if probe.is_some() => {
+                    (probe, answers) = (None, found);
                 }
                 _ = beat.tick() => {
                     // A follower may know of what another host has said.
@@ -75,12 +82,12 @@ impl Task {
                         room.pass(EventId(floor.0.saturating_sub(1)));
                         self.room.hub.pass(floor.min(EventId(room.last().0 + 1)));
                     }
-                    if !is_whole && now() - tried >= AGAIN {
+                    if !is_whole && !answers && probe.is_none() && now() - tried >= AGAIN {
                         tried = now();
-                        if let Some(rules) = self.rules().await {
-                            room = self.restored(&rules);
-                            is_whole = true;
-                        }
+                        let (meta, stream) = (self.rooms.shared.meta.clone(), self.room.stream.clone());
+                        probe = Some(Box::pin(async move {
+                            timeout(LOAD, meta.chat_rules(&stream)).await.is_ok_and(|rules| rules.is_ok())
+                        }));
                     }
                     if self.is_idle() {
                         over = over.or(Some(Over::Idle));
@@ -92,55 +99,50 @@ impl Task {
 
     /// Opens the room with what is stored: whether all of it was read.
     async fn open(&self) -> (Room, bool) {
-        let (stream, meta) = (&self.room.stream, &self.rooms.shared.meta);
-        let read = meta.chat_back(stream, &ChatLog::Live, EventId::MAX, LOADED);
-        let rows = match timeout(LOAD, read).await {
-            Ok(Ok(rows)) => Some(rows),
-            Ok(Err(why)) => {
-                warn!(%stream, %why, "a room goes on without what was said in it before");
-                None
-            }
-            Err(_) => {
-                warn!(%stream, "a room goes on without what was said in it before: the store is silent");
-                None
-            }
-        };
-        if let Some(mut rows) = rows {
-            rows.reverse();
-            self.take_up(&rows);
-        }
+        let stored = self.stored().await;
         let rules = self.rules().await;
-        let is_whole = rules.is_some();
-        (self.restored(&rules.unwrap_or_default()), is_whole)
-    }
-
-    /// Gives viewers what they were not told yet of what is stored.
-    fn take_up(&self, rows: &[ChatRow]) {
-        let events = rows.iter().filter_map(|row| serde_json::from_str::<Event>(&row.body).ok());
-        let told: Vec<_> = events.map(|event| Told::new(&event)).collect();
-        let hub = &self.room.hub;
-        if hub.newest() > EventId(0) {
-            return hub.publish(told);
-        }
-        // All there is, or all since the one before the first.
-        let base = match rows.first() {
-            Some(first) if rows.len() >= LOADED => EventId(first.id.0 - 1),
-            _ => EventId(0),
-        };
-        hub.load(base, told);
-    }
-
-    /// The room with these rules and what its viewers know.
-    fn restored(&self, rules: &[(String, String)]) -> Room {
-        let known = self.room.hub.after(EventId(0)).events;
-        let events: Vec<Event> = known.iter().filter_map(|told| serde_json::from_str(&told.json).ok()).collect();
-        let (mut room, bad) = Room::restore(rules, &events);
+        let is_whole = stored.is_some() && rules.is_some();
+        // Where the store is silent, what viewers here were told is known.
+        let events = stored.unwrap_or_else(|| {
+            let known = self.room.hub.after(EventId(0)).events;
+            known.iter().filter_map(|told| serde_json::from_str(&told.json).ok()).collect()
+        });
+        let rules = rules.unwrap_or_default();
+        let (mut room, bad) = Room::restore(&rules, &events, rand::random());
         if !bad.is_empty() {
             tracing::error!(stream = %self.room.stream, rules = ?bad, "rules of a room cannot be read: they do not count");
         }
-        room.pass(self.room.hub.floor());
-        self.know(Known::of(rules));
-        room
+        room.pass(self.room.hub.newest().max(self.room.hub.floor()));
+        self.know(Known::of(&rules));
+        (room, is_whole)
+    }
+
+    /// Reads what was said last, and tells viewers what of that they were not told.
+    async fn stored(&self) -> Option<Vec<Event>> {
+        let (stream, hub) = (&self.room.stream, &self.room.hub);
+        let read = self.rooms.shared.meta.chat_back(stream, &ChatLog::Live, EventId::MAX, LOADED);
+        let mut rows = match timeout(LOAD, read).await {
+            Ok(Ok(rows)) => rows,
+            Ok(Err(why)) => {
+                warn!(%stream, %why, "a room goes on without what was said in it before");
+                return None;
+            }
+            Err(_) => {
+                warn!(%stream, "a room goes on without what was said in it before: the store is silent");
+                return None;
+            }
+        };
+        rows.reverse();
+        let events: Vec<Event> = rows.iter().filter_map(|row| serde_json::from_str(&row.body).ok()).collect();
+        if hub.newest() > EventId(0) {
+            let base = hub.base();
+            hub.publish(events.iter().filter(|event| event.id() > base).map(Told::new).collect());
+        } else {
+            // All there is, or all since the one before the first.
+            let base = rows.first().filter(|_| rows.len() >= LOADED).map_or(EventId(0), |row| EventId(row.id.0 - 1));
+            hub.load(base, events.iter().map(Told::new).collect());
+        }
+        Some(events)
     }
 
     /// Judges requests in turn, and stores what came of it.
@@ -170,9 +172,10 @@ impl Task {
     }
 
     /// Tells what is stored.
-    fn tell(&self, lot: Lot, stored: store::Result<()>) {
+    fn tell(&self, room: &mut Room, lot: Lot, stored: store::Result<()>) {
         let Lot { events, replies, known } = lot;
         if let Err(why) = &stored {
+            events.iter().for_each(|event| room.forget(event.id()));
             warn!(stream = %self.room.stream, %why, "what was said is not stored, and not told");
         }
         if stored.is_ok() {
