@@ -62,6 +62,8 @@ impl Task {
                         encoding.transcoder.drop_rung(&top);
                     }
                     broadcast.withdraw(&top);
+                    // It stands still from now on, and is not stuck.
+                    self.stand_encoded(&top, None);
                 }
             }
             Mode::Reencode => run.source = None,
@@ -213,6 +215,7 @@ impl Task {
                     broadcast.done(&rung, writes);
                     self.changed = true;
                 }
+                self.stand_encoded(&rung, None);
             }
             transcode::Event::Restarted { .. } => {
                 // What was half made is made again from its boundary, by an encoder that tells its config anew.
