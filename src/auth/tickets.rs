@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use quick_cache::sync::Cache;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
 use super::{Secret, people::Person};
@@ -268,12 +268,8 @@ impl Tickets {
         }
         let kid = jsonwebtoken::decode_header(ticket).ok().and_then(|header| header.kid).ok_or(Refusal::Invalid)?;
         let key = access.keys.get(&kid).ok_or(Refusal::Invalid)?;
-        let mut validation = Validation::new(algorithm(key.signature));
-        validation.required_spec_claims.clear();
-        // Times are looked at with each request, not once.
-        (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
-        let token = jsonwebtoken::decode::<Claims>(ticket, &key.decoding, &validation).map_err(|_| Refusal::Invalid)?;
-        let claims = Arc::new(token.claims);
+        let claims: Claims = decode(ticket, key).ok_or(Refusal::Invalid)?;
+        let claims = Arc::new(claims);
         self.verified.insert(hash, Arc::new(Verified { kid, text: key.text.clone(), claims: claims.clone() }));
         Ok(claims)
     }
@@ -283,11 +279,7 @@ impl Tickets {
         let kid = jsonwebtoken::decode_header(token).ok().filter(|_| token.len() <= LENGTH_MAX)?.kid?;
         let access = self.access.load();
         let key = access.keys.get(&kid).filter(|key| key.own)?;
-        let mut validation = Validation::new(algorithm(key.signature));
-        validation.required_spec_claims.clear();
-        (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
-        let token = jsonwebtoken::decode::<Person>(token, &key.decoding, &validation).ok()?;
-        Some(token.claims).filter(|person| seconds(now) < person.exp)
+        decode(token, key).filter(|person: &Person| seconds(now) < person.exp)
     }
 
     /// Says whether a verified ticket lets a viewer at `address` watch. `listed`: it is for media that a playlist named,
@@ -319,6 +311,14 @@ impl Tickets {
             _ => Ok(()),
         }
     }
+}
+
+/// What a token says that this key has signed. Its times are looked at with each request, not here.
+fn decode<T: DeserializeOwned>(token: &str, key: &Key) -> Option<T> {
+    let mut validation = Validation::new(algorithm(key.signature));
+    validation.required_spec_claims.clear();
+    (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
+    jsonwebtoken::decode(token, &key.decoding, &validation).ok().map(|token| token.claims)
 }
 
 fn seconds(at: UnixMs) -> u64 {

@@ -236,9 +236,8 @@ impl Rooms {
         for _ in 0..PAGES {
             let rows = meta.chat_back(stream, &ChatLog::Live, before, PAGE_ROWS).await?;
             let Some(last) = rows.last().map(|row| row.id) else { return Ok((found, None)) };
-            let newest = rows[0].id;
             let marks = meta.chat(stream, &ChatLog::Marks, last, PAGE_ROWS).await?;
-            let is_marked = |id: EventId| marks.iter().any(|mark| mark.id == id && id <= newest);
+            let is_marked = |id: EventId| marks.iter().any(|mark| mark.id == id);
             for row in &rows {
                 before = row.id;
                 let Ok(event) = serde_json::from_str::<Event>(&row.body) else { continue };
@@ -268,9 +267,8 @@ impl Rooms {
             let rows = self.shared.meta.chat(stream, &ChatLog::Live, from, 500).await?;
             let (count, last) = (rows.len(), rows.last().map(|row| row.id));
             let inside = rows.into_iter().take_while(|row| row.id < end);
-            let before = all.len();
             all.extend(inside.filter_map(|row| Some(Told::new(&serde_json::from_str(&row.body).ok()?))));
-            match last.filter(|last| count == 500 && *last < end && all.len() >= before) {
+            match last.filter(|last| count == 500 && *last < end) {
                 Some(last) => from = EventId(last.0 + 1),
                 None => return Ok(all),
             }
@@ -380,7 +378,7 @@ impl Task {
         let crowd = tokio::spawn(crowd(Arc::downgrade(&self.room)));
         loop {
             changes.borrow_and_update();
-            let over = match self.rooms.shared.places.host(&self.room.stream) {
+            let over = match self.hosts() {
                 None => self.host(&mut changes).await,
                 Some(node) => self.follow(node, &mut changes).await,
             };

@@ -100,6 +100,8 @@ impl Task {
         tokio::pin!(reading);
         let mut handing = futures::stream::FuturesUnordered::new();
         let (lost, mut over) = (CancellationToken::new(), None);
+        let stream = self.room.stream.clone();
+        let handed = |ask| hand_on(nodes.clone(), node, stream.clone(), ask, lost.clone());
         loop {
             if let Some(over) = over {
                 // What is on its way is asked again where the room is hosted then.
@@ -110,7 +112,7 @@ impl Task {
                 return over;
             }
             for ask in self.again.drain(..) {
-                handing.push(hand_on(nodes.clone(), node, self.room.stream.clone(), ask, lost.clone()));
+                handing.push(handed(ask));
             }
             tokio::select! {
                 Some(back) = handing.next() => {
@@ -121,7 +123,7 @@ impl Task {
                     }
                 }
                 Some(ask) = self.asked.recv(), if handing.len() < AT_ONCE => {
-                    handing.push(hand_on(nodes.clone(), node, self.room.stream.clone(), ask, lost.clone()));
+                    handing.push(handed(ask));
                 }
                 why = &mut reading => {
                     debug!(stream = %self.room.stream, node = %nodes.name(node), %why, "a room's host is lost");
