@@ -163,7 +163,9 @@ fn a_node_that_stops_hands_its_streams_over() {
     follow_on(&mut client, 4);
     cluster.nodes[owner].start_again();
     // It has to be as far as the other before that can stop.
-    follow_on(&mut client, 6);
+    cluster.nodes[third]
+        .wait_stream("cleo", "a standby that is back", |live| live["standbys"] == serde_json::json!([NAMES[owner]]));
+    follow_on(&mut client, 2);
     assert!(cluster.nodes[standby].terminate().1.success());
     wait_owner(&cluster, third, "cleo", owner);
     follow_on(&mut client, 6);

@@ -149,6 +149,8 @@ impl Failover {
                 {
                     self.open(owner);
                 }
+                // Whoever was away is another process when it is back.
+                self.resting.retain(|node, _| nodes.contains(node));
                 self.candidates = nodes;
             }
             Input::Standing { node, leads, k, encoded, draining } => {

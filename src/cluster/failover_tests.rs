@@ -192,6 +192,28 @@ fn a_node_that_drains_is_left_as_soon_as_another_is_as_far() {
 }
 
 #[test]
+fn a_node_that_has_stopped_and_is_back_stands_by_at_once() {
+    let stopped = || {
+        let mut run = Run::begun();
+        let (node, k, encoded) = (node("a"), Some(5), BTreeMap::new());
+        run.machine.handle(at(2000), Input::Standing { node, leads: true, k, encoded, draining: true });
+        run.stands(2100, "b", false, 5);
+        run.led(2200, "b");
+        assert_eq!(run.out(), "lead b, leave a, open c");
+        run
+    };
+    // While it stops it still answers.
+    let mut run = stopped();
+    run.candidates(2300, "b c a");
+    run.candidates(2400, "a b c");
+    assert_eq!(run.out(), "");
+    let mut run = stopped();
+    run.candidates(2300, "b c");
+    run.candidates(2400, "a b c");
+    assert_eq!(run.out(), "open a");
+}
+
+#[test]
 fn a_leader_whose_encoder_is_stuck_gives_way_within_a_second_and_not_at_once_again() {
     let mut run = Run::begun();
     for beat in 0..8 {
