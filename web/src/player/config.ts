@@ -69,7 +69,7 @@ const regular: Partial<HlsConfig> = {
 
 /**
  * Says no distance of its own: any liveSync* here would take the place of the playlist's PART-HOLD-BACK. The rate is the
- * player's own (CATCH_UP), so maxLiveSyncPlaybackRate stays 1.
+ * player's own (pace.ts), so maxLiveSyncPlaybackRate stays 1.
  */
 const lowLatency: Partial<HlsConfig> = {
   ...common,

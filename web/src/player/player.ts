@@ -10,6 +10,7 @@ import Hls, { ErrorDetails, ErrorTypes, Events, type ErrorData, type Fragment, t
 import { backoffMs } from '../shared/backoff';
 import { MAX_LATENCY_CHUNKS, hlsConfig } from './config';
 import { LastPicture } from './last-picture';
+import { rateAt } from './pace';
 import { VideoRenditions, named, type ChromeVideo } from './renditions';
 import { StallMeter } from './stall';
 import { exactly, type Load, type Motion } from './terms';
@@ -24,13 +25,6 @@ const STUCK_MS = 10_000;
 
 /** After a halt this long play goes on with next to no buffer, or too far behind to catch up. */
 const LONG_STALL_MS = 3_000;
-
-/**
- * Low latency is caught up with by playing a little faster, a second in ten, which is hardly heard: from this far over the
- * target until this near. Every change of rate costs a few milliseconds of smoothness, so the two lie apart; hls.js, with
- * one threshold and wanting more than 1 s buffered, changes it five times a second for ever and comes no nearer.
- */
-const CATCH_UP = { rate: 1.1, fromSeconds: 0.3, untilSeconds: 0.1 };
 
 /** After each halt hls.js stays farther behind, and never comes back. When nothing halted for so long it does here. */
 const CALM_MS = 60_000;
@@ -564,7 +558,7 @@ export class Player {
     if (stalledBefore && !stallMeter.stalled && (stallMeter.stalls.at(-1)?.durationMs ?? 0) >= LONG_STALL_MS) this.#rejoin(nowMs);
     this.#maybeRelease(nowMs);
     this.#comeBack(nowMs);
-    this.#catchUp();
+    this.#keepDistance();
     this.#maybeLeaveHole(nowMs);
     if (stalledBefore !== stallMeter.stalled || playedBefore !== stallMeter.played) this.#onChange();
 
@@ -588,14 +582,19 @@ export class Player {
     if (target > asked + 0.1 && nowMs - this.#raisedMs > CALM_MS) hls.targetLatency = asked;
   }
 
-  /** Sets the rate in low latency. From farther than two target durations it would take too long: that viewer paused or went back. */
-  #catchUp(): void {
-    const { video } = this;
-    if (!this.#inParts || this.holding) return;
-    const over = (this.latency ?? 0) - (this.targetLatency ?? 0);
-    const { rate, fromSeconds, untilSeconds } = CATCH_UP;
-    const due = over > (video.playbackRate > 1 ? untilSeconds : fromSeconds) && over < 2 * this.#chunkSeconds;
-    const wanted = this.#partSeconds > 0 && due && this.buffer > this.#partSeconds ? rate : 1;
+  /** Keeps the distance to the live edge, by the rate. */
+  #keepDistance(): void {
+    const { video, latency, buffer } = this;
+    if (this.whole || this.finished || this.#native || this.holding) return;
+    const wanted = rateAt({
+      inParts: this.#inParts,
+      rate: video.playbackRate,
+      latency,
+      target: this.targetLatency,
+      buffer,
+      part: this.#partSeconds,
+      chunk: this.#chunkSeconds,
+    });
     if (video.playbackRate !== wanted) video.playbackRate = wanted;
   }
 
