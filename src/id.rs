@@ -209,6 +209,11 @@ impl BroadcastId {
     pub fn generate(now: crate::time::UnixMs) -> Self {
         Self(ulid(now))
     }
+
+    /// Greater than all that were made before this moment, and smaller than those of it and after.
+    pub fn first_at(at: UnixMs) -> Self {
+        Self(lower(ulid::Ulid::from_parts(at.0.max(0) as u64, 0)))
+    }
 }
 
 impl ClipId {
@@ -220,7 +225,10 @@ impl ClipId {
 
 /// A ULID in lower case.
 fn ulid(now: crate::time::UnixMs) -> Arc<str> {
-    let ulid = ulid::Ulid::from_parts(now.0.max(0) as u64, rand::random());
+    lower(ulid::Ulid::from_parts(now.0.max(0) as u64, rand::random()))
+}
+
+fn lower(ulid: ulid::Ulid) -> Arc<str> {
     ulid.to_string().to_lowercase().into()
 }
 
@@ -256,6 +264,8 @@ mod tests {
         let (a, b) =
             (BroadcastId::generate(UnixMs(1_700_000_000_000)), BroadcastId::generate(UnixMs(1_700_000_000_001)));
         assert!(a < b);
+        let between = BroadcastId::first_at(UnixMs(1_700_000_000_001));
+        assert!(a < between && between < b);
         assert_eq!(BroadcastId::new(a.as_str()).unwrap(), a);
     }
 

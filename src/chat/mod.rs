@@ -6,11 +6,15 @@
 //! reader who is slow costs nobody anything. [`socket`] speaks WebSocket, [`frames`] knows its bytes; who polls reads the same
 //! hub. When a host is lost the next one reads what was stored last and goes on with greater numbers; whoever had said
 //! something that was not acknowledged says it again under the same nonce.
+//!
+//! What was said before is read from the store ([`past`]), also beside a recording, for which it is copied ([`keep`]).
 
 pub mod event;
 pub mod frames;
 pub mod fuzz;
 pub mod hub;
+pub mod keep;
+pub mod past;
 pub mod room;
 pub mod rooms;
 pub mod socket;

@@ -208,10 +208,10 @@ pub struct Room {
 }
 
 /// Names of rules.
-const SETTINGS: &str = "settings";
+pub const SETTINGS: &str = "settings";
 const BAN: &str = "ban/";
 const ADDRESS: &str = "address/";
-const MODERATOR: &str = "moderator/";
+pub const MODERATOR: &str = "moderator/";
 
 impl Room {
     /// A room as it was stored. `events` are the newest ones, oldest first; `tag` is of the ids that are given. Gives what of the

@@ -20,7 +20,8 @@ use super::{
     Act, Refusal, Who,
     event::{Event, Role},
     hub::{Hub, Told},
-    room::{PURGED, Settings},
+    keep::Keep,
+    room::{MODERATOR, SETTINGS, Settings},
     socket::Leave,
 };
 use crate::{
@@ -48,11 +49,6 @@ const ASKS: usize = 1024;
 const PATIENCE: Duration = Duration::from_secs(8);
 /// A request is handed on by so many nodes: two views of who hosts a room may differ for a moment.
 const HOPS: u8 = 3;
-/// Rows that are read to find so many messages, of which some may be hidden.
-const PAGE_ROWS: usize = 50;
-/// Pages that are read for one of messages: beyond it, all that moderators did is passed over another time.
-const PAGES: usize = 20;
-
 /// Where rooms are hosted.
 pub trait Places: Send + Sync + 'static {
     /// Who hosts a stream's room, by the number that [`Nodes`] gives it; nothing: this node does.
@@ -219,42 +215,9 @@ impl Rooms {
         self.shared.tasks.wait().await;
     }
 
-    /// Messages before an event, newest first, at most `limit`, without those that are hidden. The second value is where to
-    /// go on; nothing where there are no more.
-    ///
-    /// # Errors
-    /// The store does not answer.
-    pub async fn history(
-        &self,
-        stream: &StreamId,
-        before: EventId,
-        limit: usize,
-    ) -> store::Result<(Vec<Event>, Option<EventId>)> {
-        let meta = &self.shared.meta;
-        let (mut found, mut before) = (Vec::new(), before);
-        let purged = purges(meta.chat_rules(stream).await?);
-        for _ in 0..PAGES {
-            let rows = meta.chat_back(stream, &ChatLog::Live, before, PAGE_ROWS).await?;
-            let Some(last) = rows.last().map(|row| row.id) else { return Ok((found, None)) };
-            let marks = meta.chat(stream, &ChatLog::Marks, last, PAGE_ROWS).await?;
-            let is_marked = |id: EventId| marks.iter().any(|mark| mark.id == id);
-            for row in &rows {
-                before = row.id;
-                let Ok(event) = serde_json::from_str::<Event>(&row.body) else { continue };
-                let Some(message) = event.message() else { continue };
-                if is_marked(row.id) || purged.get(&message.user).is_some_and(|until| row.id <= *until) {
-                    continue;
-                }
-                found.push(event);
-                if found.len() >= limit {
-                    return Ok((found, Some(before)));
-                }
-            }
-            if rows.len() < PAGE_ROWS {
-                return Ok((found, None));
-            }
-        }
-        Ok((found, Some(before)))
+    /// What keeps the chats of recordings; `rooms_keep`: how long rooms' rows are kept.
+    pub fn keep(&self, rooms_keep: Duration) -> Keep {
+        Keep::new(self.shared.meta.clone(), self.shared.places.clone(), rooms_keep)
     }
 
     /// All that was told in a slot of time, from the store.
@@ -274,14 +237,6 @@ impl Rooms {
             }
         }
     }
-}
-
-/// Until which event nothing of a user is shown.
-fn purges(rules: Vec<(String, String)>) -> HashMap<UserId, EventId> {
-    let purge = |(name, body): (String, String)| {
-        Some((name.strip_prefix(PURGED)?.parse().ok()?, serde_json::from_str(&body).ok()?))
-    };
-    rules.into_iter().filter_map(purge).collect()
 }
 
 impl Handle {
@@ -434,9 +389,9 @@ impl Task {
 
 impl Known {
     fn of(rules: &[(String, String)]) -> Self {
-        let settings = rules.iter().find(|(name, _)| name == "settings");
+        let settings = rules.iter().find(|(name, _)| name == SETTINGS);
         let settings = settings.and_then(|(_, body)| serde_json::from_str(body).ok()).unwrap_or_default();
-        let moderator = |(name, _): &(String, String)| name.strip_prefix("moderator/")?.parse().ok();
+        let moderator = |(name, _): &(String, String)| name.strip_prefix(MODERATOR)?.parse().ok();
         Self { settings, moderators: rules.iter().filter_map(moderator).collect() }
     }
 }

@@ -28,6 +28,8 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/", get(|| async { page("index.html") }))
         .route("/watch/{stream}", get(|| async { page("watch.html") }))
         .route("/watch/{stream}/{broadcast}", get(|| async { page("watch.html") }))
+        .route("/chat/{stream}", get(|| async { page("chat.html") }))
+        .route("/overlay/{stream}/chat", get(|| async { page("overlay.html") }))
         .route("/assets/{*path}", get(asset))
         .route("/favicon.svg", get(|| async { plain("favicon.svg") }))
 }

@@ -1,5 +1,7 @@
 //! Errors as `application/problem+json` (RFC 9457): a title people understand, never a stack of words.
 
+use std::{borrow::Cow, time::Duration};
+
 use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -17,12 +19,14 @@ pub struct Problem {
     status: StatusCode,
     detail: String,
     /// A word for programs, where the status says too little.
-    code: Option<&'static str>,
+    code: Option<Cow<'static, str>>,
+    /// When it may be tried again.
+    again: Option<Duration>,
 }
 
 impl Problem {
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), code: None }
+        Self { status, detail: detail.into(), code: None, again: None }
     }
 
     pub fn is_not_found(&self) -> bool {
@@ -35,8 +39,13 @@ impl Problem {
     }
 
     /// With a word for programs.
-    pub fn with_code(self, code: &'static str) -> Self {
-        Self { code: Some(code), ..self }
+    pub fn with_code(self, code: impl Into<Cow<'static, str>>) -> Self {
+        Self { code: Some(code.into()), ..self }
+    }
+
+    /// It may be tried again after this.
+    pub fn again_in(self, after: Duration) -> Self {
+        Self { again: Some(after), ..self }
     }
 
     pub fn not_found(detail: impl Into<String>) -> Self {
@@ -50,7 +59,7 @@ impl From<Refusal> for Problem {
             Refusal::Missing | Refusal::Invalid | Refusal::Expired | Refusal::Early => StatusCode::UNAUTHORIZED,
             Refusal::OtherStream | Refusal::OtherAddress | Refusal::Revoked => StatusCode::FORBIDDEN,
         };
-        Self { code: Some(refusal.code()), ..Self::new(status, refusal.to_string()) }
+        Self::new(status, refusal.to_string()).with_code(refusal.code())
     }
 }
 
@@ -115,12 +124,17 @@ impl IntoResponse for Problem {
         if let Some(code) = self.code {
             body["code"] = code.into();
         }
+        if let Some(after) = self.again {
+            body["retry_ms"] = (after.as_millis() as u64).into();
+        }
         let mut response = (self.status, body.to_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         // A 404 of this moment may be a playlist of the next one.
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if self.status.is_server_error() && self.status != StatusCode::INTERNAL_SERVER_ERROR {
+        if let Some(after) = self.again {
+            headers.insert(header::RETRY_AFTER, (after.as_millis().div_ceil(1000) as u64).into());
+        } else if self.status.is_server_error() && self.status != StatusCode::INTERNAL_SERVER_ERROR {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response

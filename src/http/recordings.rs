@@ -330,7 +330,7 @@ async fn access(State(app): Shared, Path(id): Path<String>, asker: Asker) -> Res
 }
 
 /// An answer that caches may share, unless it was given for a key.
-fn answer(role: Role, value: &Value) -> Response {
+pub(super) fn answer(role: Role, value: &Value) -> Response {
     match role {
         Role::Viewer => api::public(value),
         Role::Owner | Role::Admin => ([(header::CACHE_CONTROL, "private, no-store")], Json(value)).into_response(),
@@ -342,7 +342,7 @@ fn bad(why: impl Into<String>) -> Problem {
 }
 
 impl App {
-    async fn known_broadcast(&self, id: &str) -> Result<BroadcastRow, Problem> {
+    pub(super) async fn known_broadcast(&self, id: &str) -> Result<BroadcastRow, Problem> {
         let id = id.parse().map_err(|_| Refused::Unknown)?;
         Ok(self.library.row(&id).await?)
     }

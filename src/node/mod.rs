@@ -198,6 +198,7 @@ impl Node {
         };
         let sockets_max = config.chat.max_sockets as usize;
         let rooms = chat::Rooms::new(stores.meta.clone(), places, nodes, sockets_max, no_more_viewers.clone());
+        let keep_chats = is_origin.then(|| rooms.keep(config.chat.keep));
         let app = Arc::new(App {
             node: config.node.id.clone(),
             chats: http::chat::Chats::new(rooms, config.chat.enabled),
@@ -277,6 +278,9 @@ impl Node {
         }
         welcome::welcome(&stores.meta, &config, rtmp_addr, http_addr).await?;
         servers.spawn(jobs.run(stop()));
+        if let Some(keep_chats) = keep_chats {
+            servers.spawn(keep_chats.run(stop()));
+        }
         app.readiness.start();
         Ok(Self { app, lines, ingest, opened, peers, rtmp, no_more_viewers, servers })
     }

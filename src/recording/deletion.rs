@@ -3,6 +3,7 @@
 
 use super::walk;
 use crate::{
+    chat::keep::drop_kept,
     id::{BroadcastId, StreamId},
     line::Stores,
     store::{self, About, ChunkRow, ClipsOf, blob_name},
@@ -55,6 +56,7 @@ pub async fn take_away(
         }
         from = last + 1;
     }
+    drop_kept(&*stores.meta, stream, broadcast).await?;
     if kept.is_empty() {
         // Init segments, pictures, and whatever a crash left without a row.
         for blob in walk::blobs(stores, &format!("{stream}/{broadcast}")).await? {

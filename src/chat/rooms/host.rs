@@ -4,7 +4,11 @@ use futures::{StreamExt, future::BoxFuture, stream::FuturesOrdered};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::*;
-use crate::{chat::room::Room, store::ChatWrite, time::unix_now};
+use crate::{
+    chat::{keep::mark_kept, room::Room},
+    store::ChatWrite,
+    time::unix_now,
+};
 
 /// Events that are read when a room is opened: whoever sends something again under its nonce does so within ten seconds.
 const LOADED: usize = 2000;
@@ -166,6 +170,7 @@ impl Task {
         let (meta, stream, lot) =
             (self.rooms.shared.meta.clone(), self.room.stream.clone(), Lot { events, replies, known });
         Box::pin(async move {
+            let _ = timeout(LOAD, mark_kept(&*meta, &stream, &mut writes)).await;
             let stored = if writes.is_empty() { Ok(()) } else { store(&*meta, &stream, writes).await };
             (lot, stored)
         })

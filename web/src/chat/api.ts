@@ -1,6 +1,8 @@
 /** What the chat asks of the server by requests; the socket is `line`'s. */
 import { ask, isObject, list, number, text, type Answer } from '../shared/api';
+import { ticketed } from '../shared/ticketed';
 import type { Event, Message, Settings } from './log';
+import type { Part, Source } from './replay';
 
 export interface You {
   user: string;
@@ -31,8 +33,7 @@ export class Api {
 
   /** The address of something of this room. */
   path(rest = ''): string {
-    const ticket = this.ticket();
-    return `${ticket === null ? '' : `/t/${ticket}`}/api/v1/streams/${encodeURIComponent(this.stream)}/chat${rest}`;
+    return ticketed(`/api/v1/streams/${encodeURIComponent(this.stream)}/chat${rest}`, this.ticket());
   }
 
   enter(): Promise<Answer<Entered>> {
@@ -69,6 +70,32 @@ export class Api {
       const events = list(body['messages'], readEvent);
       return { messages: events.filter((event) => event.type === 'message'), next: text(body['next']) };
     });
+  }
+
+  /** What was said while a broadcast ran. */
+  replay(broadcast: string): Source {
+    const ask = (query: string): Promise<Answer<Part>> => this.part(broadcast, query);
+    const time = (ms: number): string => new Date(ms).toISOString();
+    return {
+      from: (from) => ask('ms' in from ? `from=${time(from.ms)}&limit=200` : `after=${from.after}&limit=500`),
+      before: (before) => ask('ms' in before ? `until=${time(before.ms)}&limit=30` : `before=${before.id}&limit=10`),
+    };
+  }
+
+  private part(broadcast: string, query: string): Promise<Answer<Part>> {
+    return ask({ url: `${this.recording(broadcast)}?${query}`, cached: true }, (body) => {
+      if (!isObject(body)) return null;
+      const said = list(body['messages'], (one) => {
+        const [event, time] = isObject(one) ? [readEvent({ ...one, type: 'message' }), text(one['time'])] : [null, null];
+        return event?.type === 'message' && time !== null ? { message: event, atMs: Date.parse(time) } : null;
+      });
+      return { said, next: text(body['next']) };
+    });
+  }
+
+  /** The address of a recording's chat; `.jsonl`: all of it, as a file. */
+  recording(broadcast: string, kind = ''): string {
+    return ticketed(`/api/v1/broadcasts/${encodeURIComponent(broadcast)}/chat${kind}`, this.ticket());
   }
 
   /** Chooses a name; with the stream's key, the streamer's. */

@@ -79,6 +79,12 @@ export class Log {
     return fresh;
   }
 
+  /** Forgets all messages, but not what was taken back. */
+  clear(): void {
+    this.messages = [];
+    this.seen.clear();
+  }
+
   /** Lets go of the oldest, and gives their ids. */
   trim(): string[] {
     const gone = this.messages.splice(0, Math.max(0, this.messages.length - KEPT)).map(({ id }) => id);

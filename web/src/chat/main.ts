@@ -3,12 +3,17 @@ import '../style/chat.css';
 import { keepKey, recallKey } from '../watch/key';
 import { Api } from './api';
 import { Line } from './line';
+import type { Message } from './log';
+import { Replay } from './replay';
 import { View } from './view';
 
-/** Starts the chat of a stream. */
-export function start(stream: string, ticket: () => string | null): void {
+/** How often the chat of a recording follows its picture. */
+const STEP_MS = 250;
+
+/** Starts the chat of a stream; `out` is where it can be had in a window of its own. */
+export function start(stream: string, ticket: () => string | null, out: string | null): void {
   const api = new Api(stream, ticket);
-  const view = new View({
+  const view = new View('live', {
     say: (text, reply) => line.act({ type: 'say', text, ...(reply === null ? {} : { reply }) }),
     act: (act) => line.act(act),
     name: async (name) => {
@@ -35,4 +40,50 @@ export function start(stream: string, ticket: () => string | null): void {
     settings: (settings) => view.setSettings(settings),
     skipped: (count) => view.skipped(count),
   });
+  if (out !== null) view.setOut(out);
+}
+
+/** What a recording's chat follows. */
+export interface Played {
+  stream: string;
+  broadcast: string;
+  ticket(): string | null;
+  /** When the picture that is shown was made, milliseconds since 1970. */
+  pictureMs(): number | null;
+  /** Whether the broadcast runs still. */
+  goesOn(): boolean;
+}
+
+/** Shows the chat of a recording in step with its picture. */
+export function replay({ stream, broadcast, ticket, pictureMs, goesOn }: Played): void {
+  const api = new Api(stream, ticket);
+  const source = api.replay(broadcast);
+  const view = new View('replay', {
+    say: () => Promise.resolve({ code: 'over', text: 'this is over', retryMs: null }),
+    name: () => Promise.resolve(null),
+    act: async (act) => {
+      const answer = await api.act(act);
+      if (answer.kind !== 'ok') return { code: answer.code, text: answer.words, retryMs: null };
+      view.takeBack(act, answer.value);
+      return { id: answer.value };
+    },
+    older: async (before) => {
+      const answer = await source.before({ id: before });
+      return answer.kind === 'ok' ? { messages: answer.value.said.map(({ message }) => message), more: answer.value.next !== null } : null;
+    },
+    who: async () => {
+      const answer = await api.enter();
+      return answer.kind === 'ok' ? answer.value.you : null;
+    },
+  });
+  const stage = {
+    clear: () => view.clear(),
+    show: (messages: Message[]) => view.take(messages.map((message) => ({ type: 'message', ...message }))),
+    found: (any: boolean) => {
+      view.setState(any ? 'on' : 'off');
+      view.setExport(any ? api.recording(broadcast, '.jsonl') : null);
+    },
+  };
+  const follower = new Replay(source, stage, goesOn);
+  setInterval(() => follower.tick(pictureMs(), performance.now()), STEP_MS);
 }

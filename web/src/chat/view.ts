@@ -1,5 +1,7 @@
 /** The chat as people see it: the list, the line to write in, and what moderators may do. */
 import { byId, make, setText } from '../shared/dom';
+import { fillPanel } from './panel';
+import { drawRow } from './row';
 import type { Refusal, State } from './line';
 import { type You } from './api';
 import { Log, READABLE, mentions, sample, type Event, type Message, type Settings } from './log';
@@ -17,10 +19,15 @@ export interface Wishes {
   act(act: object): Promise<{ id: string } | Refusal>;
   name(name: string): Promise<string | null>;
   older(before: string): Promise<{ messages: Message[]; more: boolean } | null>;
+  /** Who the reader is, where that is asked only when it matters. */
+  who?(): Promise<You | null>;
 }
 
+/** What a chat is shown for: to take part, or beside a recording. */
+export type Kind = 'live' | 'replay';
+
 export class View {
-  private readonly panel = byId('chat', HTMLElement);
+  private readonly panel = filled();
   private readonly list = byId('chat-list', HTMLElement);
   private readonly form = byId('chat-form', HTMLFormElement);
   private readonly input = byId('chat-input', HTMLTextAreaElement);
@@ -45,7 +52,11 @@ export class View {
   private below = 0;
   private mayWriteAt = 0;
 
-  constructor(private readonly wishes: Wishes) {
+  constructor(
+    private readonly kind: Kind,
+    private readonly wishes: Wishes,
+  ) {
+    if (kind === 'replay') setText(byId('chat-title', HTMLElement), 'Chat replay');
     this.form.addEventListener('submit', (event) => {
       event.preventDefault();
       void this.send();
@@ -86,8 +97,8 @@ export class View {
 
   setYou(you: You | null): void {
     this.you = you;
-    this.form.hidden = you === null;
-    this.nameForm.hidden = you !== null;
+    this.form.hidden = you === null || this.kind === 'replay';
+    this.nameForm.hidden = you !== null || this.kind === 'replay';
     setText(byId('chat-you', HTMLElement), you === null ? '' : you.name);
     this.panel.dataset['staff'] = String(this.isStaff());
   }
@@ -117,6 +128,38 @@ export class View {
     // At once where it is quiet; where it is not, all of a while together.
     const waitMs = Math.max(0, this.lastDrawn + BUSY_MS - performance.now());
     setTimeout(() => requestAnimationFrame(() => this.draw()), this.fresh.length > 2 ? waitMs : Math.min(waitMs, 50));
+  }
+
+  /** Forgets all that it shows. */
+  clear(): void {
+    this.log.clear();
+    this.rows.clear();
+    this.list.replaceChildren();
+    this.fresh = [];
+    this.more = true;
+    this.below = 0;
+    this.drawJump();
+  }
+
+  /** Where all of it can be had as a file; nothing: nowhere. */
+  setExport(url: string | null): void {
+    const link = byId('chat-export', HTMLAnchorElement);
+    link.hidden = url === null;
+    if (url !== null) link.href = url;
+  }
+
+  /** Where the chat can be had in a window of its own. */
+  setOut(url: string): void {
+    const link = byId('chat-out', HTMLAnchorElement);
+    link.hidden = false;
+    link.href = url;
+  }
+
+  /** Takes out what a moderator has taken back, where no event tells of it. */
+  takeBack(act: object, id: string): void {
+    const { type, message, user }: { type?: unknown; message?: unknown; user?: unknown } = act;
+    if (type === 'delete') this.take([{ type, id, message: String(message) }]);
+    else if (type === 'purge' || type === 'ban') this.take([{ type: 'purge', id, user: String(user) }]);
   }
 
   skipped(count: number): void {
@@ -161,28 +204,14 @@ export class View {
   }
 
   private row(message: Message): HTMLElement {
-    const badges = message.roles.filter((role) => role in BADGES).map((role) => make('span', `chat-badge chat-${role}`, BADGES[role]!));
     const name = make('button', 'chat-who', message.name);
     name.type = 'button';
-    name.style.setProperty('--hue', String(hue(message.user)));
     name.title = `Mention ${message.name}`;
-    const text = make('span', 'chat-text', ...this.marked(message.text));
     const more = make('button', 'chat-more', '⋯');
     more.type = 'button';
     more.setAttribute('aria-label', `What to do with ${message.name}'s message`);
     const answered = message.reply === null ? undefined : this.log.messages.find(({ id }) => id === message.reply);
-    const reply = answered === undefined ? [] : [make('span', 'chat-answers', `↪ ${answered.name}: ${answered.text}`)];
-    const row = make('div', 'chat-row', ...reply, ...badges, name, text, more);
-    row.dataset['id'] = message.id;
-    row.dataset['user'] = message.user;
-    if (this.isMention(message)) row.classList.add('chat-mention');
-    return row;
-  }
-
-  /** The text with whom it mentions marked. Never markup. */
-  private marked(text: string): (Node | string)[] {
-    const parts = text.split(/(@[\p{L}\p{N}_]+)/u);
-    return parts.map((part, at) => (at % 2 === 1 ? make('b', 'chat-at', part) : part));
+    return drawRow(message, name, { answered, concerns: this.isMention(message) }, more);
   }
 
   private isMention(message: Message): boolean {
@@ -324,11 +353,12 @@ export class View {
     const message = this.log.messages.find(({ id }) => id === row?.dataset['id']);
     if (message === undefined) return;
     if (target?.matches('.chat-who') === true) {
+      if (this.kind === 'replay') return;
       if (this.you === null) return this.nameInput.focus();
       this.input.value = `${this.input.value}${this.input.value === '' || this.input.value.endsWith(' ') ? '' : ' '}@${message.name} `;
       this.input.focus();
     } else if (target?.matches('.chat-more') === true) {
-      this.openMenu(message, target);
+      void this.openMenu(message, target);
     }
   }
 
@@ -337,11 +367,13 @@ export class View {
   }
 
   /** What may be done with a message. */
-  private openMenu(message: Message, at: Element): void {
+  private async openMenu(message: Message, at: Element): Promise<void> {
+    const you = await this.wishes.who?.();
+    if (you !== undefined) this.setYou(you);
     const own = message.user === this.you?.user;
     const wishes: [string, () => void][] = [];
     const does = (label: string, act: object): unknown => wishes.push([label, () => void this.does(act)]);
-    if (this.you !== null) wishes.push(['Answer', () => this.setReply(message)]);
+    if (this.you !== null && this.kind === 'live') wishes.push(['Answer', () => this.setReply(message)]);
     if (own || this.isStaff()) does('Delete', { type: 'delete', message: message.id });
     if (!own && this.isStaff()) {
       does('Time out for 10 minutes', { type: 'ban', user: message.user, seconds: 600 });
@@ -361,7 +393,7 @@ export class View {
       });
       return button;
     });
-    this.menu.replaceChildren(...(buttons.length > 0 ? buttons : [make('p', 'chat-wish', 'Choose a name to answer.')]));
+    this.menu.replaceChildren(...(buttons.length > 0 ? buttons : [make('p', 'chat-wish', this.kind === 'live' ? 'Choose a name to answer.' : 'This is for moderators.')]));
     this.menu.showPopover();
     const box = at.getBoundingClientRect();
     this.menu.style.top = `${Math.min(box.bottom, innerHeight - this.menu.offsetHeight - 8)}px`;
@@ -379,11 +411,8 @@ export class View {
   }
 }
 
-const BADGES: Record<string, string> = { streamer: 'Streamer', moderator: 'Mod', bot: 'Bot', ticket: 'Ticket' };
-
-/** The same colour for somebody at every node and in every browser. */
-function hue(user: string): number {
-  let sum = 7;
-  for (const letter of user) sum = (sum * 31 + (letter.codePointAt(0) ?? 0)) % 3600;
-  return sum / 10;
+function filled(): HTMLElement {
+  const panel = byId('chat', HTMLElement);
+  fillPanel(panel);
+  return panel;
 }

@@ -260,7 +260,11 @@ function buildRest(): void {
   if (built) return;
   built = true;
   void import('../player/chrome');
-  if (what === 'stream') void import('../chat/main').then(({ start }) => start(id, () => ticket));
+  void import('../chat/main').then(({ start, replay }) => {
+    const of = place.broadcast;
+    if (of === null) start(id, () => ticket, `/chat/${encodeURIComponent(id)}`);
+    else replay({ stream: id, broadcast: of, ticket: () => ticket, pictureMs: () => player.pictureMs, goesOn: () => api === 'live' || api === 'away' });
+  });
   void import('./rest').then(({ start }) => {
     rest = start({
       player,
