@@ -5,15 +5,17 @@ mod support;
 use std::{
     io::{BufRead, BufReader},
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
 use support::{
-    Node,
+    Node, Publisher,
     chat::{Talker, choose, name, open, post, token},
     cluster, get, secs, signal, wait,
 };
 use tungstenite::{Bytes, Message};
+use weir::time::UnixMs;
 
 /// A stream that exists, with its key.
 fn stream(node: &Node, id: &str) -> String {
@@ -348,6 +350,75 @@ fn two_browsers_at_two_nodes_miss_no_line_while_the_host_is_killed() {
     assert!(output.status.success() && talking, "{told:#}");
     let errors = told["errors"].as_array().unwrap();
     assert!(errors.iter().all(|seen| seen["cspViolations"] == json!([])), "{errors:?}");
+}
+
+/// A recording shows what was said while it was made, beside the picture of that moment.
+#[test]
+fn a_recording_replays_its_chat_in_step_with_its_picture() {
+    let node = Node::start(&["ladder=[]", "live.chunk=1s", "live.reconnect_window=0s"]);
+    stream(&node, "alice");
+    let bearer = format!("Bearer {}", name(&node, "alice", "Ann"));
+    let mut said = 0;
+    let mut say = || {
+        let text = format!("line {said}");
+        said += 1;
+        let answer = post(&node, "/api/v1/streams/alice/chat", &json!({ "text": text }), &[("authorization", &bearer)]);
+        answer.status == 201
+    };
+    assert!(say());
+    let mut publisher = Publisher::test_picture(&node, "alice", "320x180", 30, "-g 30", "-b:a 64k", 9);
+    node.wait_live("alice");
+    while publisher.running() {
+        // As fast as one may.
+        say();
+        std::thread::park_timeout(Duration::from_millis(400));
+    }
+    let broadcast = wait("the recording", secs(10), || {
+        let told = read(&node, "/api/v1/streams/alice/broadcasts")["broadcasts"][0].take();
+        (told["state"] == "ended").then(|| told["id"].as_str().map(str::to_owned)).flatten()
+    });
+    assert!(wait("a line after it", secs(5), || say().then_some(true)));
+
+    let path = format!("/api/v1/broadcasts/{broadcast}/chat");
+    let all = read(&node, &path);
+    let messages = all["messages"].as_array().unwrap();
+    assert!(messages.len() > 5 && all["next"].is_null(), "{all:#}");
+    assert!(messages.iter().all(|message| message["text"] != "line 0"), "{all:#}");
+    let ids: Vec<_> = messages.iter().map(|message| message["id"].clone()).collect();
+    let half = read(&node, &format!("{path}?after={}&limit=2", ids[1].as_str().unwrap()));
+    assert_eq!((&half["messages"][0]["id"], &half["next"]), (&ids[2], &ids[3]), "{half:#}");
+    let back = read(&node, &format!("{path}?before={}&limit=1", ids[1].as_str().unwrap()));
+    assert_eq!(back["messages"][0]["id"], ids[0]);
+    let time = all["messages"][2]["time"].as_str().unwrap();
+    assert_eq!(read(&node, &format!("{path}?from={time}"))["messages"][0]["id"], ids[2]);
+    assert_eq!(read(&node, &format!("{path}?until={time}&limit=1"))["messages"][0]["id"], ids[1]);
+    for wrong in ["from=yesterday", "after=x", "after=0000000000000&before=0000000000000"] {
+        assert_eq!(get(&node.url(&format!("{path}?{wrong}"))).status, 400, "{wrong}");
+    }
+    let exported = get(&node.url(&format!("{path}.jsonl")));
+    let lines: Vec<Value> = exported.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(Value::from(lines), all["messages"]);
+
+    let mut command = Command::new("node");
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/web/test/replay.mjs"));
+    let output = command.arg(node.url(&format!("/watch/alice/{broadcast}"))).output().expect("node is installed");
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    assert!(output.status.success(), "{told:#}");
+    assert_eq!(told["errors"]["cspViolations"], json!([]), "{told:#}");
+    assert_eq!(told["exported"], format!("{path}.jsonl"));
+    let at = |message: &Value| UnixMs::parse(message["time"].as_str().unwrap()).unwrap().0 as f64;
+    for look in told["looks"].as_array().unwrap() {
+        let ms = look["ms"].as_f64().unwrap();
+        // It looks four times a second, and draws as often.
+        let shown: Vec<_> = messages.iter().filter(|one| at(one) < ms - 1000.0).map(|one| &one["text"]).collect();
+        let lines: Vec<_> = look["lines"].as_array().unwrap().iter().collect();
+        assert_eq!(&lines[..shown.len().min(lines.len())], shown, "{look}");
+        assert!(messages.iter().all(|one| at(one) <= ms || !lines.contains(&&one["text"])), "{look}");
+    }
+
+    // With the recording goes its chat.
+    assert_eq!(node.admin("DELETE", &format!("/api/v1/broadcasts/{broadcast}"), None).status, 202);
+    assert_eq!(get(&node.url(&path)).status, 410);
 }
 
 /// Messages that a node knows of.

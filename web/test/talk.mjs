@@ -52,6 +52,15 @@ try {
   const [one, other] = told.shown;
   if (JSON.stringify(one) !== JSON.stringify(other)) told.reason = 'they show different lines';
   else if (told.written.some((text) => one.filter((shown) => shown === text).length !== 1)) told.reason = 'a line is missing or there twice';
+  // Over a picture, and in a window of its own, is the same.
+  for (const path of ['/overlay/alice/chat?size=30', '/chat/alice']) {
+    const { page, seen } = await open(browser);
+    told.errors.push(seen);
+    await page.goto(new URL(path, urls[0]).href);
+    await page.locator('.chat-text', { hasText: told.written.at(-1) }).waitFor();
+    const ground = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+    if (path.startsWith('/overlay') && ground !== 'rgba(0, 0, 0, 0)') told.reason ??= `the overlay's ground is ${ground}`;
+  }
   told.ok = told.reason === null;
 } catch (error) {
   told.reason = String(error);

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::{no_store, who::Visitor};
 use crate::{
     chat::{
-        Message,
+        Event, Message,
         past::{From, Past},
     },
     http::{
@@ -54,7 +54,8 @@ pub(super) async fn history(
     let limit = limit.unwrap_or(PAGE).clamp(1, PAGE_MAX);
     let past = Past::of_room(&*app.meta, &stream).await?;
     let page = past.page(From::Before(before.unwrap_or(EventId::MAX)), limit).await?;
-    Ok(no_store(json!({ "messages": page.messages, "next": page.next }).to_string()))
+    let messages: Vec<_> = page.messages.into_iter().map(Event::Message).collect();
+    Ok(no_store(json!({ "messages": messages, "next": page.next }).to_string()))
 }
 
 #[derive(Debug, Deserialize)]
@@ -97,13 +98,13 @@ impl Wanted {
 struct Said {
     time: String,
     #[serde(flatten)]
-    message: Message,
+    event: Event,
 }
 
 impl Said {
     fn new(message: Message) -> Self {
         // Its sender's name for it is of no use any more.
-        Self { time: message.id.at().to_string(), message: Message { nonce: None, ..message } }
+        Self { time: message.id.at().to_string(), event: Event::Message(Message { nonce: None, ..message }) }
     }
 }
 

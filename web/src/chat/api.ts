@@ -86,7 +86,7 @@ export class Api {
     return ask({ url: `${this.recording(broadcast)}?${query}`, cached: true }, (body) => {
       if (!isObject(body)) return null;
       const said = list(body['messages'], (one) => {
-        const [event, time] = isObject(one) ? [readEvent({ ...one, type: 'message' }), text(one['time'])] : [null, null];
+        const [event, time] = isObject(one) ? [readEvent(one), text(one['time'])] : [null, null];
         return event?.type === 'message' && time !== null ? { message: event, atMs: Date.parse(time) } : null;
       });
       return { said, next: text(body['next']) };

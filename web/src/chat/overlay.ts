@@ -10,7 +10,7 @@ import { Line } from './line';
 import { Log, READABLE, sample } from './log';
 import { drawRow } from './row';
 
-/** More than these do not fit any picture. */
+/** More messages than these do not fit any picture. */
 const SHOWN = 40;
 /** Looks at what has come. */
 const DRAW_MS = 250;
@@ -22,6 +22,7 @@ const stream = decodeURIComponent(location.pathname.split('/')[2] ?? '');
 const list = byId('overlay', HTMLElement);
 const log = new Log();
 const rows = new Map<string, HTMLElement>();
+let lastDrawn = Number.NEGATIVE_INFINITY;
 let fresh: ReturnType<Log['take']>['added'] = [];
 
 const size = within('size', 8, 120, 22);
@@ -45,7 +46,9 @@ setInterval(draw, DRAW_MS);
 
 function draw(): void {
   if (fresh.length === 0) return;
-  const { shown } = sample(fresh, Math.ceil((READABLE * DRAW_MS) / 1_000), ({ roles }) => roles.includes('streamer'));
+  const elapsedMs = Math.min(2_000, performance.now() - lastDrawn);
+  lastDrawn = performance.now();
+  const { shown } = sample(fresh, Math.ceil((READABLE * elapsedMs) / 1_000), ({ roles }) => roles.includes('streamer'));
   fresh = [];
   for (const message of shown) {
     const row = drawRow(message, make('span', 'chat-who', message.name), { answered: undefined, concerns: false });

@@ -30,6 +30,8 @@ export function stats(player: Player, phase: Phase, behind: number | null, times
     /** Seconds from the broadcast's start: where play is, and the newest there is. */
     time: times?.position ?? null,
     end: times?.end ?? null,
+    /** When the picture was made, milliseconds since 1970. */
+    pictureMs: player.pictureMs,
     paused: video.paused,
     muted: video.muted,
     buffer: player.buffer,
