@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::room::Settings;
+use super::{act::Settings, known::Emotes};
 use crate::id::{EventId, UserId};
 
 /// What somebody may do in a room, and is seen by.
@@ -30,6 +30,11 @@ pub enum Event {
     Purge {
         id: EventId,
         user: UserId,
+    },
+    /// The emotes that there are from now on.
+    Emotes {
+        id: EventId,
+        emotes: Emotes,
     },
     /// What counts in the room from now on.
     Room {
@@ -59,7 +64,9 @@ impl Event {
     pub fn id(&self) -> EventId {
         match self {
             Event::Message(message) => message.id,
-            Event::Delete { id, .. } | Event::Purge { id, .. } | Event::Room { id, .. } => *id,
+            Event::Delete { id, .. } | Event::Purge { id, .. } | Event::Emotes { id, .. } | Event::Room { id, .. } => {
+                *id
+            }
         }
     }
 

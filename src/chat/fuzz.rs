@@ -93,6 +93,12 @@ mod tests {
             any::<u64>().prop_map(|id| {
                 serde_json::json!({ "type": "delete", "message": crate::id::EventId(id) }).to_string()
             }),
+            any::<u64>().prop_map(|id| {
+                serde_json::json!({ "type": "judge", "message": crate::id::EventId(id), "show": id % 2 == 0 })
+                    .to_string()
+            }),
+            Just(r#"{"type":"set","settings":{"hold_all":true,"held":["b"]}}"#.to_owned()),
+            Just(r#"{"type":"emote","name":"a","picture":"0123456789abcdef0123456789abcdef.png"}"#.to_owned()),
             Just(r#"{"type":"set","settings":{"slow":1,"unique":true,"blocked":["a*"]}}"#.to_owned()),
             Just(r#"{"type":"ban_address","prefix":"203.0.113.0/24"}"#.to_owned()),
             Just(r#"{"type":"purge","user":"g-2"}"#.to_owned()),

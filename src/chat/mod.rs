@@ -9,17 +9,19 @@
 //!
 //! What was said before is read from the store ([`past`]), also beside a recording, for which it is copied ([`keep`]).
 
+pub mod act;
 pub mod event;
 pub mod frames;
 pub mod fuzz;
 pub mod hub;
 pub mod keep;
+pub mod known;
 pub mod past;
 pub mod room;
 pub mod rooms;
 pub mod socket;
 pub mod text;
 
+pub use act::{Act, Acted, Refusal, Settings, Who};
 pub use event::{Event, Message, Role};
-pub use room::{Act, Refusal, Settings, Who};
 pub use rooms::{Alone, PATH, Places, Posted, Rooms, lines};

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::{
     event::{Event, Message},
-    room::{PURGED, SETTINGS, Settings},
+    known::Known,
+    room::PURGED,
 };
 use crate::{
     id::{EventId, StreamId, UserId},
@@ -44,7 +45,7 @@ pub struct Past<'a> {
     marks: Vec<ChatLog>,
     /// The first event that belongs to it, and the first one after.
     bounds: (EventId, EventId),
-    settings: Settings,
+    known: Known,
     /// Until which event nothing of a user is shown.
     purged: HashMap<UserId, EventId>,
 }
@@ -76,20 +77,17 @@ impl<'a> Past<'a> {
         marks: Vec<ChatLog>,
         bounds: (EventId, EventId),
     ) -> store::Result<Self> {
-        let (mut settings, mut purged) = (Settings::default(), HashMap::new());
-        for (name, body) in meta.chat_rules(stream).await? {
-            if let Some(user) = name.strip_prefix(PURGED).and_then(|user| user.parse().ok()) {
-                purged.extend(serde_json::from_str(&body).ok().map(|until| (user, until)));
-            } else if name == SETTINGS {
-                settings = serde_json::from_str(&body).unwrap_or_default();
-            }
-        }
-        Ok(Self { meta, stream, rows, marks, bounds, settings, purged })
+        let rules = meta.chat_rules(stream).await?;
+        let purge = |(name, body): &(String, String)| {
+            Some((name.strip_prefix(PURGED)?.parse().ok()?, serde_json::from_str(body).ok()?))
+        };
+        let (known, purged) = (Known::of(&rules), rules.iter().filter_map(purge).collect());
+        Ok(Self { meta, stream, rows, marks, bounds, known, purged })
     }
 
     /// What counts in the room now.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
+    pub fn known(&self) -> &Known {
+        &self.known
     }
 
     /// At most `limit` messages.

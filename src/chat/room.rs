@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    net::IpAddr,
     time::Duration,
 };
 
@@ -13,7 +12,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    act::{Act, Refusal, Settings, Who},
     event::{Event, Message, Role},
+    known::{Known, Rule},
     text,
 };
 use crate::{
@@ -40,98 +41,10 @@ const SLOW_MAX: u32 = 3600;
 const NONCE_MAX: usize = 64;
 const REASON_MAX: usize = 200;
 const BLOCKED_MAX: usize = 500;
-
-/// Who does something, as the node that took the request found out.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Who {
-    pub user: UserId,
-    pub name: String,
-    pub roles: Vec<Role>,
-    /// Where the request came from; nothing for programs that hold a key.
-    pub address: Option<IpAddr>,
-}
-
-impl Who {
-    pub fn has(&self, role: Role) -> bool {
-        self.roles.contains(&role)
-    }
-}
-
-/// What somebody does.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Act {
-    Say {
-        text: String,
-        #[serde(default)]
-        reply: Option<EventId>,
-    },
-    /// Shows a message no more: one's own, or any for moderators.
-    Delete {
-        message: EventId,
-    },
-    /// Shows nothing of what a user said so far.
-    Purge {
-        user: UserId,
-    },
-    /// The user may say nothing for so many seconds, or ever (`seconds` absent).
-    Ban {
-        user: UserId,
-        #[serde(default)]
-        seconds: Option<u32>,
-        #[serde(default)]
-        reason: String,
-    },
-    /// Nobody from these addresses may say anything.
-    BanAddress {
-        prefix: IpNet,
-        #[serde(default)]
-        reason: String,
-    },
-    /// Takes a ban of a user back.
-    Unban {
-        user: UserId,
-    },
-    UnbanAddress {
-        prefix: IpNet,
-    },
-    /// Makes a user a moderator, or no longer. For the streamer.
-    Moderator {
-        user: UserId,
-        on: bool,
-    },
-    /// Changes the room.
-    Set {
-        settings: Settings,
-    },
-}
-
-/// What counts in a room.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Settings {
-    /// Whether there is a chat at all, where that is not as the node is configured.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub enabled: Option<bool>,
-    /// Seconds between two messages of one person; 0: as many as the node allows.
-    pub slow: u32,
-    /// Only those who hold a ticket may write.
-    pub tickets_only: bool,
-    pub emotes_only: bool,
-    pub no_links: bool,
-    /// The same is not said twice within half a minute.
-    pub unique: bool,
-    /// Words that nobody may write; with `*` at the end: that words may not begin with. Told to moderators alone.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub blocked: Vec<String>,
-}
-
-impl Settings {
-    /// What everybody may know.
-    pub fn public(&self) -> Self {
-        Self { blocked: Vec::new(), ..self.clone() }
-    }
-}
+/// Messages that wait for a moderator, emotes, and letters of an emote's name.
+const HELD_MAX: usize = 200;
+const EMOTES_MAX: usize = 200;
+const EMOTE_LETTERS: usize = 25;
 
 /// Somebody, or an address, is banned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,32 +62,13 @@ impl Ban {
     }
 }
 
-/// Why something was not done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refusal {
-    /// A word for programs.
-    pub code: String,
-    pub text: String,
-    /// When it may be tried again, ms; nothing: trying again does not help.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retry_ms: Option<u64>,
-}
-
-impl Refusal {
-    pub fn new(code: &str, text: impl Into<String>) -> Self {
-        Self { code: code.into(), text: text.into(), retry_ms: None }
-    }
-
-    pub fn again_in(self, wait: Duration) -> Self {
-        Self { retry_ms: Some(wait.as_millis() as u64), ..self }
-    }
-}
-
 /// What was decided.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Done {
     /// The event that it is known by: an earlier one where it was done before.
     pub id: EventId,
+    /// It waits for a moderator.
+    pub held: bool,
     /// To be told, once the writes are made; nothing where it was done before.
     pub event: Option<Event>,
     pub writes: Vec<ChatWrite>,
@@ -193,10 +87,11 @@ struct Author {
 /// One stream's room. See the module.
 #[derive(Debug)]
 pub struct Room {
-    settings: Settings,
+    known: Known,
     users: BTreeMap<UserId, Ban>,
     addresses: Vec<(IpNet, Ban)>,
-    moderators: Vec<UserId>,
+    /// Messages that wait for a moderator.
+    held: BTreeMap<EventId, Message>,
     authors: HashMap<UserId, Author>,
     /// The newest messages: their ids, who said them and under which nonce.
     recent: VecDeque<(EventId, UserId, Option<String>)>,
@@ -208,20 +103,19 @@ pub struct Room {
 }
 
 /// Names of rules.
-pub const SETTINGS: &str = "settings";
 const BAN: &str = "ban/";
 const ADDRESS: &str = "address/";
-pub const MODERATOR: &str = "moderator/";
+const HELD: &str = "held/";
 
 impl Room {
     /// A room as it was stored. `events` are the newest ones, oldest first; `tag` is of the ids that are given. Gives what of the
     /// rules cannot be read.
     pub fn restore(rules: &[(String, String)], events: &[Event], tag: u16) -> (Self, Vec<String>) {
         let mut room = Self {
-            settings: Settings::default(),
+            known: Known::default(),
             users: BTreeMap::new(),
             addresses: Vec::new(),
-            moderators: Vec::new(),
+            held: BTreeMap::new(),
             authors: HashMap::new(),
             recent: VecDeque::new(),
             nonces: HashMap::new(),
@@ -235,17 +129,36 @@ impl Room {
     }
 
     fn rule(&mut self, name: &str, body: &str) -> Option<()> {
-        if name == SETTINGS {
-            self.settings = serde_json::from_str(body).ok()?;
-        } else if let Some(user) = name.strip_prefix(BAN) {
+        if let Some(user) = name.strip_prefix(BAN) {
             self.users.insert(user.parse().ok()?, serde_json::from_str(body).ok()?);
         } else if let Some(prefix) = name.strip_prefix(ADDRESS) {
             self.addresses.push((prefix.parse().ok()?, serde_json::from_str(body).ok()?));
-        } else if let Some(user) = name.strip_prefix(MODERATOR) {
-            self.moderators.push(user.parse().ok()?);
+        } else if let Some(id) = name.strip_prefix(HELD) {
+            let message: Message = serde_json::from_str(body).ok()?;
+            self.hold(id.parse().ok()?, message);
+        } else {
+            self.known.learn(name, body)?;
         }
-        // Of a newer version.
+        // Others are of a newer version.
         Some(())
+    }
+
+    /// Keeps a message until a moderator has judged it.
+    fn hold(&mut self, id: EventId, message: Message) {
+        self.last = self.last.max(id);
+        if let Some(nonce) = &message.nonce {
+            self.nonces.insert((message.user.clone(), nonce.clone()), id);
+        }
+        self.held.insert(id, message);
+    }
+
+    /// Lets go of a message that waits.
+    fn unhold(&mut self, id: EventId) -> Option<Message> {
+        let message = self.held.remove(&id)?;
+        if let Some(nonce) = &message.nonce {
+            self.nonces.remove(&(message.user.clone(), nonce.clone()));
+        }
+        Some(message)
     }
 
     /// Takes note of an event that another host has made.
@@ -265,16 +178,19 @@ impl Room {
                     self.drop_recent(0);
                 }
             }
-            // Its blocked words are in the rules.
+            // Words that are not for everybody are in the rules.
             Event::Room { settings, .. } => {
-                self.settings = Settings { blocked: std::mem::take(&mut self.settings.blocked), ..settings.clone() };
+                let Settings { blocked, held, .. } = std::mem::take(&mut self.known.settings);
+                self.known.settings = Settings { blocked, held, ..settings.clone() };
             }
+            Event::Emotes { emotes, .. } => self.known.emotes.clone_from(emotes),
             Event::Delete { .. } | Event::Purge { .. } => {}
         }
     }
 
     /// A message was not stored after all: sent again it is another one.
     pub fn forget(&mut self, id: EventId) {
+        self.unhold(id);
         if let Ok(at) = self.recent.binary_search_by_key(&id, |(id, ..)| *id) {
             self.drop_recent(at);
         }
@@ -295,23 +211,9 @@ impl Room {
         self.last
     }
 
-    pub fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
-    /// What viewers' nodes must know: the settings and the moderators.
-    pub fn known(&self) -> (Settings, Vec<UserId>) {
-        (self.settings.clone(), self.moderators.clone())
-    }
-
-    /// Somebody's roles with those that the room gives.
-    pub fn roles(&self, who: &Who) -> Vec<Role> {
-        let mut roles = who.roles.clone();
-        if self.moderators.contains(&who.user) && !roles.contains(&Role::Moderator) {
-            roles.push(Role::Moderator);
-        }
-        roles.sort_unstable();
-        roles
+    /// What viewers' nodes must know.
+    pub fn known(&self) -> &Known {
+        &self.known
     }
 
     /// Judges what somebody does. `nonce` names it: the same again is done once.
@@ -322,7 +224,7 @@ impl Room {
         if nonce.is_some_and(|nonce| nonce.is_empty() || nonce.len() > NONCE_MAX) {
             return Err(Refusal::new("bad_nonce", "a nonce has 1 to 64 letters"));
         }
-        let roles = self.roles(who);
+        let roles = self.known.roles(who);
         match act {
             Act::Say { text, reply } => self.say(now, who, roles, nonce, text, *reply),
             _ => self.moderate(now, who, &roles, act),
@@ -346,7 +248,7 @@ impl Room {
         if let Some(nonce) = nonce
             && let Some(id) = self.nonces.get(&(who.user.clone(), nonce.to_owned()))
         {
-            return Ok(Done { id: *id, event: None, writes: Vec::new() });
+            return Ok(Done { id: *id, held: self.held.contains_key(id), event: None, writes: Vec::new() });
         }
         // What writes for the streamer is his to stop.
         let is_staff = is_staff(&roles) || roles.contains(&Role::Bot);
@@ -369,6 +271,15 @@ impl Room {
             reply: reply.filter(|reply| *reply < id),
             nonce: nonce.map(str::to_owned),
         };
+        if !is_staff && (self.known.settings.hold_all || text::has_blocked(&message.text, &self.known.settings.held)) {
+            if self.held.len() >= HELD_MAX {
+                let full = Refusal::new("full", "as many messages wait for a moderator as may");
+                return Err(full.again_in(SAME_WITHIN));
+            }
+            let rule = (format!("{HELD}{id}"), Some(json(&message)));
+            self.hold(id, message);
+            return Ok(Done { id, held: true, event: None, writes: vec![write(rule)] });
+        }
         let event = Event::Message(message);
         self.note(&event);
         Ok(done(event, Vec::new()))
@@ -390,7 +301,7 @@ impl Room {
                 None => Refusal::new("banned", format!("you may not write here{reason}")),
             });
         }
-        if self.settings.tickets_only && !roles.contains(&Role::Ticket) {
+        if self.known.settings.tickets_only && !roles.contains(&Role::Ticket) {
             return Err(Refusal::new("tickets_only", "only those who hold a ticket may write now"));
         }
         Ok(())
@@ -398,13 +309,13 @@ impl Room {
 
     /// Whether this may be said by anyone.
     fn allow(&self, text: &str) -> Result<(), Refusal> {
-        if self.settings.emotes_only && !text::is_emotes(text) {
+        if self.known.settings.emotes_only && !text::is_emotes(text) {
             return Err(Refusal::new("emotes_only", "only emotes and pictures are sent now"));
         }
-        if self.settings.no_links && text::has_link(text) {
+        if self.known.settings.no_links && text::has_link(text) {
             return Err(Refusal::new("no_links", "links are off"));
         }
-        if text::has_blocked(text, &self.settings.blocked) {
+        if text::has_blocked(text, &self.known.settings.blocked) {
             return Err(Refusal::new("blocked", "there is a word in it that is not wanted here"));
         }
         Ok(())
@@ -414,9 +325,9 @@ impl Room {
     fn pace(&mut self, now: UnixMs, user: &UserId, is_staff: bool, looks: &str) -> Result<(), Refusal> {
         let (each, slow) = match is_staff {
             true => (STAFF_EACH, Duration::ZERO),
-            false => (EACH, Duration::from_secs(self.settings.slow.into())),
+            false => (EACH, Duration::from_secs(self.known.settings.slow.into())),
         };
-        let unique = self.settings.unique && !is_staff;
+        let unique = self.known.settings.unique && !is_staff;
         if self.authors.len() >= AUTHORS && !self.authors.contains_key(user) {
             self.forget_quiet(now);
         }
@@ -445,7 +356,7 @@ impl Room {
 
     /// Forgets who has been quiet long enough for it to make no difference; if nobody has, everybody.
     fn forget_quiet(&mut self, now: UnixMs) {
-        let long = Duration::from_secs(self.settings.slow.into()).max(SAME_WITHIN);
+        let long = Duration::from_secs(self.known.settings.slow.into()).max(SAME_WITHIN);
         self.authors.retain(|_, author| now.since(author.last) < long);
         if self.authors.len() >= AUTHORS {
             self.authors.clear();
@@ -456,14 +367,14 @@ impl Room {
         let is_own = |message: &EventId| self.recent.iter().any(|(id, user, _)| id == message && *user == who.user);
         let may = match act {
             Act::Delete { message } => is_staff(roles) || is_own(message),
-            Act::Moderator { .. } => roles.contains(&Role::Streamer),
+            Act::Moderator { .. } | Act::Emote { .. } => roles.contains(&Role::Streamer),
             _ => is_staff(roles),
         };
         if !may {
             return Err(Refusal::new("forbidden", "this is for moderators"));
         }
         let id = self.next(now);
-        let rule = |name: String, body: Option<String>| ChatWrite::Rule { name, body };
+        let rule = |name: String, body: Option<String>| write((name, body));
         let reason = |reason: &str| text::message(reason).unwrap_or_default().chars().take(REASON_MAX).collect();
         let (event, mut writes) = match act {
             Act::Say { .. } => unreachable!("said before"),
@@ -473,7 +384,11 @@ impl Room {
                 let mark = ChatWrite::Row { log: ChatLog::Marks, row: mark };
                 (Some(Event::Delete { id, message: *message }), vec![mark])
             }
-            Act::Purge { user } => (Some(Event::Purge { id, user: user.clone() }), vec![purged(user, id)]),
+            Act::Purge { user } => {
+                let mut writes = self.let_go(user);
+                writes.push(purged(user, id));
+                (Some(Event::Purge { id, user: user.clone() }), writes)
+            }
             Act::Ban { user, seconds, reason: why } => {
                 if seconds.is_some_and(|seconds| !(1..=TIMEOUT_MAX).contains(&seconds)) {
                     return Err(Refusal::new("bad_time", "a timeout lasts 1 s to 14 days"));
@@ -483,18 +398,20 @@ impl Room {
                 }
                 let until = seconds.map(|seconds| UnixMs(now.0 + i64::from(seconds) * 1000));
                 let ban = Ban { until, reason: reason(why), by: who.user.clone() };
-                let write = rule(format!("{BAN}{user}"), Some(json(&ban)));
+                let ban_of = rule(format!("{BAN}{user}"), Some(json(&ban)));
                 self.users.insert(user.clone(), ban);
+                let mut writes = self.let_go(user);
+                writes.extend([ban_of, purged(user, id)]);
                 // What was said last is the cause of it.
-                (Some(Event::Purge { id, user: user.clone() }), vec![write, purged(user, id)])
+                (Some(Event::Purge { id, user: user.clone() }), writes)
             }
             Act::BanAddress { prefix, reason: why } => {
                 let prefix = prefix.trunc();
                 let ban = Ban { until: None, reason: reason(why), by: who.user.clone() };
-                let write = rule(format!("{ADDRESS}{prefix}"), Some(json(&ban)));
+                let ban_of = rule(format!("{ADDRESS}{prefix}"), Some(json(&ban)));
                 self.addresses.retain(|(known, _)| *known != prefix);
                 self.addresses.push((prefix, ban));
-                (None, vec![write])
+                (None, vec![ban_of])
             }
             Act::Unban { user } => {
                 self.users.remove(user).ok_or_else(unknown)?;
@@ -508,32 +425,83 @@ impl Room {
                 }
                 (None, vec![rule(format!("{ADDRESS}{prefix}"), None)])
             }
-            Act::Moderator { user, on } => {
-                self.moderators.retain(|known| known != user);
-                if *on {
-                    self.moderators.push(user.clone());
+            Act::Moderator { user, on } => (None, vec![write(self.known.moderator(user, *on))]),
+            Act::Judge { message, show } => {
+                let held = self.unhold(*message).ok_or_else(unknown)?;
+                let event = show.then_some(Event::Message(Message { id, ..held }));
+                event.iter().for_each(|event| self.note(event));
+                (event, vec![rule(format!("{HELD}{message}"), None)])
+            }
+            Act::Emote { name, picture } => {
+                if !text::is_emote_name(name) || name.len() > EMOTE_LETTERS {
+                    return Err(Refusal::new("bad_name", "an emote's name is 1 to 25 of a-z, A-Z, 0-9, '_', '+', '-'"));
                 }
-                (None, vec![rule(format!("{MODERATOR}{user}"), on.then(|| "{}".into()))])
+                let is_new = !self.known.emotes.contains_key(name);
+                match picture {
+                    None if is_new => return Err(unknown()),
+                    Some(_) if is_new && self.known.emotes.len() >= EMOTES_MAX => {
+                        return Err(Refusal::new("too_many", "a stream has at most 200 emotes"));
+                    }
+                    _ => {}
+                }
+                let rule = self.known.emote(name, picture.clone());
+                (Some(Event::Emotes { id, emotes: self.known.emotes.clone() }), vec![write(rule)])
             }
             Act::Set { settings } => {
                 if settings.slow > SLOW_MAX {
                     return Err(Refusal::new("bad_time", "slow mode is at most an hour"));
                 }
-                let is_long = settings.blocked.iter().any(|word| word.chars().count() > text::NAME_MAX * 2);
-                if settings.blocked.len() > BLOCKED_MAX || is_long {
-                    return Err(Refusal::new("too_many", "at most 500 words of 50 letters are blocked"));
+                for words in [&settings.blocked, &settings.held] {
+                    let is_long = words.iter().any(|word| word.chars().count() > text::NAME_MAX * 2);
+                    if words.len() > BLOCKED_MAX || is_long {
+                        return Err(Refusal::new("too_many", "at most 500 words of 50 letters are blocked, or held"));
+                    }
                 }
-                self.settings = settings.clone();
                 let event = Event::Room { id, settings: settings.public() };
-                (Some(event), vec![rule(SETTINGS.into(), Some(json(settings)))])
+                (Some(event), vec![write(self.known.set(settings.clone()))])
             }
         };
         let audit = Audit { at: now, by: who.user.clone(), name: who.name.clone(), act: act.clone() };
         writes.push(ChatWrite::Row { log: ChatLog::Staff, row: ChatRow { id, body: json(&audit) } });
         Ok(match event {
             Some(event) => done(event, writes),
-            None => Done { id, event: None, writes },
+            None => Done { id, held: false, event: None, writes },
         })
+    }
+
+    /// Lets go of what waits of a user.
+    fn let_go(&mut self, user: &UserId) -> Vec<ChatWrite> {
+        let of = self.held.iter().filter(|(_, message)| message.user == *user).map(|(id, _)| *id).collect::<Vec<_>>();
+        let let_go = |id| {
+            self.unhold(id);
+            write((format!("{HELD}{id}"), None))
+        };
+        of.into_iter().map(let_go).collect()
+    }
+}
+
+/// What moderators are told of the rules.
+#[derive(Debug, Default, Serialize)]
+pub struct Ruled {
+    settings: Settings,
+    moderators: Vec<UserId>,
+    bans: BTreeMap<UserId, Ban>,
+    addresses: BTreeMap<IpNet, Ban>,
+    /// Messages that wait, oldest first.
+    held: Vec<Message>,
+}
+
+impl Ruled {
+    pub fn of(rules: &[(String, String)], now: UnixMs) -> Self {
+        let (Room { known, users, addresses, held, .. }, _) = Room::restore(rules, &[], 0);
+        let counts = |ban: &Ban| ban.counts(now);
+        Self {
+            settings: known.settings,
+            moderators: known.moderators,
+            bans: users.into_iter().filter(|(_, ban)| counts(ban)).collect(),
+            addresses: addresses.into_iter().filter(|(_, ban)| counts(ban)).collect(),
+            held: held.into_values().collect(),
+        }
     }
 }
 
@@ -556,10 +524,15 @@ fn purged(user: &UserId, id: EventId) -> ChatWrite {
 fn done(event: Event, mut writes: Vec<ChatWrite>) -> Done {
     let row = ChatRow { id: event.id(), body: json(&event) };
     writes.push(ChatWrite::Row { log: ChatLog::Live, row });
-    Done { id: event.id(), event: Some(event), writes }
+    Done { id: event.id(), held: false, event: Some(event), writes }
 }
 
-fn is_staff(roles: &[Role]) -> bool {
+fn write((name, body): Rule) -> ChatWrite {
+    ChatWrite::Rule { name, body }
+}
+
+/// Whether these roles moderate.
+pub fn is_staff(roles: &[Role]) -> bool {
     roles.contains(&Role::Streamer) || roles.contains(&Role::Moderator)
 }
 

@@ -121,7 +121,7 @@ fn what_is_set_counts_for_all_but_moderators() {
     assert_eq!(run.code(31_000, &streamer, "darn example.com"), "said");
     assert_eq!(run.code(31_000, &streamer, "darn example.com"), "said");
     let mut next = run.restored(&[done]);
-    assert_eq!(next.0.settings().blocked, blocked);
+    assert_eq!(next.0.known().settings.blocked, blocked);
     next.act(0, &moderator, set(Settings { tickets_only: true, emotes_only: true, ..Settings::default() })).unwrap();
     assert_eq!(next.code(0, &ann, ":hi:"), "tickets_only");
     let holder = staff("tom", Role::Ticket);
@@ -181,7 +181,7 @@ fn only_those_moderate_who_may() {
     let make = |on| Act::Moderator { user: user("bob"), on };
     assert_eq!(run.act(3, &staff("mia", Role::Moderator), make(true)).unwrap_err().code, "forbidden");
     let made = run.act(3, &streamer, make(true)).unwrap();
-    assert_eq!(run.0.roles(&bob), [Role::Moderator]);
+    assert_eq!(run.0.known().roles(&bob), [Role::Moderator]);
     run.act(4, &bob, Act::Purge { user: user("ann") }).unwrap();
     let mut next = run.restored(&[made]);
     assert!(next.act(5, &bob, Act::Purge { user: user("ann") }).is_ok());
@@ -196,7 +196,7 @@ fn what_cannot_be_read_of_the_rules_is_named_and_the_rest_counts() {
     let rules = rules.map(|(name, body)| (name.to_owned(), body.to_owned()));
     let (room, bad) = Room::restore(&rules, &[], 0);
     assert_eq!(bad, ["ban/ann", "address/x"]);
-    assert_eq!(room.settings().slow, 5);
+    assert_eq!(room.known().settings.slow, 5);
 }
 
 #[test]
@@ -206,4 +206,65 @@ fn a_crowd_is_remembered_within_bounds() {
         run.say(n as i64, &guest(&format!("g{n}")), "hi").unwrap();
     }
     assert!(run.0.authors.len() <= AUTHORS && run.0.recent.len() <= RECENT);
+}
+
+#[test]
+fn messages_that_wait_are_told_when_a_moderator_lets_them_through() {
+    let (mut run, alice, ann) = (Run::new(), staff("alice", Role::Streamer), guest("ann"));
+    let settings = Settings { held: vec!["maybe*".into()], ..Settings::default() };
+    let mut all = vec![run.act(0, &alice, Act::Set { settings }).unwrap()];
+    let ask = |run: &mut Run, ms, text: &str| {
+        let act = Act::Say { text: text.into(), reply: None };
+        run.0.act(at(ms), &ann, Some(text), &act).unwrap()
+    };
+    let waits = ask(&mut run, 1000, "Maybe not");
+    assert!(waits.held && waits.event.is_none() && waits.writes.len() == 1);
+    all.push(waits.clone());
+    // Again it is the same, and the streamer's own are not looked at.
+    assert_eq!(ask(&mut run, 2000, "Maybe not"), Done { writes: Vec::new(), ..waits.clone() });
+    all.push(run.say(3000, &alice, "maybe").unwrap());
+    assert!(!all[2].held && !ask(&mut run, 9000, "certainly").held);
+    all.push(ask(&mut run, 11_000, "maybe later"));
+    // The next host has them still.
+    let mut next = run.restored(&all);
+    let judge = |message, show| Act::Judge { message, show };
+    assert_eq!(next.act(20_000, &ann, judge(waits.id, true)).unwrap_err().code, "forbidden");
+    let shown = next.act(20_000, &alice, judge(waits.id, true)).unwrap();
+    let Some(Event::Message(message)) = &shown.event else { panic!("{shown:?}") };
+    assert_eq!((&*message.text, &*message.name, message.id), ("Maybe not", "ANN", shown.id));
+    assert!(shown.id > all[3].id);
+    assert_eq!(next.act(21_000, &alice, judge(waits.id, true)).unwrap_err().code, "unknown");
+    assert_eq!(ask(&mut next, 22_000, "Maybe not").id, shown.id);
+    // Who is banned waits for nothing.
+    let ban = Act::Ban { user: ann.user.clone(), seconds: None, reason: String::new() };
+    all.extend([shown, next.act(30_000, &alice, ban).unwrap()]);
+    assert_eq!(next.act(31_000, &alice, judge(all[3].id, false)).unwrap_err().code, "unknown");
+    assert_eq!(run.restored(&all).act(32_000, &alice, judge(all[3].id, false)).unwrap_err().code, "unknown");
+    let settings = Settings { hold_all: true, ..Settings::default() };
+    next.act(40_000, &alice, Act::Set { settings }).unwrap();
+    for n in 0..HELD_MAX {
+        assert!(next.say(50_000, &guest(&format!("g{n}")), "hi").unwrap().held);
+    }
+    assert_eq!(next.code(50_000, &guest("tom"), "hi"), "full");
+}
+
+#[test]
+fn emotes_have_pictures_until_they_are_taken_away() {
+    let (mut run, alice) = (Run::new(), staff("alice", Role::Streamer));
+    let picture: crate::chat::act::Picture = "0123456789abcdef0123456789abcdef.png".parse().unwrap();
+    let emote = |name: &str, on: bool| Act::Emote { name: name.into(), picture: on.then(|| picture.clone()) };
+    assert_eq!(run.act(0, &staff("bob", Role::Moderator), emote("wave", true)).unwrap_err().code, "forbidden");
+    for bad in ["", "a b", ":a:", "../x", &"x".repeat(26)] {
+        assert_eq!(run.act(0, &alice, emote(bad, true)).unwrap_err().code, "bad_name", "{bad}");
+    }
+    assert_eq!(run.act(0, &alice, emote("wave", false)).unwrap_err().code, "unknown");
+    let mut all =
+        vec![run.act(0, &alice, emote("wave", true)).unwrap(), run.act(1, &alice, emote("hi", true)).unwrap()];
+    let Some(Event::Emotes { emotes, .. }) = &all[1].event else { panic!("{all:?}") };
+    assert_eq!(emotes.keys().collect::<Vec<_>>(), ["hi", "wave"]);
+    all.push(run.act(2, &alice, emote("hi", false)).unwrap());
+    assert_eq!(run.restored(&all).0.known().emotes.keys().collect::<Vec<_>>(), ["wave"]);
+    for bad in ["", "x.png", "0123456789abcdef0123456789abcdef.svg", "0123456789abcdef0123456789abcde/.png"] {
+        assert!(bad.parse::<crate::chat::act::Picture>().is_err(), "{bad}");
+    }
 }

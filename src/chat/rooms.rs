@@ -17,16 +17,16 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
 use super::{
-    Act, Refusal, Who,
+    Act, Acted, Refusal, Settings, Who,
     event::{Event, Role},
     hub::{Hub, Told},
     keep::Keep,
-    room::{MODERATOR, SETTINGS, Settings},
+    known::Known,
     socket::Leave,
 };
 use crate::{
     cache::upstream::Nodes,
-    id::{EventId, StreamId, UserId},
+    id::{EventId, StreamId},
     secret::Secret,
     store::{self, ChatLog, Meta},
     time::{Timestamp, now},
@@ -95,7 +95,7 @@ struct Ask {
     nonce: Option<String>,
     act: Act,
     hops: u8,
-    reply: oneshot::Sender<Result<EventId, Refusal>>,
+    reply: oneshot::Sender<Result<Acted, Refusal>>,
 }
 
 /// One room, for whoever has to do with it here.
@@ -112,13 +112,6 @@ pub struct Handle {
     is_ready: watch::Sender<bool>,
     /// Another node knows of something newer than what is known here.
     is_behind: Notify,
-}
-
-/// What is known of a room besides what was said.
-#[derive(Debug, Clone, Default)]
-struct Known {
-    settings: Settings,
-    moderators: Vec<UserId>,
 }
 
 impl std::fmt::Debug for Handle {
@@ -255,9 +248,9 @@ impl Handle {
         let _ = tokio::time::timeout(patience, is_ready.wait_for(|is_ready| *is_ready)).await;
     }
 
-    /// All that is set, also what is for moderators alone.
-    pub fn all_settings(&self) -> Settings {
-        self.known.load().settings.clone()
+    /// What is known of the room, also what is for moderators alone.
+    pub fn known(&self) -> Arc<Known> {
+        self.known.load_full()
     }
 
     /// What everybody may know of what counts here.
@@ -267,11 +260,7 @@ impl Handle {
 
     /// Somebody's roles in this room.
     pub fn roles(&self, who: &Who) -> Vec<Role> {
-        let mut roles = who.roles.clone();
-        if self.known.load().moderators.contains(&who.user) && !roles.contains(&Role::Moderator) {
-            roles.push(Role::Moderator);
-        }
-        roles
+        self.known.load().roles(who)
     }
 
     /// Whether one more socket may come; who polls is told so with some room to spare.
@@ -284,14 +273,14 @@ impl Handle {
     ///
     /// # Errors
     /// It is refused, or nobody could be asked in time.
-    pub async fn act(&self, who: &Who, nonce: Option<String>, act: Act) -> Result<EventId, Refusal> {
+    pub async fn act(&self, who: &Who, nonce: Option<String>, act: Act) -> Result<Acted, Refusal> {
         // What has no name could be done twice where its answer is lost.
         let nonce = nonce.unwrap_or_else(|| Secret::generate().expose()[..16].to_owned());
         self.hand_on(who.clone(), Some(nonce), act, 0).await
     }
 
     /// The same for another node, over so many before.
-    pub async fn hand_on(&self, who: Who, nonce: Option<String>, act: Act, hops: u8) -> Result<EventId, Refusal> {
+    pub async fn hand_on(&self, who: Who, nonce: Option<String>, act: Act, hops: u8) -> Result<Acted, Refusal> {
         let (reply, answer) = oneshot::channel();
         let busy = || Refusal::new("busy", "too much is being said").again_in(Duration::from_secs(1));
         self.asks.try_send(Ask { who, nonce, act, hops, reply }).map_err(|_| busy())?;
@@ -384,15 +373,6 @@ impl Task {
             }
             Err(_) => None,
         }
-    }
-}
-
-impl Known {
-    fn of(rules: &[(String, String)]) -> Self {
-        let settings = rules.iter().find(|(name, _)| name == SETTINGS);
-        let settings = settings.and_then(|(_, body)| serde_json::from_str(body).ok()).unwrap_or_default();
-        let moderator = |(name, _): &(String, String)| name.strip_prefix(MODERATOR)?.parse().ok();
-        Self { settings, moderators: rules.iter().filter_map(moderator).collect() }
     }
 }
 

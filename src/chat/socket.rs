@@ -24,11 +24,11 @@ use tokio_util::sync::CancellationToken;
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::{
-    Act, Refusal, Who,
+    Act, Acted, Refusal, Settings, Who,
     event::Role,
     frames::{self, Assembler, Broken, Received},
     hub::{After, Taken, Told, array},
-    room::Settings,
+    known::Emotes,
     rooms::Handle,
 };
 use crate::{
@@ -59,6 +59,8 @@ enum Word<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         you: Option<You<'a>>,
         settings: &'a Settings,
+        #[serde(skip_serializing_if = "Emotes::is_empty")]
+        emotes: &'a Emotes,
         /// Messages lie between the id that was asked for and the first that follows.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         gap: bool,
@@ -67,7 +69,8 @@ enum Word<'a> {
     Ack {
         #[serde(skip_serializing_if = "Option::is_none")]
         nonce: Option<&'a str>,
-        id: EventId,
+        #[serde(flatten)]
+        acted: Acted,
     },
     Refused {
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -262,12 +265,12 @@ impl<'a> Socket<'a> {
         }
     }
 
-    fn hello(&self, known: &After, is_new: bool) -> Bytes {
-        let settings = self.room.settings();
+    fn hello(&self, found: &After, is_new: bool) -> Bytes {
+        let (settings, known) = (self.room.settings(), self.room.known());
         let roles = self.who.as_ref().map(|who| self.room.roles(who)).unwrap_or_default();
         let you = self.who.as_ref().map(|who| You { user: &who.user, name: &who.name, roles: &roles });
-        let hello = Word::Hello { you, settings: &settings, gap: !known.is_whole && !is_new };
-        word(&[hello], &known.events)
+        let hello = Word::Hello { you, settings: &settings, emotes: &known.emotes, gap: !found.is_whole && !is_new };
+        word(&[hello], &found.events)
     }
 
     /// Takes what the viewer has sent.
@@ -308,8 +311,8 @@ impl<'a> Socket<'a> {
     /// Has judged what the viewer asks for. The answer comes when it is stored; others may come before it.
     fn request(&mut self, text: &str) {
         let Asks { answers, acting, .. } = self.asks.get_or_insert_with(Asks::new);
-        let answer = |nonce: Option<&str>, done: &Result<EventId, Refusal>| match done {
-            Ok(id) => word(&[Word::Ack { nonce, id: *id }], &[]),
+        let answer = |nonce: Option<&str>, done: &Result<Acted, Refusal>| match done {
+            Ok(acted) => word(&[Word::Ack { nonce, acted: *acted }], &[]),
             Err(why) => word(&[Word::Refused { nonce, why }], &[]),
         };
         // A viewer who does not take his answers loses them: he asks again under the same nonce.

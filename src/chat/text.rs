@@ -120,11 +120,14 @@ fn is_ending(top: &str) -> bool {
 pub fn is_emotes(text: &str) -> bool {
     let is_emote = |word: &str| {
         let name = word.strip_prefix(':').and_then(|word| word.strip_suffix(':'));
-        name.is_some_and(|name| {
-            !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "_+-".contains(c))
-        }) || word.chars().all(is_picture)
+        name.is_some_and(is_emote_name) || word.chars().all(is_picture)
     };
     text.split(' ').all(is_emote)
+}
+
+/// Whether an emote may be called so.
+pub fn is_emote_name(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "_+-".contains(c))
 }
 
 fn is_picture(c: char) -> bool {

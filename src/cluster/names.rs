@@ -32,6 +32,11 @@ impl Names {
         numbers.into_iter().filter_map(name).collect()
     }
 
+    /// The newest epoch that is known to have listed anything.
+    pub fn newest(&self) -> Option<u64> {
+        self.0.back().map(|(_, epoch)| *epoch)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -49,6 +54,7 @@ mod tests {
         }
         let want = [(5, 1), (6, 1), (7, 1), (8, 1), (9, 3), (10, 3), (11, 4), (12, 4)];
         assert_eq!(names.of(3..=12), want.into());
+        assert_eq!(names.newest(), Some(4));
         assert_eq!(serde_json::to_string(&names).unwrap(), "[[5,1],[9,3],[11,4]]");
         (0..100).for_each(|n| names.list(n, n));
         assert_eq!(names.0.len(), KEPT);

@@ -18,8 +18,9 @@ use serde_json::json;
 use super::{App, Shared, api::parse, problem::Problem};
 use crate::{
     chat::{
-        Act, PATH, Posted, Refusal, Role, Rooms, Settings, Who,
+        Act, Acted, PATH, Posted, Refusal, Role, Rooms, Settings, Who,
         hub::{self, Hub, SLOT, array},
+        known::Known,
         lines,
         rooms::{FIRST_PAGE, Handle},
     },
@@ -27,7 +28,9 @@ use crate::{
     time::{Timestamp, now, unix_now},
 };
 
+mod emotes;
 mod past;
+mod staff;
 mod upgrade;
 mod who;
 
@@ -76,6 +79,8 @@ impl Chats {
 }
 
 pub fn routes() -> Router<Arc<App>> {
+    let emote = get(emotes::picture).put(emotes::put).delete(emotes::delete);
+    let emote = emote.layer(DefaultBodyLimit::max(emotes::BYTES_MAX));
     Router::new()
         .route("/api/v1/streams/{id}/chat", get(enter).post(say).put(switch))
         .route("/api/v1/streams/{id}/chat/acts", post(act))
@@ -83,6 +88,10 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/api/v1/streams/{id}/chat/bots", post(who::bot))
         .route("/api/v1/streams/{id}/chat/poll", get(poll))
         .route("/api/v1/streams/{id}/chat/slots/{slot}", get(slot))
+        .route("/api/v1/streams/{id}/chat/rules", get(staff::rules))
+        .route("/api/v1/streams/{id}/chat/audit", get(staff::audit))
+        .route("/api/v1/streams/{id}/chat/emotes", get(emotes::list))
+        .route("/api/v1/streams/{id}/chat/emotes/{name}", emote)
         .route("/api/v1/streams/{id}/chat/history", get(past::history))
         .route("/api/v1/broadcasts/{id}/chat", get(past::replay))
         .route("/api/v1/broadcasts/{id}/chat.jsonl", get(past::export))
@@ -153,13 +162,15 @@ async fn enter(
     let hub = room.hub();
     let found = hub.after(after.unwrap_or_else(|| hub.before_last(FIRST_PAGE)));
     let begin = format!(
-        r#"{{"mode":{},"poll_ms":{},"slot_ms":{},"slot":{},"you":{},"settings":{},"gap":{},"next":{},"events":{}}}"#,
+        r#"{{"mode":{},"poll_ms":{},"slot_ms":{},"slot":{},"you":{},"settings":{},"emotes":{},"delayed":{},"gap":{},"next":{},"events":{}}}"#,
         json!(if room.takes_sockets(false) { "socket" } else { "poll" }),
         POLL_EACH.as_millis(),
         SLOT.as_millis(),
         hub::slot_of(unix_now()),
         json!(who.as_ref().map(|who| you(&room, who))),
         json!(room.settings()),
+        json!(room.known().emotes),
+        app.health.delay().is_some(),
         after.is_some() && !found.is_whole,
         json!(newest(hub, &found, after)),
         array(found.events.iter()),
@@ -228,8 +239,8 @@ async fn act(
 async fn done(app: &App, id: &str, visitor: &Visitor, nonce: Option<String>, act: Act) -> Result<Response, Problem> {
     let (stream, room) = app.chat_room(id, visitor).await?;
     let who = visitor.must(app, &stream)?;
-    let id = room.act(&who, nonce, act).await?;
-    Ok((StatusCode::CREATED, Json(json!({ "id": id }))).into_response())
+    let acted = room.act(&who, nonce, act).await?;
+    Ok((if acted.held { StatusCode::ACCEPTED } else { StatusCode::CREATED }, Json(acted)).into_response())
 }
 
 impl From<Refusal> for Problem {
@@ -255,6 +266,12 @@ struct Switch {
     enabled: Option<bool>,
 }
 
+/// Whoever shows the stream's key, or the admin token, in a room.
+fn operator() -> Who {
+    let user = OPERATOR.parse().expect("a legal name");
+    Who { user, name: "Operator".into(), roles: vec![Role::Streamer], address: None }
+}
+
 /// Turns a stream's chat on or off, for whoever the stream belongs to.
 async fn switch(
     State(app): Shared,
@@ -270,14 +287,10 @@ async fn switch(
     }
     let room = app.chats.rooms.room(&stream);
     room.ready(OPENED).await;
-    let settings = Settings { enabled, ..room.all_settings() };
-    let operator = Who {
-        user: OPERATOR.parse().expect("a legal name"),
-        name: "Operator".into(),
-        roles: vec![Role::Streamer],
-        address: None,
-    };
-    room.act(&operator, None, Act::Set { settings }).await?;
+    // From the store: words that are for moderators alone are not known everywhere.
+    let settings = Known::of(&app.meta.chat_rules(&stream).await?).settings;
+    let settings = Settings { enabled, ..settings };
+    room.act(&operator(), None, Act::Set { settings }).await?;
     Ok(Json(json!({ "id": stream, "chat": enabled })).into_response())
 }
 
@@ -360,7 +373,7 @@ async fn take(
     State(app): Shared,
     Path(stream): Path<String>,
     body: Bytes,
-) -> Result<Json<Result<EventId, Refusal>>, Problem> {
+) -> Result<Json<Result<Acted, Refusal>>, Problem> {
     let posted = serde_json::from_slice(&body);
     let Posted { who, nonce, act, hops } =
         posted.map_err(|why| Problem::new(StatusCode::BAD_REQUEST, why.to_string()))?;

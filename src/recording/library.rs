@@ -15,7 +15,7 @@ use crate::{
     id::{BroadcastId, ClipId, StreamId},
     line::{Lines, Stores},
     package::{BadClip, Clip},
-    store::{self, About, AccessRow, BroadcastRow, ClipRow, ClipsOf, Summary},
+    store::{self, About, AccessRow, Blobs, BroadcastRow, ClipRow, ClipsOf, Summary},
     time::{UnixMs, unix_now},
 };
 
@@ -135,6 +135,11 @@ impl Library {
     async fn shown(&self, row: BroadcastRow) -> store::Result<Shown> {
         let about = self.stores.meta.about(&row.stream, &row.id).await?;
         Ok(Shown { about, summary: row.summary, row })
+    }
+
+    /// Where bytes are.
+    pub fn blobs(&self) -> &dyn Blobs {
+        &*self.stores.blobs
     }
 
     pub(super) fn stores(&self) -> &Stores {

@@ -10,7 +10,7 @@ use super::walk;
 use crate::{
     id::{BroadcastId, StreamId},
     line::Stores,
-    store::{self, BroadcastRow, Child, blob_name, init_name},
+    store::{self, BroadcastRow, Child, EMOTES, blob_name, init_name},
     time::UnixMs,
 };
 
@@ -43,6 +43,7 @@ pub async fn look(stores: &Stores, today: UnixMs, mut progress: impl FnMut(u64, 
             Child::Folder(stream) => {
                 for child in stores.blobs.list(&stream).await? {
                     match child {
+                        Child::Folder(name) if name.ends_with(EMOTES) => {}
                         Child::Folder(name) => _ = folders.insert(name),
                         Child::Blob { name, .. } => found.strange.push(name),
                     }

@@ -468,6 +468,14 @@ pub fn init_name(stream: &StreamId, broadcast: &BroadcastId, rendition: &Renditi
     format!("{stream}/{broadcast}/{rendition}/init-{hash}.mp4")
 }
 
+/// Folder of a stream's emotes beside its broadcasts: no broadcast can be called so.
+pub const EMOTES: &str = "chat.emotes";
+
+/// Name of the picture of an emote.
+pub fn emote_name(stream: &StreamId, picture: &str) -> String {
+    format!("{stream}/{EMOTES}/{picture}")
+}
+
 /// Says in plain words what an I/O error of a disk means to whoever runs the node.
 fn plain(error: &std::io::Error) -> String {
     use std::io::ErrorKind::*;

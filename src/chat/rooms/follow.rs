@@ -34,7 +34,7 @@ const AT_ONCE: usize = 64;
 #[serde(rename_all = "snake_case")]
 pub enum Line {
     /// The first word: all events after `base` follow, or were asked for before.
-    Base { base: EventId, settings: Settings, moderators: Vec<UserId> },
+    Base { base: EventId, known: Known },
     /// What is told.
     Events(Vec<Box<RawValue>>),
     /// Nothing comes any more that has a smaller id.
@@ -66,9 +66,8 @@ pub fn lines(room: Arc<Handle>, after: EventId) -> impl Stream<Item = Bytes> {
         Line::Events(events.iter().map(raw).collect())
     };
     let begin = async move {
-        let known = room.known.load_full();
         let (found, base) = (hub.after(after), hub.base().max(after));
-        let base = Line::Base { base, settings: known.settings.clone(), moderators: known.moderators.clone() };
+        let base = Line::Base { base, known: Known::clone(&room.known.load()) };
         let newest = found.events.last().map_or(after, |told| told.id);
         let first = [line(&base), line(&events(&found.events))].concat();
         (Bytes::from(first), (room, hub, newest))
@@ -169,8 +168,8 @@ async fn read(nodes: Arc<Nodes>, node: usize, room: Arc<Handle>, after: EventId)
         // A line of a newer version.
         let Ok(line) = serde_json::from_str(&line) else { continue };
         match line {
-            Line::Base { base, settings, moderators } => {
-                room.known.store(Arc::new(Known { settings, moderators }));
+            Line::Base { base, known } => {
+                room.known.store(Arc::new(known));
                 if is_new {
                     room.hub.load(base, Vec::new());
                 }
@@ -193,10 +192,12 @@ async fn read(nodes: Arc<Nodes>, node: usize, room: Arc<Handle>, after: EventId)
 impl Handle {
     /// Learns what counts from what is told.
     fn learn(&self, event: &Event) {
-        if let Event::Room { settings, .. } = event {
-            let known = Known { settings: settings.clone(), ..(**self.known.load()).clone() };
-            self.known.store(Arc::new(known));
-        }
+        let known = match event {
+            Event::Room { settings, .. } => Known { settings: settings.clone(), ..Known::clone(&self.known.load()) },
+            Event::Emotes { emotes, .. } => Known { emotes: emotes.clone(), ..Known::clone(&self.known.load()) },
+            Event::Message(_) | Event::Delete { .. } | Event::Purge { .. } => return,
+        };
+        self.known.store(Arc::new(known));
     }
 }
 
@@ -216,7 +217,7 @@ async fn hand_on(nodes: Arc<Nodes>, node: usize, stream: StreamId, ask: Ask, los
         let status = answer.status();
         let bytes = Limited::new(answer.into_body(), ANSWER_MAX).collect().await.ok()?.to_bytes();
         match status {
-            StatusCode::OK => serde_json::from_slice::<Result<EventId, Refusal>>(&bytes).ok(),
+            StatusCode::OK => serde_json::from_slice::<Result<Acted, Refusal>>(&bytes).ok(),
             // A host of an older release.
             StatusCode::BAD_REQUEST => Some(Err(Refusal::new("version", "the room's node does not understand this"))),
             _ => None,

@@ -22,7 +22,7 @@ const BEAT: Duration = Duration::from_millis(250);
 /// How often it is tried to read what is stored, where it could not be or there may be more.
 const AGAIN: Duration = Duration::from_secs(1);
 
-type Answer = Result<EventId, Refusal>;
+type Answer = Result<Acted, Refusal>;
 
 /// What a stored lot is answered with.
 struct Lot {
@@ -155,18 +155,17 @@ impl Task {
         for Ask { who, nonce, act, reply, .. } in asks {
             let done = match room.act(unix_now(), &who, nonce.as_deref(), &act) {
                 Ok(done) => {
-                    if matches!(act, Act::Set { .. } | Act::Moderator { .. }) {
-                        known = Some(room.known());
+                    if matches!(act, Act::Set { .. } | Act::Moderator { .. } | Act::Emote { .. }) {
+                        known = Some(room.known().clone());
                     }
                     writes.extend(done.writes);
                     events.extend(done.event);
-                    Ok(done.id)
+                    Ok(Acted { id: done.id, held: done.held })
                 }
                 Err(why) => Err(why),
             };
             replies.push((reply, done));
         }
-        let known = known.map(|(settings, moderators)| Known { settings, moderators });
         let (meta, stream, lot) =
             (self.rooms.shared.meta.clone(), self.room.stream.clone(), Lot { events, replies, known });
         Box::pin(async move {
@@ -180,7 +179,7 @@ impl Task {
     fn tell(&self, room: &mut Room, lot: Lot, stored: store::Result<()>) {
         let Lot { events, replies, known } = lot;
         if let Err(why) = &stored {
-            events.iter().for_each(|event| room.forget(event.id()));
+            replies.iter().filter_map(|(_, done)| done.as_ref().ok()).for_each(|done| room.forget(done.id));
             warn!(stream = %self.room.stream, %why, "what was said is not stored, and not told");
         }
         if stored.is_ok() {
@@ -190,7 +189,7 @@ impl Task {
         for (reply, done) in replies {
             let unstored = |_| Refusal::new("not_stored", "it could not be stored").again_in(Duration::from_secs(1));
             // Whoever asked may be gone.
-            let _ = reply.send(done.and_then(|id| stored.as_ref().map(|()| id).map_err(unstored)));
+            let _ = reply.send(done.and_then(|done| stored.as_ref().map(|()| done).map_err(unstored)));
         }
     }
 }

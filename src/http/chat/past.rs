@@ -38,9 +38,9 @@ const SHOWN_MAX: usize = 1000;
 pub(super) struct Before {
     /// Where the page before it said to go on.
     #[serde(default)]
-    before: Option<EventId>,
+    pub before: Option<EventId>,
     #[serde(default)]
-    limit: Option<usize>,
+    pub limit: Option<usize>,
 }
 
 /// Messages from the newest back.
@@ -128,7 +128,7 @@ pub(super) async fn replay(
 ) -> Result<Response, Problem> {
     let (row, proof) = known(&app, &id, &visitor).await?;
     let past = Past::of_broadcast(&*app.meta, &row).await?;
-    if !past.settings().enabled.unwrap_or(app.chats.enabled) {
+    if !past.known().settings.enabled.unwrap_or(app.chats.enabled) {
         return Err(off());
     }
     let page = past.page(wanted.from()?, wanted.limit.unwrap_or(SHOWN).clamp(1, SHOWN_MAX)).await?;
@@ -139,7 +139,7 @@ pub(super) async fn replay(
 /// All that was said while a broadcast ran, as JSON lines.
 pub(super) async fn export(State(app): Shared, Path(id): Path<String>, visitor: Visitor) -> Result<Response, Problem> {
     let (row, _) = known(&app, &id, &visitor).await?;
-    if !Past::of_broadcast(&*app.meta, &row).await?.settings().enabled.unwrap_or(app.chats.enabled) {
+    if !Past::of_broadcast(&*app.meta, &row).await?.known().settings.enabled.unwrap_or(app.chats.enabled) {
         return Err(off());
     }
     let name = format!("attachment; filename=\"{}-{}-chat.jsonl\"", row.stream, row.id);

@@ -312,8 +312,10 @@ impl Task {
         if last.as_ref().and_then(Option::as_ref).is_some_and(|last| self.is_fenced_by(last)) {
             return Err(Fenced);
         }
-        // Where the log does not answer, what is known of it counts.
+        // Where the log does not answer, what is known of it counts; and what the gateway has heard of may not be in it yet. An epoch
+        // that looks older than another node's would have viewers ask that one.
         let number = last.as_ref().map_or(self.last_epoch, |last| last.as_ref().map_or(0, |last| last.epoch));
+        let number = number.max(names.newest().unwrap_or_default());
         let last = last.flatten();
         let is_over = |standby: &Broadcast| last.as_ref().is_some_and(|last| last.broadcast > *standby.id());
         self.role = Role { shown_to: listed.map(|k| (k, now() + CATCH_UP)), ..Role::default() };

@@ -1,0 +1,119 @@
+//! Pictures that a stream's chat has names for: `:name:` in a message is shown as one.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{Path, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use imagesize::ImageType;
+use serde_json::json;
+
+use super::{operator, who::Visitor};
+use crate::{
+    chat::{
+        Act,
+        act::{Kind, Picture},
+    },
+    http::{App, Shared, api::parse, problem::Problem},
+    id::StreamId,
+    media::Pieces,
+    store::emote_name,
+};
+
+/// Bytes of a picture, and its longer side.
+pub(super) const BYTES_MAX: usize = 256 << 10;
+const SIDE_MAX: usize = 512;
+
+/// The emotes of a stream.
+pub(super) async fn list(State(app): Shared, Path(id): Path<String>, visitor: Visitor) -> Result<Response, Problem> {
+    let (stream, room) = app.chat_room(&id, &visitor).await?;
+    let told = room.known();
+    let told = told.emotes.iter().map(
+        |(name, picture)| json!({ "name": name, "url": format!("/api/v1/streams/{stream}/chat/emotes/{picture}") }),
+    );
+    let cache = [(header::CACHE_CONTROL, "no-store")];
+    Ok((cache, Json(json!({ "emotes": told.collect::<Vec<_>>() }))).into_response())
+}
+
+/// Gives an emote its picture, for whoever the stream belongs to.
+pub(super) async fn put(
+    State(app): Shared,
+    Path((id, name)): Path<(String, String)>,
+    visitor: Visitor,
+    bytes: Bytes,
+) -> Result<Response, Problem> {
+    let (stream, before) = owned(&app, &id, &name, &visitor).await?;
+    let unfit = |why: &str| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, why);
+    let kind = match imagesize::image_type(&bytes) {
+        Ok(ImageType::Png) => Kind::Png,
+        Ok(ImageType::Gif) => Kind::Gif,
+        Ok(ImageType::Webp) => Kind::Webp,
+        _ => return Err(unfit("an emote is a PNG, GIF or WebP picture")),
+    };
+    let size = imagesize::blob_size(&bytes).map_err(|_| unfit("the picture cannot be read"))?;
+    if size.width.max(size.height) > SIDE_MAX || size.width.min(size.height) == 0 {
+        return Err(unfit("an emote is at most 512 pixels wide and high"));
+    }
+    let picture = Picture::of(&bytes, kind);
+    app.library.blobs().put(&emote_name(&stream, &picture.to_string()), Pieces::from(bytes)).await?;
+    let act = Act::Emote { name: name.clone(), picture: Some(picture.clone()) };
+    app.chats.rooms.room(&stream).act(&operator(), None, act).await?;
+    app.let_go(&stream, before.filter(|before| *before != picture)).await;
+    let url = format!("/api/v1/streams/{stream}/chat/emotes/{picture}");
+    Ok((StatusCode::CREATED, Json(json!({ "name": name, "url": url }))).into_response())
+}
+
+pub(super) async fn delete(
+    State(app): Shared,
+    Path((id, name)): Path<(String, String)>,
+    visitor: Visitor,
+) -> Result<StatusCode, Problem> {
+    let (stream, before) = owned(&app, &id, &name, &visitor).await?;
+    let act = Act::Emote { name, picture: None };
+    app.chats.rooms.room(&stream).act(&operator(), None, act).await?;
+    app.let_go(&stream, before).await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A stream whose emotes the visitor may change, and what an emote of it is now.
+async fn owned(
+    app: &Arc<App>,
+    id: &str,
+    name: &str,
+    visitor: &Visitor,
+) -> Result<(StreamId, Option<Picture>), Problem> {
+    let stream = parse(id)?;
+    visitor.asker.must_own(app, &stream).await?;
+    let (_, room) = app.chat_room(id, visitor).await?;
+    Ok((stream, room.known().emotes.get(name).cloned()))
+}
+
+impl App {
+    /// Deletes a picture that no emote of the stream is any more.
+    async fn let_go(&self, stream: &StreamId, picture: Option<Picture>) {
+        let Some(picture) = picture else { return };
+        if self.chats.rooms.room(stream).known().emotes.values().any(|used| *used == picture) {
+            return;
+        }
+        if let Err(why) = self.library.blobs().delete(&emote_name(stream, &picture.to_string())).await {
+            tracing::warn!(%stream, %picture, %why, "the picture of an emote that is gone stays");
+        }
+    }
+}
+
+/// A picture, for anyone who knows its name.
+pub(super) async fn picture(State(app): Shared, Path((id, name)): Path<(String, String)>) -> Result<Response, Problem> {
+    let none = |_| Problem::not_found("there is no such picture");
+    let (stream, picture): (StreamId, Picture) = (parse(&id)?, name.parse().map_err(none)?);
+    let bytes = app.library.blobs().get(&emote_name(&stream, &name)).await?;
+    let headers = [
+        (header::CONTENT_TYPE, picture.kind().media_type()),
+        (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    Ok((headers, bytes).into_response())
+}
