@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use support::{
     Node, Publisher,
     chat::{Talker, choose, name, open, post, token},
-    cluster, get, secs, signal, wait,
+    cluster, get, request, secs, signal, wait,
 };
 use tungstenite::{Bytes, Message};
 use weir::time::UnixMs;
@@ -194,6 +194,71 @@ fn moderators_keep_order_and_their_deeds_last() {
     wait("the chat to be off", secs(5), || (get(&node.url(path)).status == 404).then_some(()));
     assert!(node.weir(&["stream", "chat", "alice", "on"]).status.success());
     assert_eq!(read(&node, path)["settings"]["enabled"], true);
+}
+
+#[test]
+fn what_waits_is_let_through_and_emotes_have_their_pictures() {
+    let mut node = Node::start(&["ladder=[]"]);
+    let key = stream(&node, "alice");
+    let bearer = format!("Bearer {}", key.split("key=").nth(1).unwrap());
+    let as_owner: &[(&str, &str)] = &[("authorization", &bearer)];
+    let path = |rest: &str| format!("/api/v1/streams/alice/chat{rest}");
+    let mut alice = Talker::join(&node, "alice", Some(&streamer(&node, "alice", &key)));
+    let mut ann = Talker::join(&node, "alice", Some(&name(&node, "alice", "Ann")));
+    let set = json!({ "type": "set", "settings": { "held": ["maybe"], "blocked": ["never"] } });
+    assert_eq!(alice.act(set)["type"], "ack");
+    let answer = ann.act(json!({ "type": "say", "text": "maybe" }));
+    assert_eq!((&answer["type"], &answer["held"]), (&json!("ack"), &json!(true)));
+    // Who may see what waits, and it is there after a kill.
+    for (headers, status) in [(&[][..], 403), (as_owner, 200)] {
+        assert_eq!(request("GET", &node.url(&path("/rules")), headers, None).status, status);
+    }
+    node.crash();
+    node.start_again();
+    let rules = |node: &Node| -> Value {
+        serde_json::from_slice(&request("GET", &node.url(&path("/rules")), as_owner, None).body).unwrap()
+    };
+    let told = rules(&node);
+    assert_eq!((&told["held"][0]["text"], &told["settings"]["blocked"]), (&json!("maybe"), &json!(["never"])));
+    let mut alice = Talker::join(&node, "alice", Some(&streamer(&node, "alice", &key)));
+    let mut reader = Talker::join(&node, "alice", None);
+    let judge = json!({ "type": "judge", "message": told["held"][0]["id"], "show": true });
+    assert_eq!(alice.act(judge)["type"], "ack");
+    assert_eq!(reader.wait_text("maybe")["name"], "Ann");
+    assert_eq!(rules(&node)["held"], json!([]));
+
+    let gif = "GIF89a\u{1}\0\u{1}\0\0\0\0;";
+    let put = |name: &str, headers, body: &str| {
+        request("PUT", &node.url(&path(&format!("/emotes/{name}"))), headers, Some(body)).status
+    };
+    assert_eq!(put("wave", &[], gif), 401);
+    let large = "GIF89a\u{1}\0\u{9}\u{9}\0\0\0;";
+    for (name, body, status) in
+        [("wave", "<svg/>", 422), ("wave", large, 422), ("a.b", gif, 422), ("wave", &"x".repeat(300_000), 413)]
+    {
+        assert_eq!(put(name, as_owner, body), status, "{name}");
+    }
+    assert_eq!(put("wave", as_owner, gif), 201);
+    let told = reader.until("the emotes", secs(5), |told| told["type"] == "emotes");
+    let file = told["emotes"]["wave"].as_str().unwrap().to_owned();
+    let late = Talker::join(&node, "alice", None);
+    assert_eq!(late.told[0]["emotes"]["wave"], file);
+    let url = node.url(&path(&format!("/emotes/{file}")));
+    let picture = get(&url);
+    assert_eq!((picture.status, picture.header("content-type"), picture.text()), (200, "image/gif", gif.into()));
+    // The sweeper leaves it alone.
+    assert_eq!(node.admin("POST", "/api/v1/jobs/sweep", None).status, 202);
+    wait("the sweep", secs(10), || {
+        let jobs = node.admin("GET", "/api/v1/jobs", None).text();
+        jobs.contains(r#""state":"done""#).then_some(())
+    });
+    assert_eq!(get(&url).status, 200);
+    assert_eq!(request("DELETE", &node.url(&path("/emotes/wave")), as_owner, None).status, 204);
+    assert_eq!(get(&url).status, 404);
+    let deeds = request("GET", &node.url(&path("/audit?limit=2")), as_owner, None);
+    let deeds: Value = serde_json::from_slice(&deeds.body).unwrap();
+    assert_eq!((&deeds["acts"][0]["act"]["type"], &deeds["acts"][1]["name"]), (&json!("emote"), &json!("Operator")));
+    assert!(deeds["next"].is_string());
 }
 
 #[test]

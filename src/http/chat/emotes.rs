@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Json,
     body::Bytes,
-    extract::{Path, State},
+    extract::{Path, State, rejection::BytesRejection},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -44,9 +44,10 @@ pub(super) async fn put(
     State(app): Shared,
     Path((id, name)): Path<(String, String)>,
     visitor: Visitor,
-    bytes: Bytes,
+    bytes: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     let (stream, before) = owned(&app, &id, &name, &visitor).await?;
+    let bytes = bytes.map_err(|why| Problem::new(why.status(), "a picture has at most 256 KB"))?;
     let unfit = |why: &str| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, why);
     let kind = match imagesize::image_type(&bytes) {
         Ok(ImageType::Png) => Kind::Png,

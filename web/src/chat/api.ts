@@ -1,7 +1,7 @@
 /** What the chat asks of the server by requests; the socket is `line`'s. */
 import { ask, isObject, list, number, text, type Answer } from '../shared/api';
 import { ticketed } from '../shared/ticketed';
-import type { Event, Message, Settings } from './log';
+import type { Emotes, Event, Message, Settings } from './log';
 import type { Part, Source } from './replay';
 
 export interface You {
@@ -17,7 +17,32 @@ export interface Entered {
   slot: number;
   you: You | null;
   settings: Settings;
+  emotes: Emotes;
   events: Event[];
+}
+
+/** What was done. */
+export interface Acted {
+  id: string;
+  /** It waits for a moderator. */
+  held: boolean;
+}
+
+/** What moderators look at. */
+export interface Rules {
+  /** As the server has them, with what this page does not know. */
+  settings: Record<string, unknown>;
+  bans: { user: string; until: string | null; reason: string }[];
+  addresses: string[];
+  held: Message[];
+}
+
+/** Something that a moderator did. */
+export interface Deed {
+  id: string;
+  time: string;
+  name: string;
+  act: Record<string, unknown>;
 }
 
 export interface Polled {
@@ -46,6 +71,7 @@ export class Api {
         slot: number(body['slot']) ?? 0,
         you: readYou(body['you']),
         settings: readSettings(body['settings']),
+        emotes: readEmotes(body['emotes']),
         events: list(body['events'], readEvent),
       };
     });
@@ -107,9 +133,68 @@ export class Api {
   }
 
   /** Has something done, where there is no socket. */
-  act(act: object): Promise<Answer<string>> {
-    return ask({ url: this.path('/acts'), method: 'POST', body: act }, (body) => (isObject(body) ? text(body['id']) : null));
+  act(act: object, key: string | null = null): Promise<Answer<Acted>> {
+    return ask({ url: this.path('/acts'), method: 'POST', body: act, key }, readActed);
   }
+
+  rules(): Promise<Answer<Rules>> {
+    return ask({ url: this.path('/rules') }, (body) => {
+      if (!isObject(body) || !isObject(body['settings'])) return null;
+      const bans = isObject(body['bans']) ? Object.entries(body['bans']) : [];
+      return {
+        settings: body['settings'],
+        bans: bans.map(([user, ban]) => ({
+          user,
+          until: isObject(ban) ? untilOf(ban['until']) : null,
+          reason: (isObject(ban) ? text(ban['reason']) : null) ?? '',
+        })),
+        addresses: isObject(body['addresses']) ? Object.keys(body['addresses']) : [],
+        held: list(body['held'], (one) => {
+          const event = isObject(one) ? readEvent({ ...one, type: 'message' }) : null;
+          return event?.type === 'message' ? event : null;
+        }),
+      };
+    });
+  }
+
+  /** What moderators did, newest first. */
+  audit(before: string | null): Promise<Answer<{ deeds: Deed[]; next: string | null }>> {
+    return ask({ url: this.path(`/audit?limit=30${before === null ? '' : `&before=${before}`}`) }, (body) => {
+      if (!isObject(body)) return null;
+      const deeds = list(body['acts'], (one) => {
+        if (!isObject(one) || !isObject(one['act'])) return null;
+        const [id, time, name] = [text(one['id']), text(one['time']), text(one['name'])];
+        return id === null || time === null || name === null ? null : { id, time, name, act: one['act'] };
+      });
+      return { deeds, next: text(body['next']) };
+    });
+  }
+
+  /** Gives an emote its picture; nothing takes it away. */
+  emote(name: string, picture: Blob | null, key: string): Promise<Answer<boolean>> {
+    const url = this.path(`/emotes/${encodeURIComponent(name)}`);
+    return ask(picture === null ? { url, method: 'DELETE', key } : { url, method: 'PUT', file: picture, patienceMs: 30_000, key }, () => true);
+  }
+
+  /** Where a picture of an emote is. */
+  pictureUrl(file: string): string {
+    return `/api/v1/streams/${encodeURIComponent(this.stream)}/chat/emotes/${file}`;
+  }
+}
+
+function untilOf(until: unknown): string | null {
+  const ms = number(until);
+  return ms === null ? null : new Date(ms).toISOString();
+}
+
+function readActed(body: unknown): Acted | null {
+  const id = isObject(body) ? text(body['id']) : null;
+  return !isObject(body) || id === null ? null : { id, held: body['held'] === true };
+}
+
+export function readEmotes(body: unknown): Emotes {
+  const pairs = isObject(body) ? Object.entries(body) : [];
+  return Object.fromEntries(pairs.filter((pair): pair is [string, string] => text(pair[1]) !== null));
 }
 
 export function readYou(body: unknown): You | null {
@@ -125,6 +210,7 @@ export function readSettings(body: unknown): Settings {
     ticketsOnly: settings['tickets_only'] === true,
     emotesOnly: settings['emotes_only'] === true,
     noLinks: settings['no_links'] === true,
+    holdAll: settings['hold_all'] === true,
   };
 }
 
@@ -143,5 +229,6 @@ export function readEvent(body: unknown): Event | null {
     return message === null ? null : { type, id, message };
   }
   if (type === 'purge') return user === null ? null : { type, id, user };
+  if (type === 'emotes') return { type, id, emotes: readEmotes(body['emotes']) };
   return type === 'room' ? { type, id, settings: readSettings(body['settings']) } : null;
 }

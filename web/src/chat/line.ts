@@ -1,8 +1,8 @@
 /** The line to a room: a socket while there is room for one, polling while there is not, and back. Whoever holds it notices neither. */
 import { backoffMs } from '../shared/backoff';
 import { isObject, list, number, text } from '../shared/api';
-import { readEvent, readSettings, readYou, type Api, type You } from './api';
-import type { Event, Settings } from './log';
+import { readEmotes, readEvent, readSettings, readYou, type Acted, type Api, type You } from './api';
+import type { Emotes, Event, Settings } from './log';
 
 /** A socket that says nothing for so long is dead: the server asks twice in that time. */
 const SILENT_MS = 70_000;
@@ -24,6 +24,7 @@ export interface Told {
   state(state: State): void;
   you(you: You | null): void;
   settings(settings: Settings): void;
+  emotes(emotes: Emotes): void;
   /** So many messages came faster than they were taken. */
   skipped(count: number): void;
 }
@@ -33,7 +34,7 @@ interface Waiting {
   nonce: string;
   tries: number;
   timer: ReturnType<typeof setTimeout> | undefined;
-  done(answer: { id: string } | Refusal): void;
+  done(answer: Acted | Refusal): void;
 }
 
 export class Line {
@@ -66,7 +67,7 @@ export class Line {
   }
 
   /** Has something done. Sent again until it is answered: what has one nonce is done once. */
-  act(act: object): Promise<{ id: string } | Refusal> {
+  act(act: object): Promise<Acted | Refusal> {
     return new Promise((done) => {
       const nonce = crypto.randomUUID?.().slice(0, 18) ?? String(Math.random()).slice(2);
       const waiting = { act, nonce, tries: 0, timer: undefined, done };
@@ -84,12 +85,12 @@ export class Line {
     const request = { ...waiting.act, nonce: waiting.nonce };
     if (this.socket?.readyState === WebSocket.OPEN) return this.socket.send(JSON.stringify(request));
     void this.api.act(request).then((answer) => {
-      if (answer.kind === 'ok') this.answer(waiting.nonce, { id: answer.value });
-      else if (answer.kind !== 'unreachable') this.answer(waiting.nonce, { code: answer.code, text: answer.words, retryMs: null });
+      if (answer.kind === 'ok') this.answer(waiting.nonce, answer.value);
+      else if (answer.kind !== 'unreachable') this.answer(waiting.nonce, { code: answer.code, text: answer.words, retryMs: answer.retryMs ?? null });
     });
   }
 
-  private answer(nonce: string, answer: { id: string } | Refusal): void {
+  private answer(nonce: string, answer: Acted | Refusal): void {
     const waiting = this.waiting.get(nonce);
     if (waiting === undefined) return;
     clearTimeout(waiting.timer);
@@ -103,8 +104,9 @@ export class Line {
     if (turn !== this.turn || this.closed) return;
     if (answer.kind === 'missing') return this.told.state('off');
     if (answer.kind !== 'ok') return this.later();
-    const { mode, events, you, settings } = answer.value;
+    const { mode, events, you, settings, emotes } = answer.value;
     this.told.settings(settings);
+    this.told.emotes(emotes);
     this.told.you(you);
     this.told.events(events);
     if (mode === 'socket') this.open();
@@ -153,13 +155,14 @@ export class Line {
         case 'hello':
           this.tries = 0;
           this.told.settings(readSettings(word['settings']));
+          this.told.emotes(readEmotes(word['emotes']));
           this.told.you(readYou(word['you']));
           this.told.state('on');
           // What was on its way when the last socket was lost.
           this.waiting.forEach((waiting) => this.send(waiting));
           break;
         case 'ack':
-          if (nonce !== null) this.answer(nonce, { id: text(word['id']) ?? '' });
+          if (nonce !== null) this.answer(nonce, { id: text(word['id']) ?? '', held: word['held'] === true });
           break;
         case 'refused':
           if (nonce !== null) this.answer(nonce, { code: text(word['code']) ?? '', text: text(word['text']) ?? '', retryMs: number(word['retry_ms']) });

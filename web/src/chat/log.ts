@@ -14,13 +14,19 @@ export type Event =
   | ({ type: 'message' } & Message)
   | { type: 'delete'; id: string; message: string }
   | { type: 'purge'; id: string; user: string }
+  | { type: 'emotes'; id: string; emotes: Emotes }
   | { type: 'room'; id: string; settings: Settings };
+
+/** The file names of pictures by the names of emotes. */
+export type Emotes = Record<string, string>;
 
 export interface Settings {
   slow: number;
   ticketsOnly: boolean;
   emotesOnly: boolean;
   noLinks: boolean;
+  /** Every message waits for a moderator. */
+  holdAll: boolean;
 }
 
 /** What changed: messages that are new, by id, and those that are gone. */
@@ -36,6 +42,7 @@ export class Log {
   /** Ascending by id. */
   messages: Message[] = [];
   settings: Settings | null = null;
+  emotes: Emotes | null = null;
   /** The newest event that is known. */
   newest: string | null = null;
   /** Events that were seen: what comes twice is one. */
@@ -61,6 +68,8 @@ export class Log {
       } else if (event.type === 'purge') {
         this.purged.set(event.user, event.id);
         change.removed.push(...this.drop((message) => message.user === event.user && message.id < event.id));
+      } else if (event.type === 'emotes') {
+        this.emotes = event.emotes;
       } else {
         this.settings = event.settings;
       }

@@ -3,10 +3,13 @@ import '../style/chat.css';
 import { keepKey, recallKey } from '../watch/key';
 import { Api } from './api';
 import { Line } from './line';
+import { openModeration } from './moderate';
 import type { Message } from './log';
 import { Replay } from './replay';
 import { View } from './view';
 
+/** How often a moderator's page looks whether something waits for him. */
+const WAITING_MS = 15_000;
 /** How often the chat of a recording follows its picture. */
 const STEP_MS = 250;
 
@@ -28,6 +31,8 @@ export function start(stream: string, ticket: () => string | null, out: string |
       line.reopen();
       return null;
     },
+    moderate: () => openModeration(api, (act) => line.act(act)),
+    pictureUrl: (file) => api.pictureUrl(file),
     older: async (before) => {
       const answer = await api.before(before);
       return answer.kind === 'ok' ? { messages: answer.value.messages, more: answer.value.next !== null } : null;
@@ -36,10 +41,21 @@ export function start(stream: string, ticket: () => string | null, out: string |
   const line = new Line(api, () => view.newest, {
     events: (events) => view.take(events),
     state: (state) => view.setState(state),
-    you: (you) => view.setYou(you),
+    you: (you) => {
+      view.setYou(you);
+      moderates = you?.roles.some((role) => role === 'streamer' || role === 'moderator') ?? false;
+      void wait();
+    },
     settings: (settings) => view.setSettings(settings),
+    emotes: (emotes) => view.setEmotes(emotes),
     skipped: (count) => view.skipped(count),
   });
+  let moderates = false;
+  const wait = async (): Promise<void> => {
+    const rules = moderates && !document.hidden ? await api.rules() : null;
+    if (rules?.kind === 'ok') view.setWaiting(rules.value.held.length);
+  };
+  setInterval(() => void wait(), WAITING_MS);
   if (out !== null) view.setOut(out);
 }
 
@@ -58,21 +74,26 @@ export interface Played {
 export function replay({ stream, broadcast, ticket, pictureMs, goesOn }: Played): void {
   const api = new Api(stream, ticket);
   const source = api.replay(broadcast);
+  // Who the viewer is, and what pictures there are: of the room as it is now.
+  const entered = api.enter();
+  void entered.then((answer) => (answer.kind === 'ok' ? view.setEmotes(answer.value.emotes) : undefined));
   const view = new View('replay', {
     say: () => Promise.resolve({ code: 'over', text: 'this is over', retryMs: null }),
     name: () => Promise.resolve(null),
+    moderate: () => undefined,
+    pictureUrl: (file) => api.pictureUrl(file),
     act: async (act) => {
       const answer = await api.act(act);
       if (answer.kind !== 'ok') return { code: answer.code, text: answer.words, retryMs: null };
-      view.takeBack(act, answer.value);
-      return { id: answer.value };
+      view.takeBack(act, answer.value.id);
+      return answer.value;
     },
     older: async (before) => {
       const answer = await source.before({ id: before });
       return answer.kind === 'ok' ? { messages: answer.value.said.map(({ message }) => message), more: answer.value.next !== null } : null;
     },
     who: async () => {
-      const answer = await api.enter();
+      const answer = await entered;
       return answer.kind === 'ok' ? answer.value.you : null;
     },
   });

@@ -7,7 +7,7 @@ import { byId, make } from '../shared/dom';
 import { ticketIn } from '../watch/ticket';
 import { Api } from './api';
 import { Line } from './line';
-import { Log, READABLE, sample } from './log';
+import { Log, READABLE, sample, type Emotes } from './log';
 import { drawRow } from './row';
 
 /** More messages than these do not fit any picture. */
@@ -23,6 +23,7 @@ const list = byId('overlay', HTMLElement);
 const log = new Log();
 const rows = new Map<string, HTMLElement>();
 let lastDrawn = Number.NEGATIVE_INFINITY;
+let emotes: Emotes = {};
 let fresh: ReturnType<Log['take']>['added'] = [];
 
 const size = within('size', 8, 120, 22);
@@ -30,9 +31,12 @@ const fadeMs = within('fade', 0, 3_600, 0) * 1_000;
 list.style.setProperty('--size', `${size}px`);
 if (query.get('align') === 'right') list.classList.add('overlay-right');
 
-new Line(new Api(stream, () => ticketIn(location.hash)), () => log.newest, {
+const api = new Api(stream, () => ticketIn(location.hash));
+const emote = (name: string): string | undefined => (emotes[name] === undefined ? undefined : api.pictureUrl(emotes[name]));
+new Line(api, () => log.newest, {
   events: (events) => {
     const { added, removed } = log.take(events);
+    emotes = log.emotes ?? emotes;
     removed.forEach(takeOut);
     fresh = [...fresh, ...added].filter(({ id }) => !removed.includes(id));
   },
@@ -40,6 +44,7 @@ new Line(new Api(stream, () => ticketIn(location.hash)), () => log.newest, {
   state: () => undefined,
   you: () => undefined,
   settings: () => undefined,
+  emotes: (all) => (emotes = all),
   skipped: () => undefined,
 });
 setInterval(draw, DRAW_MS);
@@ -51,7 +56,7 @@ function draw(): void {
   const { shown } = sample(fresh, Math.ceil((READABLE * elapsedMs) / 1_000), ({ roles }) => roles.includes('streamer'));
   fresh = [];
   for (const message of shown) {
-    const row = drawRow(message, make('span', 'chat-who', message.name), { answered: undefined, concerns: false });
+    const row = drawRow(message, make('span', 'chat-who', message.name), { answered: undefined, concerns: false, emote });
     rows.set(message.id, row);
     list.append(row);
     if (fadeMs > 0) setTimeout(() => fade(message.id), fadeMs);

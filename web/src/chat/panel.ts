@@ -4,6 +4,7 @@ const MARKUP = `
   <header class="chat-top">
     <h2 id="chat-title">Chat</h2>
     <a id="chat-export" class="chat-me" download hidden>Download</a>
+    <button id="chat-moderate" type="button" class="chat-me" hidden>Moderate</button>
     <button id="chat-rename" type="button" class="chat-me" title="Choose another name"><span id="chat-you"></span></button>
     <a id="chat-out" class="chat-me" target="_blank" title="Open the chat in a window of its own" aria-label="Open the chat in a window of its own" hidden>↗</a>
   </header>
@@ -23,10 +24,12 @@ const MARKUP = `
     </form>
     <form id="chat-form" class="chat-form" hidden>
       <textarea id="chat-input" class="chat-field" rows="1" maxlength="500" aria-label="Your message" placeholder="Say something"></textarea>
+      <button id="chat-pick" type="button" class="chat-off chat-pick" aria-label="Emotes">☺</button>
       <button id="chat-send" type="submit" class="button">Send</button>
     </form>
   </div>
-  <div id="chat-menu" class="chat-menu" popover></div>`;
+  <div id="chat-menu" class="chat-menu" popover></div>
+  <div id="chat-picker" class="chat-menu chat-picker" role="group" aria-label="Emotes" popover></div>`;
 
 /** Fills the page's place for a chat. */
 export function fillPanel(place: HTMLElement): void {

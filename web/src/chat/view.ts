@@ -1,26 +1,32 @@
 /** The chat as people see it: the list, the line to write in, and what moderators may do. */
 import { byId, make, setText } from '../shared/dom';
 import { fillPanel } from './panel';
-import { drawRow } from './row';
+import { drawRow, picture } from './row';
 import type { Refusal, State } from './line';
-import { type You } from './api';
-import { Log, READABLE, mentions, sample, type Event, type Message, type Settings } from './log';
+import type { Acted, You } from './api';
+import { Log, READABLE, mentions, sample, type Emotes, type Event, type Message, type Settings } from './log';
 
 /** Messages that stand in the page: what scrolls out above is taken out, and read again when it is scrolled to. */
 const SHOWN = 150;
 /** Within so many pixels of its end the list follows what comes. */
 const AT_END = 60;
+/** Pictures that are offered beside a chat's own. */
+const EMOJI = [...'😀😂🥹😍😎🤔😮😢😡👍👎👏🙌🙏💪🔥❤💯🎉✨👀🚀🎮🎵⚽🍿☕🌈🐱🐶'];
 /** Looks at what has come, where more comes than can be read. */
 const BUSY_MS = 250;
 
 /** What the view asks for. */
 export interface Wishes {
-  say(text: string, reply: string | null): Promise<{ id: string } | Refusal>;
-  act(act: object): Promise<{ id: string } | Refusal>;
+  say(text: string, reply: string | null): Promise<Acted | Refusal>;
+  act(act: object): Promise<Acted | Refusal>;
   name(name: string): Promise<string | null>;
   older(before: string): Promise<{ messages: Message[]; more: boolean } | null>;
   /** Who the reader is, where that is asked only when it matters. */
   who?(): Promise<You | null>;
+  /** Opens what moderators look at. */
+  moderate(): void;
+  /** Where the picture of an emote is. */
+  pictureUrl(file: string): string;
 }
 
 /** What a chat is shown for: to take part, or beside a recording. */
@@ -40,12 +46,15 @@ export class View {
   private readonly menu = byId('chat-menu', HTMLElement);
   private readonly log = new Log();
   private readonly rows = new Map<string, HTMLElement>();
+  private readonly picker = byId('chat-picker', HTMLElement);
+  private readonly moderating = byId('chat-moderate', HTMLButtonElement);
+  private emotes: Emotes = {};
   private you: You | null = null;
   private reply: Message | null = null;
   /** New messages that are not drawn yet. */
   private fresh: Message[] = [];
   private drawing = false;
-  private lastDrawn = 0;
+  private lastDrawn = Number.NEGATIVE_INFINITY;
   private more = true;
   private asking = false;
   /** Missed while the reader is further up. */
@@ -81,6 +90,8 @@ export class View {
       if (!this.menu.matches(':popover-open')) this.menu.replaceChildren();
     });
     byId('chat-reply-off', HTMLButtonElement).addEventListener('click', () => this.setReply(null));
+    this.moderating.addEventListener('click', () => wishes.moderate());
+    byId('chat-pick', HTMLButtonElement).addEventListener('click', (event) => this.openPicker(event.currentTarget as Element));
     byId('chat-rename', HTMLButtonElement).addEventListener('click', () => this.askName());
   }
 
@@ -101,6 +112,16 @@ export class View {
     this.nameForm.hidden = you !== null || this.kind === 'replay';
     setText(byId('chat-you', HTMLElement), you === null ? '' : you.name);
     this.panel.dataset['staff'] = String(this.isStaff());
+    this.moderating.hidden = !this.isStaff() || this.kind === 'replay';
+  }
+
+  /** So many messages wait for a moderator. */
+  setWaiting(count: number): void {
+    setText(this.moderating, count === 0 ? 'Moderate' : `Moderate (${count})`);
+  }
+
+  setEmotes(emotes: Emotes): void {
+    this.emotes = emotes;
   }
 
   setSettings(settings: Settings): void {
@@ -109,6 +130,7 @@ export class View {
       settings.ticketsOnly ? 'Only viewers with a ticket may write.' : '',
       settings.emotesOnly ? 'Only emotes and pictures.' : '',
       settings.noLinks ? 'No links.' : '',
+      settings.holdAll ? 'A moderator looks at each message first.' : '',
     ];
     const text = rules.filter((rule) => rule !== '').join(' ');
     setText(this.rules, text);
@@ -121,6 +143,7 @@ export class View {
     this.fresh = this.fresh.filter((message) => !removed.includes(message.id));
     const settings = events.some((event) => event.type === 'room') ? this.log.settings : null;
     if (settings !== null) this.setSettings(settings);
+    this.emotes = this.log.emotes ?? this.emotes;
     if (added.length === 0) return;
     this.fresh.push(...added);
     if (this.drawing) return;
@@ -211,8 +234,13 @@ export class View {
     more.type = 'button';
     more.setAttribute('aria-label', `What to do with ${message.name}'s message`);
     const answered = message.reply === null ? undefined : this.log.messages.find(({ id }) => id === message.reply);
-    return drawRow(message, name, { answered, concerns: this.isMention(message) }, more);
+    return drawRow(message, name, { answered, concerns: this.isMention(message), emote: this.emote }, more);
   }
+
+  private readonly emote = (name: string): string | undefined => {
+    const file = this.emotes[name];
+    return file === undefined ? undefined : this.wishes.pictureUrl(file);
+  };
 
   private isMention(message: Message): boolean {
     return this.you !== null && message.user !== this.you.user && mentions(message.text, this.you.name);
@@ -301,7 +329,7 @@ export class View {
     this.list.scrollTop = this.list.scrollHeight;
     const answer = await this.wishes.say(text, reply);
     pending.remove();
-    if ('id' in answer) return this.tell('');
+    if ('id' in answer) return this.tell(answer.held ? 'A moderator looks at it first.' : '');
     // Nothing that was written is lost.
     if (this.input.value === '') this.input.value = text;
     this.fit();
@@ -321,6 +349,34 @@ export class View {
       if (left > 0) setTimeout(count, 1_000);
     };
     count();
+  }
+
+  /** Emotes of this chat and some pictures, to be put where the cursor is. */
+  private openPicker(at: Element): void {
+    const put = (text: string): void => {
+      this.picker.hidePopover();
+      const { selectionStart: from, selectionEnd: to, value } = this.input;
+      const before = from === 0 || value[from - 1] === ' ' ? '' : ' ';
+      this.input.setRangeText(`${before}${text} `, from, to, 'end');
+      this.input.focus();
+    };
+    const choices = Object.keys(this.emotes).map((name) => {
+      const button = make('button', 'chat-choice', picture(`:${name}:`, this.emote(name) ?? ''));
+      button.addEventListener('click', () => put(`:${name}:`));
+      return button;
+    });
+    for (const emoji of EMOJI) {
+      const button = make('button', 'chat-choice', emoji);
+      button.addEventListener('click', () => put(emoji));
+      choices.push(button);
+    }
+    choices.forEach((button) => (button.type = 'button'));
+    this.picker.replaceChildren(...choices);
+    this.picker.showPopover();
+    const box = at.getBoundingClientRect();
+    this.picker.style.top = `${Math.max(8, box.top - this.picker.offsetHeight - 6)}px`;
+    this.picker.style.left = `${Math.max(8, box.right - this.picker.offsetWidth)}px`;
+    choices[0]?.focus();
   }
 
   private async choose(): Promise<void> {

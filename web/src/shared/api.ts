@@ -43,6 +43,8 @@ export interface Failure {
   code: string;
   /** A sentence for people. */
   words: string;
+  /** When it may be tried again (ms), where the server says so. */
+  retryMs?: number;
 }
 
 export type Answer<T> = { kind: 'ok'; value: T; clockOffsetMs: number } | Failure;
@@ -51,10 +53,12 @@ export type Answer<T> = { kind: 'ok'; value: T; clockOffsetMs: number } | Failur
 export interface Question {
   url: string;
   /** `GET` when nothing is said. */
-  method?: 'GET' | 'POST' | 'PATCH' | 'DELETE';
+  method?: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
   /** Proof of who asks: a stream key's secret or the admin token. */
   key?: string | null;
   body?: unknown;
+  /** Bytes that are sent as they are, in the place of a body. */
+  file?: Blob;
   /** How long the answer may take, where the server waits for something to tell. */
   patienceMs?: number;
   /** Whether an answer that a cache has is as good. */
@@ -97,7 +101,7 @@ export async function fetchRefusal(url: string): Promise<string | null> {
 }
 
 /** Puts a question to the API; `read` gives null for an answer it does not understand. */
-export async function ask<T>({ url, method = 'GET', key = null, body, patienceMs = TIMEOUT_MS, cached = false }: Question, read: (body: unknown) => T | null): Promise<Answer<T>> {
+export async function ask<T>({ url, method = 'GET', key = null, body, file, patienceMs = TIMEOUT_MS, cached = false }: Question, read: (body: unknown) => T | null): Promise<Answer<T>> {
   try {
     const response = await fetch(url, {
       method,
@@ -107,11 +111,11 @@ export async function ask<T>({ url, method = 'GET', key = null, body, patienceMs
         ...(key === null ? {} : { authorization: `Bearer ${key}` }),
         ...(body === undefined ? {} : { 'content-type': 'application/json' }),
       },
-      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+      ...(file !== undefined ? { body: file } : body === undefined ? {} : { body: JSON.stringify(body) }),
       signal: AbortSignal.timeout(patienceMs),
     });
     if (!response.ok) return await failureOf(response);
-    const value = read(await response.json().catch(() => null));
+    const value = read(response.status === 204 ? true : await response.json().catch(() => null));
     if (value === null) return UNREACHABLE;
     return { kind: 'ok', value, clockOffsetMs: clockOffset(response.headers.get('date'), Date.now()) };
   } catch {
@@ -129,7 +133,8 @@ export async function failureOf(response: Response): Promise<Failure> {
   const detail = (isObject(body) ? text(body['detail']) : null) ?? '';
   const known = { 401: 'refused', 403: 'refused', 404: 'missing', 410: 'gone' } as const;
   const kind = status in known ? known[status as keyof typeof known] : status >= 500 ? 'unreachable' : 'wrong';
-  return { kind, code, words: detail === '' ? WORDS[kind] : sentence(detail) };
+  const retryMs = isObject(body) ? number(body['retry_ms']) : null;
+  return { kind, code, words: detail === '' ? WORDS[kind] : sentence(detail), ...(retryMs === null ? {} : { retryMs }) };
 }
 
 const WORDS: Record<Failure['kind'], string> = {
