@@ -25,6 +25,14 @@ impl Browser {
         Some(Self { script })
     }
 
+    /// Opens `url` and leaves it alone for so long; says `open` on standard error when it is there.
+    pub fn stay(&self, url: &str, seconds: u32) -> Command {
+        let mut command = Command::new("node");
+        command.arg(&self.script).args(["stay", "--url", url, "--seconds", &seconds.to_string()]);
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        command
+    }
+
     /// Opens `url`, plays for `seconds` after the first picture, and tells how it goes once a second on standard error and
     /// in the end on standard output.
     pub fn play(&self, url: &str, seconds: u32) -> Command {

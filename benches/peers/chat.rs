@@ -24,6 +24,8 @@ use crate::{
     server::{Kind, Server},
 };
 
+pub mod strain;
+
 const SERVER_CORE: usize = 0;
 const LOAD_CORE: usize = 1;
 const STREAM: &str = "stadium";
@@ -53,9 +55,7 @@ struct Seen {
 }
 
 pub async fn measure() -> Result<Vec<Row>> {
-    let mut cores = CpuSet::new();
-    cores.set(LOAD_CORE);
-    sched_setaffinity(None, &cores).context("this process cannot be kept on one core")?;
+    keep_on_core()?;
     let mut rows = Vec::new();
     for (sockets, rate, reach) in CASES {
         let settings =
@@ -103,6 +103,22 @@ pub async fn measure() -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// The sockets of this process have one core.
+fn keep_on_core() -> Result<()> {
+    let mut cores = CpuSet::new();
+    cores.set(LOAD_CORE);
+    sched_setaffinity(None, &cores).context("this process cannot be kept on one core")
+}
+
+impl Seen {
+    /// So many of the messages came no later, ms; what was seen is forgotten.
+    fn percentiles(&self, shares: [f64; 2]) -> [u32; 2] {
+        let mut late = self.late.take();
+        late.sort_unstable();
+        shares.map(|share| late.get((late.len() as f64 * share) as usize).copied().unwrap_or(0))
+    }
+}
+
 /// What was found of one server.
 struct Found {
     /// Server CPU per delivery.
@@ -138,14 +154,11 @@ async fn case(server: Server, sockets: usize, rate: Option<u32>) -> Result<Found
         Some(rate) => steadily(&server, &mut writers, rate, &seen).await?,
     };
     let deliveries = seen.deliveries.get() as f64;
-    let mut late = seen.late.take();
-    late.sort_unstable();
-    let percentile = |share: f64| late.get((late.len() as f64 * share) as usize).copied().unwrap_or(0);
     let found = Found {
         micros: cpu.as_secs_f64() * 1e6 / deliveries,
         rate: deliveries / took.as_secs_f64(),
         share: cpu.as_secs_f64() / took.as_secs_f64() * 100.0,
-        late: [percentile(0.5), percentile(0.99)],
+        late: seen.percentiles([0.5, 0.99]),
         idle_kb,
     };
     let after = (server.usage()?.memory.resident_mb - idle) * 1024.0 / sockets as f64;

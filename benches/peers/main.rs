@@ -1,6 +1,6 @@
 //! Weir beside its peer: the same publishers, the same machine, in turns.
 //!
-//! `cargo bench --bench peers -- [ingest|idle|first|latency|herd|serve|crowd|export|chat|scale|soak|cluster]... [--rounds N] [--seconds N]`; all but chat, scale, soak and cluster when none is named.
+//! `cargo bench --bench peers -- [ingest|idle|first|latency|herd|serve|crowd|export|chat|strain|scale|soak|cluster]... [--rounds N] [--seconds N]`; all but chat, strain, scale, soak and cluster when none is named.
 //! `--seconds` is how long latency is watched, or soaked. Each prints its rows of the table in benches/README.md. Exit code 1 means that a measurement could not be made, never that a goal was missed.
 
 mod browser;
@@ -75,10 +75,10 @@ fn run() -> Result<()> {
                 rounds = Some(count.max(1));
             }
             "--seconds" => seconds = arguments.next().context("--seconds takes a number")?.parse::<u32>()?.max(30),
-            "ingest" | "idle" | "first" | "latency" | "herd" | "serve" | "crowd" | "export" | "chat" | "scale"
-            | "soak" | "cluster" => wanted.push(argument),
+            "ingest" | "idle" | "first" | "latency" | "herd" | "serve" | "crowd" | "export" | "chat" | "strain"
+            | "scale" | "soak" | "cluster" => wanted.push(argument),
             other => bail!(
-                "{other} is not known: ingest, idle, first, latency, herd, serve, crowd, export, chat, scale, soak, cluster, --rounds N, --seconds N"
+                "{other} is not known: ingest, idle, first, latency, herd, serve, crowd, export, chat, strain, scale, soak, cluster, --rounds N, --seconds N"
             ),
         }
     }
@@ -97,6 +97,7 @@ fn run() -> Result<()> {
                 "crowd" => crowd::measure().await,
                 "export" => export::measure().await,
                 "chat" => chat::measure().await,
+                "strain" => chat::strain::measure().await,
                 "scale" => scale::measure().await,
                 "cluster" => cluster::measure().await,
                 "soak" => crowd::soak(seconds).await,

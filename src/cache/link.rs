@@ -11,21 +11,13 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt, TryStreamExt};
-use http_body_util::BodyDataStream;
-use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::time::timeout;
-use tokio_util::{
-    codec::{FramedRead, LinesCodec},
-    io::StreamReader,
-    sync::CancellationToken,
-};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use url::Url;
 
-use super::{Cache, Object, What, upstream::Nodes};
+use super::{Cache, Object, What, lines::Lines, upstream::Nodes};
 use crate::{
     id::{BroadcastId, StreamId},
     package::Extent,
@@ -280,25 +272,15 @@ impl Links {
 
     /// Reads one link to its end, which it gives in words.
     async fn listen(&self, upstream: usize, told: &impl Fn(News)) -> String {
-        let answer = match timeout(SILENCE, self.nodes.get(upstream, PATH, 0)).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(failure)) => return failure.detail.to_string(),
-            Err(_) => return "no answer".into(),
+        let mut lines = match Lines::open(&self.nodes, upstream, PATH, SILENCE, LINE_MAX).await {
+            Ok(lines) => lines,
+            Err(why) => return why,
         };
-        match answer.status() {
-            StatusCode::OK => {}
-            StatusCode::UNAUTHORIZED => return "it refuses our internal.secret".into(),
-            status => return format!("it answered {status}: is this its internal port?"),
-        }
-        let body = BodyDataStream::new(answer.into_body()).map_err(std::io::Error::other);
-        let mut lines = FramedRead::new(StreamReader::new(body), LinesCodec::new_with_max_length(LINE_MAX));
         self.of(upstream).lock().expect("no panic while held").streams.clear();
         loop {
-            let line = match timeout(SILENCE, lines.next()).await {
-                Ok(Some(Ok(line))) => line,
-                Ok(Some(Err(why))) => return why.to_string(),
-                Ok(None) => return "it closed".into(),
-                Err(_) => return "silence".into(),
+            let line = match lines.next().await {
+                Ok(line) => line,
+                Err(why) => return why,
             };
             // A message of a newer version.
             let Ok(message) = serde_json::from_str(&line) else { continue };

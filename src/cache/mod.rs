@@ -9,6 +9,7 @@
 pub mod fill;
 pub mod flights;
 mod lead;
+mod lines;
 pub mod link;
 mod listed;
 pub mod object;
@@ -16,6 +17,7 @@ pub mod policy;
 pub mod pull;
 pub mod upstream;
 
+pub use lines::Lines;
 pub use object::{File, NoObject, Object, What};
 pub use policy::{Failure, Why};
 pub use pull::{Cache, Head, Kept, Limits, Reading, Way};

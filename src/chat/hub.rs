@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use super::{event::Event, frames};
 use crate::{
     id::EventId,
+    line::Text,
     time::{Timestamp, UnixMs, now},
 };
 
@@ -111,7 +112,7 @@ struct State {
     out_at: Timestamp,
     /// Somebody is going to send what waits.
     is_timed: bool,
-    slots: VecDeque<(u64, Bytes)>,
+    slots: VecDeque<(u64, Arc<Text>)>,
 }
 
 /// What was said after some event.
@@ -276,23 +277,29 @@ impl Hub {
     }
 
     /// What was said in a slot of time, once it is whole; nothing where it lies further back than what is kept here.
-    pub async fn slot(&self, slot: u64) -> Option<Bytes> {
+    pub async fn slot(&self, slot: u64) -> Option<Arc<Text>> {
         let (begin, end) = slot_bounds(slot);
         let mut floor = self.floor.subscribe();
         let _ = floor.wait_for(|floor| *floor >= end).await;
         let mut state = self.state();
-        if let Some((_, bytes)) = state.slots.iter().find(|(known, _)| *known == slot) {
-            return Some(bytes.clone());
+        if let Some(text) = state.slot(slot) {
+            return Some(text);
         }
         if begin <= state.base {
             return None;
         }
-        let bytes = Bytes::from(array(state.after(EventId(begin.0 - 1)).take_while(|told| told.id < end)));
+        let text = array(state.after(EventId(begin.0 - 1)).take_while(|told| told.id < end));
+        let text = Arc::new(Text::new(text));
         if state.slots.len() >= SLOTS {
             state.slots.pop_front();
         }
-        state.slots.push_back((slot, bytes.clone()));
-        Some(bytes)
+        state.slots.push_back((slot, text.clone()));
+        Some(text)
+    }
+
+    /// The same where it was asked for before.
+    pub fn kept_slot(&self, slot: u64) -> Option<Arc<Text>> {
+        self.state().slot(slot)
     }
 
     /// So many messages were written to a socket.
@@ -324,6 +331,10 @@ pub fn slot_bounds(slot: u64) -> (EventId, EventId) {
 }
 
 impl State {
+    fn slot(&self, slot: u64) -> Option<Arc<Text>> {
+        self.slots.iter().rev().find(|(known, _)| *known == slot).map(|(_, text)| text.clone())
+    }
+
     fn after(&self, after: EventId) -> impl Iterator<Item = &Told> {
         self.tail.range(self.tail.partition_point(|told| told.id <= after)..)
     }

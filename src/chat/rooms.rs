@@ -27,6 +27,7 @@ use super::{
 use crate::{
     cache::upstream::Nodes,
     id::{EventId, StreamId},
+    line::Text,
     secret::Secret,
     store::{self, ChatLog, Meta},
     time::{Timestamp, now},
@@ -186,6 +187,17 @@ impl Rooms {
         let room = self.rooms().get(stream).cloned()?;
         room.asked_for.store(now().0, Ordering::Relaxed);
         Some(room)
+    }
+
+    /// What was told in a slot of time, where it was asked for before, of a room that is open and has a chat: `enabled` says so
+    /// where it is not set otherwise.
+    pub fn kept_slot(&self, stream: &str, slot: u64, enabled: bool) -> Option<Arc<Text>> {
+        let room = self.rooms().get(stream)?.clone();
+        if !room.known.load().settings.enabled.unwrap_or(enabled) {
+            return None;
+        }
+        room.asked_for.store(now().0, Ordering::Relaxed);
+        room.hub.kept_slot(slot)
     }
 
     /// Rooms that are open.

@@ -9,6 +9,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -115,6 +116,8 @@ pub struct Http {
     pub connections_per_address: u32,
     /// Requests that are answered at once; one more is told to come again.
     pub requests_max: u32,
+    /// Whoever connects from here tells the viewer's address and protocol (`X-Forwarded-For`, `X-Forwarded-Proto`).
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 impl Default for Http {
@@ -124,6 +127,7 @@ impl Default for Http {
             connections_max: 20_000,
             connections_per_address: 10_000,
             requests_max: 50_000,
+            trusted_proxies: Vec::new(),
         }
     }
 }

@@ -6,7 +6,7 @@ use axum::{
     Json, Router,
     body::Body,
     extract::{DefaultBodyLimit, Path, Query, Request, State, rejection::JsonRejection},
-    http::{StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -15,7 +15,12 @@ use quick_cache::sync::Cache;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{App, Shared, api::parse, problem::Problem};
+use super::{
+    App, Shared,
+    api::parse,
+    content::{self, Content},
+    problem::Problem,
+};
 use crate::{
     chat::{
         Act, Acted, PATH, Posted, Refusal, Role, Rooms, Settings, Who,
@@ -46,6 +51,8 @@ const POLL: Duration = Duration::from_secs(20);
 const POLL_EACH: Duration = SLOT;
 /// A slot that begins later than this is asked for by a clock that is wrong.
 const SLOT_AHEAD: u64 = 2;
+/// What is told of a slot that anyone may have.
+const PUBLIC_SLOT: &str = "public, max-age=31536000, immutable";
 /// A room that was just opened has so long to hear what was said.
 const OPENED: Duration = Duration::from_secs(3);
 /// Names that one address may choose within an hour: a school has one address.
@@ -76,6 +83,17 @@ impl Chats {
         self.names.insert(address, (since, count + 1));
         count < NAMES
     }
+}
+
+/// What was told in two seconds, if `path` asks for that, anyone may have it, and it was asked for before: a crowd that polls is
+/// answered without a look at more than this.
+pub fn kept_slot(app: &App, path: &str, headers: &HeaderMap) -> Option<axum::http::Response<Content>> {
+    let (stream, slot) = path.strip_prefix("/api/v1/streams/")?.split_once("/chat/slots/")?;
+    if app.tickets.needs_ticket(stream) {
+        return None;
+    }
+    let text = app.chats.rooms.kept_slot(stream, slot.parse().ok()?, app.chats.enabled)?;
+    Some(content::json(&text, headers, HeaderValue::from_static(PUBLIC_SLOT)))
 }
 
 pub fn routes() -> Router<Arc<App>> {
@@ -335,7 +353,7 @@ async fn slot(
     let found = tokio::time::timeout(POLL, room.hub().slot(slot)).await;
     let late = |_| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "nobody says what was said");
     let bytes = match found.map_err(late)? {
-        Some(bytes) => bytes,
+        Some(text) => text.body.clone(),
         None => {
             let (begin, end) = hub::slot_bounds(slot);
             array(app.chats.rooms.stored_slot(&stream, begin, end).await?.iter()).into()
@@ -344,7 +362,7 @@ async fn slot(
     // Where the stream is played with a ticket no cache in between is to keep it for others.
     let cache = match app.tickets.needs_ticket(stream.as_str()) {
         true => "private, max-age=31536000, immutable",
-        false => "public, max-age=31536000, immutable",
+        false => PUBLIC_SLOT,
     };
     Ok(([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, cache)], bytes).into_response())
 }

@@ -67,6 +67,13 @@ pub fn webvtt(text: &Text, request: &HeaderMap, cache: HeaderValue) -> Response<
     response
 }
 
+/// Answers with JSON that is the same for all, as [`playlist`].
+pub fn json(text: &Text, request: &HeaderMap, cache: HeaderValue) -> Response<Content> {
+    let mut response = playlist(text, request, cache);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
 /// Answers with a picture.
 pub fn jpeg(bytes: Bytes, request: &HeaderMap, cache: HeaderValue) -> Response<Content> {
     let mut response = ranged(bytes.len(), request, |range| Content::whole(bytes.slice(range)));

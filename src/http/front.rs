@@ -24,12 +24,12 @@ use metrics::Counter;
 use tower::{ServiceExt, util::Oneshot};
 
 use super::{
-    App,
+    App, chat,
     content::{self, Content},
     hls, link,
     problem::Problem,
     serve::Counted,
-    viewer::{self, Peer, Viewer},
+    viewer::{self, Peer, Secure, Viewer},
 };
 use crate::cache::{Object, upstream};
 
@@ -58,6 +58,10 @@ pub struct Door {
 pub struct Connection {
     front: Front,
     peer: Peer,
+    /// It is one by TLS.
+    secure: bool,
+    /// Viewers are behind it.
+    proxied: bool,
     /// Kept of HTTP/2 alone: of HTTP/1.1 the socket tells all.
     traffic: Option<Traffic>,
     /// Its place among all connections, which a socket that it becomes keeps.
@@ -141,9 +145,14 @@ impl Front {
     }
 
     /// For a connection from `address`.
-    pub fn door(&self, peer: fn(IpAddr) -> Peer, address: IpAddr, counted: Counted) -> Door {
-        let (front, peer, counted) = (self.clone(), peer(address), Arc::new(counted));
-        Door { connection: Arc::new(Connection { front, peer, traffic: None, counted }) }
+    pub fn door(&self, peer: fn(IpAddr) -> Peer, address: IpAddr, secure: bool, counted: Counted) -> Door {
+        let (front, peer, proxied, counted) = (self.clone(), peer(address), self.is_proxy(address), Arc::new(counted));
+        Door { connection: Arc::new(Connection { front, peer, secure, proxied, traffic: None, counted }) }
+    }
+
+    /// Whether viewers are behind this address.
+    pub fn is_proxy(&self, address: IpAddr) -> bool {
+        self.shared.app.proxies.iter().any(|proxy| proxy.contains(&address.to_canonical()))
     }
 }
 
@@ -172,9 +181,9 @@ impl hyper::service::Service<Request<Incoming>> for Door {
 impl Door {
     /// For a connection that speaks HTTP/2.
     pub fn http2(self) -> Self {
-        let Connection { front, peer, counted, .. } = &*self.connection;
+        let Connection { front, peer, secure, proxied, counted, .. } = &*self.connection;
         let (front, counted, traffic) = (front.clone(), counted.clone(), Some(Traffic::default()));
-        let connection = Connection { front, peer: *peer, traffic, counted };
+        let connection = Connection { front, peer: *peer, secure: *secure, proxied: *proxied, traffic, counted };
         Self { connection: Arc::new(connection) }
     }
 
@@ -191,10 +200,21 @@ impl Door {
             }
             *detour = request.headers().contains_key(upstream::DETOUR);
         }
+        let proxied = self.connection.proxied;
+        if let Peer::Public(address) = &mut peer
+            && proxied
+        {
+            *address = viewer::behind(*address, &shared.app.proxies, request.headers());
+        }
         let (ticket, path) = viewer::split(request.uri());
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        if is_read && let Some(answer) = chat::kept_slot(&shared.app, path, request.headers()) {
+            return Step::Ready(Some(Box::new(answer)));
+        }
         let Some(rest) = path.strip_prefix("/hls/").filter(|_| is_read) else {
             let mut request = viewer::prepare(request.map(axum::body::Body::new), peer);
+            let by_proxy = proxied && request.headers().get(viewer::FORWARDED_PROTO).is_some_and(|by| by == "https");
+            request.extensions_mut().insert(Secure(self.connection.secure || by_proxy));
             request.extensions_mut().insert(self.connection.counted.clone());
             return Step::Routed(Box::new(shared.router.clone().oneshot(request)));
         };

@@ -75,6 +75,8 @@ pub struct App {
     pub readiness: Readiness,
     pub admin: auth::Secret,
     pub tickets: auth::tickets::Tickets,
+    /// Addresses that viewers are behind (`http.trusted_proxies`).
+    pub proxies: Vec<ipnet::IpNet>,
     /// Streams need a ticket unless they are set otherwise (`auth.playback = "ticket"`).
     pub ticketed: bool,
     /// Whoever may watch may cut clips (`auth.clips = "viewers"`).

@@ -80,14 +80,15 @@ pub async fn serve(
             },
             () = shutdown.cancelled() => break,
         };
-        let Some(place) = addresses.enter(address.ip().to_canonical(), limits.per_address) else {
+        let per_address = if front.is_proxy(address.ip()) { limits.connections } else { limits.per_address };
+        let Some(place) = addresses.enter(address.ip().to_canonical(), per_address) else {
             metrics::counter!("weir_http_connections_refused_total").increment(1);
             continue;
         };
         if let Err(why) = socket.set_nodelay(true) {
             debug!(%why, "no TCP_NODELAY");
         }
-        let door = front.door(peer, address.ip(), Counted { _slot: slot, _place: place });
+        let door = front.door(peer, address.ip(), tls.is_some(), Counted { _slot: slot, _place: place });
         let (protocols, closing) = (protocols.clone(), closing.clone());
         let acceptor = tls.as_ref().map(|tls| tls.acceptor());
         running.spawn(async move {

@@ -4,8 +4,10 @@ use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     extract::{FromRequestParts, Request},
-    http::{Uri, request::Parts, uri::PathAndQuery},
+    http::{HeaderMap, HeaderName, Uri, request::Parts, uri::PathAndQuery},
 };
+
+use ipnet::IpNet;
 
 use super::{App, problem::Problem};
 use crate::{
@@ -24,6 +26,10 @@ pub fn split(uri: &Uri) -> (Option<&str>, &str) {
     ticketed.unwrap_or((None, all))
 }
 
+/// What a proxy says of the request that it passes on.
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
 /// What a ticket is for: media, the question whether it is good for some, and what the API tells of recordings.
 const TICKETED: &[&str] = &["hls/", "ticket/hls/", "api/v1/streams/", "api/v1/broadcasts/", "api/v1/clips/"];
 
@@ -39,6 +45,27 @@ pub enum Peer {
     /// Another node, on the internal port. `detour`: it cannot reach the node that has what it asks for.
     Node { detour: bool },
 }
+
+/// The viewer behind proxies: the last address in `X-Forwarded-For` that is none of theirs. Whoever is no proxy speaks for himself.
+pub fn behind(address: IpAddr, proxies: &[IpNet], headers: &HeaderMap) -> IpAddr {
+    let is_proxy = |address: &IpAddr| proxies.iter().any(|proxy| proxy.contains(&address.to_canonical()));
+    let told = headers.get_all(FORWARDED_FOR).into_iter().filter_map(|value| value.to_str().ok());
+    let told: Vec<_> = told.flat_map(|value| value.split(',')).map(|text| text.trim().parse::<IpAddr>()).collect();
+    // From the nearest on; what cannot be read ends what is known.
+    let hops = told.into_iter().rev().map_while(Result::ok);
+    let mut found = address;
+    for hop in hops {
+        if !is_proxy(&found) {
+            break;
+        }
+        found = hop;
+    }
+    found
+}
+
+/// Whether a request came by TLS, to here or to a proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Secure(pub bool);
 
 /// Notes who sent a request, and turns `/t/{ticket}/hls/...` (and `/t/{ticket}/ticket/hls/...`, which asks whether the
 /// ticket is good, and `/t/{ticket}/api/v1/...`, which tells of recordings) into the same without the ticket, and a note of it. Everything behind this sees one path for all viewers.
@@ -144,6 +171,24 @@ mod tests {
         let request = prepare(Request::builder().uri(uri).body(()).unwrap(), Peer::Public([127, 0, 0, 1].into()));
         let ticket = request.extensions().get::<Ticket>().map(|ticket| ticket.0.to_string());
         (request.uri().to_string(), ticket)
+    }
+
+    #[test]
+    fn only_proxies_speak_for_others() {
+        let proxies: Vec<IpNet> = ["10.0.0.0/8", "::1/128"].map(|net| net.parse().unwrap()).into();
+        let found = |address: &str, told: &[&str]| {
+            let mut headers = HeaderMap::new();
+            told.iter().for_each(|value| _ = headers.append(FORWARDED_FOR, value.parse().unwrap()));
+            behind(address.parse().unwrap(), &proxies, &headers).to_string()
+        };
+        assert_eq!(found("203.0.113.7", &["198.51.100.1"]), "203.0.113.7");
+        assert_eq!(found("10.0.0.1", &[]), "10.0.0.1");
+        assert_eq!(found("10.0.0.1", &["198.51.100.1"]), "198.51.100.1");
+        // What a viewer has put there himself stands before what the proxy adds.
+        assert_eq!(found("10.0.0.1", &["192.0.2.9, 198.51.100.1, 10.0.0.2"]), "198.51.100.1");
+        assert_eq!(found("::1", &["192.0.2.9", "2001:db8::1"]), "2001:db8::1");
+        assert_eq!(found("::ffff:10.0.0.1", &["198.51.100.1"]), "198.51.100.1");
+        assert_eq!(found("10.0.0.1", &["198.51.100.1, unknown"]), "10.0.0.1");
     }
 
     #[test]

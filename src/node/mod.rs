@@ -213,6 +213,7 @@ impl Node {
             admin,
             tickets: auth::tickets::Tickets::default(),
             viewers_clip: config.auth.clips == config::Clips::Viewers,
+            proxies: config.http.trusted_proxies.clone(),
             ticketed: config.auth.playback == config::Playback::Ticket,
             internal_secret: config.internal.secret.clone(),
             cache,

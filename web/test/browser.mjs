@@ -3,8 +3,9 @@
  *
  *   node web/test/browser.mjs play --url http://127.0.0.1:8080/watch/x --seconds 30 [--switch 480p] [--shot FILE.png]
  *        [--start-within 60] [--progress] [--plain]
+ *   node web/test/browser.mjs stay --url http://127.0.0.1:8080/chat/x --seconds 30
  *
- * Prints one JSON line on standard output. Exit code 0 when it played, 1 when it did not, 2 when it was called wrongly.
+ * The second opens a page and leaves it alone. Prints one JSON line on standard output. Exit code 0 when it played, 1 when it did not, 2 when it was called wrongly.
  * `--progress` writes the page's own numbers to standard error once a second, one JSON line each, for a caller that
  * does something to the server meanwhile. `--start-within` is the time a first picture may take (seconds). `--plain` plays
  * whole chunks, as a viewer who has switched low latency off.
@@ -36,6 +37,35 @@ export async function open(browser, options = {}) {
   });
   page.on('pageerror', (error) => seen.errors.push(String(error)));
   return { page, seen };
+}
+
+/**
+ * Runs something in a Chromium, for tests: prints what it has `told` as one JSON line, with `reason` if it failed, and ends the
+ * process with 0 or 1.
+ */
+export async function report(told, run) {
+  const browser = await chromium.launch(LAUNCH);
+  let reason = null;
+  try {
+    await run(browser);
+  } catch (error) {
+    reason = String(error);
+  } finally {
+    await browser.close();
+  }
+  console.log(JSON.stringify({ ok: reason === null, reason, ...told }));
+  process.exit(reason === null ? 0 : 1);
+}
+
+/** Opens a page, says so on standard error, and counts after some time what stands in its chat. */
+async function stay({ url, seconds }) {
+  await report({}, async (browser) => {
+    const { page } = await open(browser, { viewport: { width: 420, height: 800 } });
+    await page.goto(url);
+    await page.locator('#chat:not([hidden])').waitFor();
+    process.stderr.write('open\n');
+    await sleep(seconds * 1_000);
+  });
 }
 
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -176,6 +206,7 @@ if (process.argv[1] !== undefined && import.meta.url.endsWith(process.argv[1].sp
         plain: { type: 'boolean', default: false },
       },
     });
+    if (positionals[0] === 'stay') await stay({ url: values.url, seconds: Number(values.seconds) });
     if (positionals[0] !== 'play' || values.url === undefined) throw new Error('usage: browser.mjs play --url URL [--seconds N] [--switch 480p] [--shot FILE]');
     result = await play({
       url: values.url, seconds: Number(values.seconds), quality: values.switch ?? null, shot: values.shot ?? null,

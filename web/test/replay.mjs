@@ -6,13 +6,11 @@
  * From its start, then near its end, then back. Prints one JSON line: `looks`, each with the time of the picture (ms since 1970)
  * before and after the lines were read, and those lines.
  */
-import { chromium } from 'playwright-core';
-import { LAUNCH, open } from './browser.mjs';
+import { open, report } from './browser.mjs';
 
 const [url] = process.argv.slice(2);
-const told = { ok: false, reason: null, looks: [], errors: null, exported: null };
-const browser = await chromium.launch(LAUNCH);
-try {
+const told = { looks: [], errors: null, exported: null };
+await report(told, async (browser) => {
   const { page, seen } = await open(browser);
   told.errors = seen;
   await page.goto(url);
@@ -43,11 +41,4 @@ try {
     await watch(1);
   }
   told.exported = await page.locator('#chat-export').getAttribute('href');
-  told.ok = true;
-} catch (error) {
-  told.reason = String(error);
-} finally {
-  await browser.close();
-}
-console.log(JSON.stringify(told));
-process.exit(told.ok ? 0 : 1);
+});

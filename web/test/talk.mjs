@@ -7,18 +7,16 @@
  * standard input. Prints `talking` on standard error once both have heard each other, and one JSON line at the end: the lines
  * that each wrote, and those that each shows. Exit code 0 when both show the same, all that was written, in one order.
  */
-import { chromium } from 'playwright-core';
-import { LAUNCH, open } from './browser.mjs';
+import { open, report } from './browser.mjs';
 
 const urls = process.argv.slice(2);
-const told = { ok: false, reason: null, written: [], shown: [], errors: [] };
-const browser = await chromium.launch(LAUNCH);
+const told = { written: [], shown: [], errors: [] };
 let over = false;
 process.stdin.resume().on('end', () => (over = true));
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const texts = (page) => page.locator('.chat-row:not(.chat-pending) .chat-text').allTextContents();
 
-try {
+await report(told, async (browser) => {
   const pages = [];
   for (const [at, url] of urls.entries()) {
     const { page, seen } = await open(browser);
@@ -50,8 +48,10 @@ try {
   for (const page of pages) await page.locator('.chat-text', { hasText: told.written.at(-1) }).waitFor();
   told.shown = await Promise.all(pages.map(texts));
   const [one, other] = told.shown;
-  if (JSON.stringify(one) !== JSON.stringify(other)) told.reason = 'they show different lines';
-  else if (told.written.some((text) => one.filter((shown) => shown === text).length !== 1)) told.reason = 'a line is missing or there twice';
+  if (JSON.stringify(one) !== JSON.stringify(other)) throw new Error('they show different lines');
+  if (told.written.some((text) => one.filter((shown) => shown === text).length !== 1)) {
+    throw new Error('a line is missing or there twice');
+  }
   // Over a picture, and in a window of its own, is the same.
   for (const path of ['/overlay/alice/chat?size=30', '/chat/alice']) {
     const { page, seen } = await open(browser);
@@ -59,13 +59,6 @@ try {
     await page.goto(new URL(path, urls[0]).href);
     await page.locator('.chat-text', { hasText: told.written.at(-1) }).waitFor();
     const ground = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
-    if (path.startsWith('/overlay') && ground !== 'rgba(0, 0, 0, 0)') told.reason ??= `the overlay's ground is ${ground}`;
+    if (path.startsWith('/overlay') && ground !== 'rgba(0, 0, 0, 0)') throw new Error(`the overlay's ground is ${ground}`);
   }
-  told.ok = told.reason === null;
-} catch (error) {
-  told.reason = String(error);
-} finally {
-  await browser.close();
-}
-console.log(JSON.stringify(told));
-process.exit(told.ok ? 0 : 1);
+});

@@ -9,11 +9,10 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import { chromium } from 'playwright-core';
-import { LAUNCH, open } from './browser.mjs';
+import { open, report } from './browser.mjs';
 
 const [base, stream, key] = process.argv.slice(2);
-const told = { ok: false, reason: null, chunks: 0, again: 0, title: null };
+const told = { chunks: 0, again: 0, title: null };
 const stats = (page) => page.evaluate(() => window.weir.stats());
 const when = (page, wish, argument, timeout = 30_000) => page.waitForFunction(wish, argument, { timeout });
 const playing = (page) => when(page, () => window.weir?.stats().playing && window.weir.stats().totalFrames > 15);
@@ -123,18 +122,10 @@ async function tour(page, seen) {
   assert.deepEqual(seen.cspViolations, []);
 }
 
-const browser = await chromium.launch(LAUNCH);
-try {
+await report(told, async (browser) => {
   const { page, seen } = await open(browser, { acceptDownloads: true });
   await tour(page, seen).catch(async (error) => {
     if (process.env.SHOT) await page.screenshot({ path: process.env.SHOT });
     throw error;
   });
-  told.ok = true;
-} catch (error) {
-  told.reason = String(error);
-} finally {
-  await browser.close();
-}
-console.log(JSON.stringify(told));
-process.exit(told.ok ? 0 : 1);
+});

@@ -4,18 +4,14 @@
 //! enough; `POST` there takes one [`Posted`] and answers with the event's id, or with a refusal.
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt, TryStreamExt};
-use http_body_util::{BodyDataStream, BodyExt, Limited};
+use futures::{Stream, StreamExt};
+use http_body_util::{BodyExt, Limited};
 use hyper::StatusCode;
 use serde_json::value::RawValue;
-use tokio::time::timeout;
-use tokio_util::{
-    codec::{FramedRead, LinesCodec},
-    io::StreamReader,
-};
 use tracing::{debug, info};
 
 use super::*;
+use crate::cache::Lines;
 
 /// Where nodes speak of rooms; the stream's id follows.
 pub const PATH: &str = "/internal/v1/chat/";
@@ -149,21 +145,15 @@ impl Task {
 /// Reads what a host tells until it is lost; says why.
 async fn read(nodes: Arc<Nodes>, node: usize, room: Arc<Handle>, after: EventId) -> String {
     let path = format!("{PATH}{}?after={after}", room.stream);
-    let answer = match timeout(SILENCE, nodes.get(node, &path, 0)).await {
-        Ok(Ok(answer)) if answer.status() == StatusCode::OK => answer,
-        Ok(Ok(answer)) => return format!("it answered {}", answer.status()),
-        Ok(Err(failure)) => return failure.detail.to_string(),
-        Err(_) => return "no answer".into(),
+    let mut lines = match Lines::open(&nodes, node, &path, SILENCE, LINE_MAX).await {
+        Ok(lines) => lines,
+        Err(why) => return why,
     };
-    let body = BodyDataStream::new(answer.into_body()).map_err(std::io::Error::other);
-    let mut lines = FramedRead::new(StreamReader::new(body), LinesCodec::new_with_max_length(LINE_MAX));
     let mut is_new = after == EventId(0);
     loop {
-        let line = match timeout(SILENCE, lines.next()).await {
-            Ok(Some(Ok(line))) => line,
-            Ok(Some(Err(why))) => return why.to_string(),
-            Ok(None) => return "it closed".into(),
-            Err(_) => return "silence".into(),
+        let line = match lines.next().await {
+            Ok(line) => line,
+            Err(why) => return why,
         };
         // A line of a newer version.
         let Ok(line) = serde_json::from_str(&line) else { continue };

@@ -22,6 +22,7 @@ use crate::{
         api::parse,
         problem::Problem,
         recordings::{Asker, Role as Proof},
+        viewer::Secure,
     },
     id::{StreamId, UserId},
     time::{UnixMs, unix_now},
@@ -37,6 +38,8 @@ pub(super) struct Visitor {
     address: Option<IpAddr>,
     /// A page of another site sends the request: its visitor's name is not at its disposal.
     foreign: bool,
+    /// The request came by TLS.
+    secure: bool,
 }
 
 impl FromRequestParts<Arc<App>> for Visitor {
@@ -56,7 +59,8 @@ impl FromRequestParts<Arc<App>> for Visitor {
         let (by_token, address) = (bearer.and_then(known), asker.address());
         let asker = if by_token.is_some() { asker.without_key() } else { asker };
         let person = by_token.or_else(|| cookie.and_then(known));
-        Ok(Self { asker, person, address, foreign })
+        let secure = parts.extensions.get().is_some_and(|Secure(secure)| *secure);
+        Ok(Self { asker, person, address, foreign, secure })
     }
 }
 
@@ -152,7 +156,8 @@ pub(super) async fn name(
         person.streamer = Some(stream);
     }
     let (token, mut response) = app.named(&person).await?;
-    let cookie = format!("{COOKIE}={token}; Path=/; Max-Age={LIFE}; HttpOnly; SameSite=Lax");
+    let secure = if visitor.secure { "; Secure" } else { "" };
+    let cookie = format!("{COOKIE}={token}; Path=/; Max-Age={LIFE}; HttpOnly; SameSite=Lax{secure}");
     let cookie = HeaderValue::try_from(cookie).expect("a token is of letters");
     response.headers_mut().insert(header::SET_COOKIE, cookie);
     Ok(response)
