@@ -261,6 +261,29 @@ fn what_waits_is_let_through_and_emotes_have_their_pictures() {
     assert!(deeds["next"].is_string());
 }
 
+/// Viewers who come through a proxy are told apart by what it says of them, and by nobody else's word.
+#[test]
+fn a_ban_of_addresses_is_for_the_viewer_behind_a_proxy() {
+    for (proxies, told) in [("[]", 201), (r#"["127.0.0.0/8"]"#, 403)] {
+        let node = Node::start(&["ladder=[]", &format!("http.trusted_proxies={proxies}")]);
+        let key = stream(&node, "alice");
+        let mut alice = Talker::join(&node, "alice", Some(&streamer(&node, "alice", &key)));
+        assert_eq!(alice.act(json!({ "type": "ban_address", "prefix": "198.51.100.0/24" }))["type"], "ack");
+        let from = |address| [("x-forwarded-for", address), ("x-forwarded-proto", "https")];
+        let ann = choose(&node, "alice", "Ann", &from("198.51.100.7"));
+        assert_eq!(ann.header("set-cookie").contains("; Secure"), told == 403, "{}", ann.header("set-cookie"));
+        let bearer = format!("Bearer {}", token(&ann));
+        let say = |address, text: &str| {
+            let headers = [&from(address)[..], &[("authorization", &bearer)]].concat();
+            post(&node, "/api/v1/streams/alice/chat", &json!({ "text": text }), &headers).status
+        };
+        assert_eq!(say("198.51.100.7", "one"), told);
+        assert_eq!(say("203.0.113.9", "two"), 201);
+        // What a viewer has put there himself stands before what the proxy has seen.
+        assert_eq!(say("203.0.113.9, 198.51.100.7", "three"), told);
+    }
+}
+
 #[test]
 fn whoever_sends_what_is_not_allowed_disturbs_nobody_else() {
     let node = Node::start(&["ladder=[]", "chat.max_sockets=6"]);

@@ -96,7 +96,7 @@ impl Keep {
         let settled = UnixMs(now.0 - SETTLED.as_millis() as i64);
         let is_over = ended.is_some_and(|ended| ended <= settled);
         let (begin, end) = past::bounds(started, Some(if is_over { ended.unwrap_or(settled) } else { settled }));
-        let (to, marks_to) = (ChatLog::Of(id.clone()), ChatLog::MarksOf(id.clone()));
+        let [to, marks_to] = ChatLog::kept(id);
         let newest = async |log| Ok(self.meta.chat_back(stream, log, end, 1).await?.first().map(|row| row.id));
         let (kept, said): (Option<EventId>, Option<EventId>) = (newest(&to).await?, newest(&ChatLog::Live).await?);
         if said.is_none_or(|said| said < begin || kept.is_some_and(|kept| kept >= said)) {
@@ -108,7 +108,9 @@ impl Keep {
         // It may have been deleted meanwhile.
         let is_there = self.meta.broadcast(stream, id).await?.is_some_and(|row| row.deleted.is_none());
         if !is_there {
-            drop_kept(&*self.meta, stream, id).await?;
+            for log in [to, marks_to] {
+                self.meta.drop_chat(stream, &log).await?;
+            }
         } else if is_over {
             info!(%stream, broadcast = %id, rows, "what was said is kept with the recording");
         }
@@ -137,15 +139,6 @@ impl Keep {
             }
         }
     }
-}
-
-/// Deletes what is kept of a broadcast's chat.
-///
-/// # Errors
-/// The store does not answer.
-pub async fn drop_kept(meta: &dyn Meta, stream: &StreamId, broadcast: &BroadcastId) -> store::Result<()> {
-    meta.drop_chat(stream, &ChatLog::Of(broadcast.clone())).await?;
-    meta.drop_chat(stream, &ChatLog::MarksOf(broadcast.clone())).await
 }
 
 /// Adds to writes that take messages back the same for the recordings in which these are: their marks do not age.

@@ -65,8 +65,8 @@ impl<'a> Past<'a> {
     /// # Errors
     /// The store does not answer.
     pub async fn of_broadcast(meta: &'a dyn Meta, row: &'a BroadcastRow) -> store::Result<Self> {
-        let rows = vec![ChatLog::Of(row.id.clone()), ChatLog::Live];
-        let marks = vec![ChatLog::MarksOf(row.id.clone()), ChatLog::Marks];
+        let [rows, marks] = ChatLog::kept(&row.id);
+        let (rows, marks) = (vec![rows, ChatLog::Live], vec![marks, ChatLog::Marks]);
         Self::read(meta, &row.stream, rows, marks, bounds(row.started, row.ended)).await
     }
 

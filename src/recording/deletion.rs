@@ -3,10 +3,9 @@
 
 use super::walk;
 use crate::{
-    chat::keep::drop_kept,
     id::{BroadcastId, StreamId},
     line::Stores,
-    store::{self, About, ChunkRow, ClipsOf, blob_name},
+    store::{self, About, ChatLog, ChunkRow, ClipsOf, blob_name},
 };
 
 /// Rows taken at a time.
@@ -56,7 +55,9 @@ pub async fn take_away(
         }
         from = last + 1;
     }
-    drop_kept(&*stores.meta, stream, broadcast).await?;
+    for log in ChatLog::kept(broadcast) {
+        stores.meta.drop_chat(stream, &log).await?;
+    }
     if kept.is_empty() {
         // Init segments, pictures, and whatever a crash left without a row.
         for blob in walk::blobs(stores, &format!("{stream}/{broadcast}")).await? {

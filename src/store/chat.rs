@@ -26,6 +26,11 @@ pub enum ChatLog {
 }
 
 impl ChatLog {
+    /// Those that are kept with a recording, and go with it.
+    pub fn kept(broadcast: &BroadcastId) -> [ChatLog; 2] {
+        [ChatLog::Of(broadcast.clone()), ChatLog::MarksOf(broadcast.clone())]
+    }
+
     /// Whether its rows go when they are old.
     pub fn ages(&self) -> bool {
         !matches!(self, ChatLog::Of(_) | ChatLog::MarksOf(_))

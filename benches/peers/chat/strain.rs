@@ -1,11 +1,6 @@
 //! A room under strain: readers that take nothing, all sockets coming back at once, and pollers. Weir alone: nobody else promises this.
 
-use std::{
-    cell::Cell,
-    process::Stdio,
-    rc::Rc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{cell::Cell, process::Stdio, rc::Rc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use futures::future::join_all;
@@ -16,7 +11,10 @@ use tokio::{
     task::{LocalSet, spawn_local},
     time::{sleep, timeout},
 };
-use weir::time::now;
+use weir::{
+    chat::hub::{SLOT, slot_bounds, slot_of},
+    time::{now, unix_now},
+};
 
 use crate::{browser::Browser, usage};
 
@@ -30,10 +28,6 @@ const RATE: u32 = 100;
 /// All sockets come back within this.
 const STORM: Duration = Duration::from_secs(10);
 const POLLERS: usize = 10_000;
-/// A slot of time that is asked for as one, and how often.
-const SLOT: Duration = Duration::from_secs(2);
-/// The first slot begins here: 2025-01-01T00:00:00Z.
-const SLOTS_SINCE: Duration = Duration::from_secs(1_735_689_600);
 
 pub async fn measure() -> Result<Vec<Row>> {
     keep_on_core()?;
@@ -225,17 +219,15 @@ async fn poll_all(server: &Server, path: impl Fn(u64) -> String) -> Result<Polle
         let some = (0..500).map(|_| TcpStream::connect(server.address()));
         sockets.extend(futures::future::try_join_all(some).await?);
     }
-    let since =
-        || SystemTime::now().duration_since(UNIX_EPOCH).map(|now| now - SLOTS_SINCE).context("a clock of the past");
-    let first = since()?.as_secs() / SLOT.as_secs() + 2;
+    let first = slot_of(unix_now()) + 2;
     let (answers, bytes) = (&Cell::new(0_u64), &Cell::new(0_u64));
-    let (since, path) = (&since, &path);
+    let path = &path;
+    let over = |slot| slot_bounds(slot).1.at();
     let poll = |(n, mut socket): (usize, TcpStream)| async move {
         let mut buffer = vec![0; 16 << 10];
         for slot in first..first + SLOTS {
             // What was told in a slot is asked for when it is over.
-            let at = SLOT * (slot as u32 + 1) + SLOT.mul_f64(n as f64 / POLLERS as f64);
-            sleep(at.saturating_sub(since()?)).await;
+            sleep(over(slot).since(unix_now()) + SLOT.mul_f64(n as f64 / POLLERS as f64)).await;
             let request = format!("GET {} HTTP/1.1\r\nHost: x\r\n\r\n", path(slot));
             socket.write_all(request.as_bytes()).await?;
             let mut got = 0;
@@ -254,7 +246,7 @@ async fn poll_all(server: &Server, path: impl Fn(u64) -> String) -> Result<Polle
         Ok(())
     };
     let all = join_all(sockets.into_iter().enumerate().map(poll));
-    sleep((SLOT * (first as u32 + 1)).saturating_sub(since()?)).await;
+    sleep(over(first).since(unix_now())).await;
     let (before, begun) = (server.usage()?.cpu, now());
     all.await.into_iter().collect::<Result<()>>()?;
     let (cpu, took) = (server.usage()?.cpu - before, now() - begun);

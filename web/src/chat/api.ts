@@ -18,6 +18,8 @@ export interface Entered {
   you: You | null;
   settings: Settings;
   emotes: Emotes;
+  /** What is said is stored later. */
+  delayed: boolean;
   events: Event[];
 }
 
@@ -72,6 +74,7 @@ export class Api {
         you: readYou(body['you']),
         settings: readSettings(body['settings']),
         emotes: readEmotes(body['emotes']),
+        delayed: body['delayed'] === true,
         events: list(body['events'], readEvent),
       };
     });

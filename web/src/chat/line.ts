@@ -25,6 +25,7 @@ export interface Told {
   you(you: You | null): void;
   settings(settings: Settings): void;
   emotes(emotes: Emotes): void;
+  delayed(delayed: boolean): void;
   /** So many messages came faster than they were taken. */
   skipped(count: number): void;
 }
@@ -107,6 +108,7 @@ export class Line {
     const { mode, events, you, settings, emotes } = answer.value;
     this.told.settings(settings);
     this.told.emotes(emotes);
+    this.told.delayed(answer.value.delayed);
     this.told.you(you);
     this.told.events(events);
     if (mode === 'socket') this.open();

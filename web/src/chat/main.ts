@@ -48,6 +48,7 @@ export function start(stream: string, ticket: () => string | null, out: string |
     },
     settings: (settings) => view.setSettings(settings),
     emotes: (emotes) => view.setEmotes(emotes),
+    delayed: (delayed) => view.setDelayed(delayed),
     skipped: (count) => view.skipped(count),
   });
   let moderates = false;

@@ -45,6 +45,7 @@ new Line(api, () => log.newest, {
   you: () => undefined,
   settings: () => undefined,
   emotes: (all) => (emotes = all),
+  delayed: () => undefined,
   skipped: () => undefined,
 });
 setInterval(draw, DRAW_MS);

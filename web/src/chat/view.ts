@@ -120,6 +120,11 @@ export class View {
     setText(this.moderating, count === 0 ? 'Moderate' : `Moderate (${count})`);
   }
 
+  /** What is said is told at once, and stored later. */
+  setDelayed(delayed: boolean): void {
+    if (delayed) this.tell('The history is delayed: what is said here is stored later.');
+  }
+
   setEmotes(emotes: Emotes): void {
     this.emotes = emotes;
   }
@@ -291,7 +296,7 @@ export class View {
     this.asking = true;
     const found = await this.wishes.older(first);
     this.asking = false;
-    if (found === null) return;
+    if (found === null) return this.tell('What was said before cannot be read now. It comes back by itself.');
     this.more = found.more;
     this.log.takeOlder(found.messages);
     const height = this.list.scrollHeight - this.list.scrollTop;
