@@ -233,14 +233,17 @@ fn what_waits_is_let_through_and_emotes_have_their_pictures() {
     };
     assert_eq!(put("wave", &[], gif), 401);
     let large = "GIF89a\u{1}\0\u{9}\u{9}\0\0\0;";
+    let act = json!({ "type": "emote", "name": "wave", "picture": "0123456789abcdef0123456789abcdef.gif" });
+    assert_eq!(alice.act(act)["code"], "forbidden");
     for (name, body, status) in
         [("wave", "<svg/>", 422), ("wave", large, 422), ("a.b", gif, 422), ("wave", &"x".repeat(300_000), 413)]
     {
         assert_eq!(put(name, as_owner, body), status, "{name}");
     }
     assert_eq!(put("wave", as_owner, gif), 201);
-    let told = reader.until("the emotes", secs(5), |told| told["type"] == "emotes");
-    let file = told["emotes"]["wave"].as_str().unwrap().to_owned();
+    let told = reader.until("the emote", secs(5), |told| told["type"] == "emote");
+    assert_eq!(told["name"], "wave");
+    let file = told["picture"].as_str().unwrap().to_owned();
     let late = Talker::join(&node, "alice", None);
     assert_eq!(late.told[0]["emotes"]["wave"], file);
     let url = node.url(&path(&format!("/emotes/{file}")));
@@ -407,6 +410,25 @@ fn a_host_that_slept_learns_what_was_said_meanwhile() {
     for talker in [&mut ann, &mut at_host] {
         talker.wait_text("after");
         assert_eq!(talker.texts(), ["before", "meanwhile", "after"]);
+    }
+}
+
+#[test]
+fn who_moderates_is_known_at_every_node() {
+    let nodes = cluster::start(&["ladder=[]"]);
+    let [_, one, other] = cluster::places("alice");
+    let key = stream(&nodes[one], "alice");
+    let mut alice = Talker::join(&nodes[one], "alice", Some(&streamer(&nodes[one], "alice", &key)));
+    let ann = name(&nodes[other], "alice", "Ann");
+    let talker = Talker::join(&nodes[other], "alice", Some(&ann));
+    let user = talker.told[0]["you"]["user"].clone();
+    let bearer = format!("Bearer {ann}");
+    let rules = nodes[other].url("/api/v1/streams/alice/chat/rules");
+    for (on, status) in [(true, 200), (false, 403)] {
+        assert_eq!(alice.act(json!({ "type": "moderator", "user": user, "on": on }))["type"], "ack");
+        wait("her rights at the other node", secs(5), || {
+            (request("GET", &rules, &[("authorization", &bearer)], None).status == status).then_some(())
+        });
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Full};
 use hyper::{Request, Version, body::Bytes, client::conn, header};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use support::{
@@ -99,6 +99,21 @@ async fn players_come_by_http2_and_by_tls() {
     assert_eq!(encrypted.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
     let (status, body) = get_http2(encrypted, &path).await;
     assert!(status == 200 && body == bytes);
+
+    // A page's own requests are known as such without a Host; those of another site's are not.
+    for (origin, status) in [("https://localhost", 201), ("https://example.com", 403)] {
+        let encrypted = connect_tls(port, &trusted, "h2").await.unwrap();
+        let (mut sender, connection) =
+            conn::http2::handshake(TokioExecutor::new(), TokioIo::new(encrypted)).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::post("https://localhost/api/v1/streams/alice/chat/me").header(header::ORIGIN, origin);
+        let request = request.header(header::CONTENT_TYPE, "application/json");
+        let answer =
+            sender.send_request(request.body(Full::<Bytes>::from(r#"{"name":"Ann"}"#)).unwrap()).await.unwrap();
+        assert_eq!(answer.status().as_u16(), status, "{origin}");
+        let cookie = answer.headers().get(header::SET_COOKIE).map(|cookie| cookie.to_str().unwrap());
+        assert!(status != 201 || cookie.is_some_and(|cookie| cookie.ends_with("; Secure")), "{cookie:?}");
+    }
 
     // HTTP/1.1 by TLS, and a player that blocks for the next part.
     let encrypted = connect_tls(port, &trusted, "http/1.1").await.unwrap();

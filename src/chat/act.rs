@@ -84,6 +84,38 @@ pub enum Act {
     },
 }
 
+impl Act {
+    /// Whether people may ask for it themselves.
+    ///
+    /// # Errors
+    /// It comes with something else that has to be kept first.
+    pub fn is_open(&self) -> Result<(), Refusal> {
+        match self {
+            Act::Emote { .. } => {
+                Err(Refusal::new("forbidden", "an emote comes with its picture: PUT .../chat/emotes/NAME"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What it is called, for numbers.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Act::Say { .. } => "say",
+            Act::Delete { .. } => "delete",
+            Act::Purge { .. } => "purge",
+            Act::Ban { .. } => "ban",
+            Act::BanAddress { .. } => "ban_address",
+            Act::Unban { .. } => "unban",
+            Act::UnbanAddress { .. } => "unban_address",
+            Act::Moderator { .. } => "moderator",
+            Act::Judge { .. } => "judge",
+            Act::Emote { .. } => "emote",
+            Act::Set { .. } => "set",
+        }
+    }
+}
+
 /// What counts in a room.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

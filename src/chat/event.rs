@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{act::Settings, known::Emotes};
+use super::act::{Picture, Settings};
 use crate::id::{EventId, UserId};
 
 /// What somebody may do in a room, and is seen by.
@@ -31,10 +31,12 @@ pub enum Event {
         id: EventId,
         user: UserId,
     },
-    /// The emotes that there are from now on.
-    Emotes {
+    /// An emote has this picture from now on; nothing: there is none of this name any more.
+    Emote {
         id: EventId,
-        emotes: Emotes,
+        name: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        picture: Option<Picture>,
     },
     /// What counts in the room from now on.
     Room {
@@ -64,7 +66,7 @@ impl Event {
     pub fn id(&self) -> EventId {
         match self {
             Event::Message(message) => message.id,
-            Event::Delete { id, .. } | Event::Purge { id, .. } | Event::Emotes { id, .. } | Event::Room { id, .. } => {
+            Event::Delete { id, .. } | Event::Purge { id, .. } | Event::Emote { id, .. } | Event::Room { id, .. } => {
                 *id
             }
         }

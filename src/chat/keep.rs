@@ -1,6 +1,10 @@
 //! Keeps what was said while a recorded broadcast ran for as long as its recording: rows of rooms age, and are copied before.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -9,15 +13,23 @@ use super::{past, rooms::Places};
 use crate::{
     id::{BroadcastId, EventId, StreamId},
     store::{self, BroadcastRow, ChatLog, ChatRow, ChatWrite, Meta},
-    time::{UnixMs, unix_now},
+    time::{Timestamp, UnixMs, now, unix_now},
 };
 
 /// Between two looks at what there is to copy.
 const EACH: Duration = Duration::from_secs(60);
 /// Rows are copied when they are so old: what waited at some node for a store that was away has come by then.
 const SETTLED: Duration = Duration::from_secs(600);
+/// Rows of broadcasts come no later than this, be it from a node whose store was away or whose clock is slow.
+const LATE: Duration = Duration::from_secs(3600);
+/// How often it is tried to take a message back from its recording, one time each minute.
+const MARK_TRIES: u32 = 60;
 /// Broadcasts, and rows, that are read at a time.
 const PAGE: usize = 500;
+
+fn before(now: UnixMs, time: Duration) -> UnixMs {
+    UnixMs(now.0 - time.as_millis() as i64)
+}
 
 /// Copies what was said in the rooms that this node hosts.
 pub struct Keep {
@@ -25,26 +37,30 @@ pub struct Keep {
     places: Arc<dyn Places>,
     /// How long rooms' rows are kept; zero: for ever.
     rooms_keep: Duration,
-    /// The newest broadcast that is known.
+    /// The newest broadcast that was looked at.
     newest: Option<BroadcastId>,
     /// Those of which something may have to be copied yet.
     open: BTreeMap<BroadcastId, StreamId>,
+    /// Those of which nothing has to be copied any more.
+    done: BTreeSet<BroadcastId>,
 }
 
 impl Keep {
     pub fn new(meta: Arc<dyn Meta>, places: Arc<dyn Places>, rooms_keep: Duration) -> Self {
-        Self { meta, places, rooms_keep, newest: None, open: BTreeMap::new() }
+        Self { meta, places, rooms_keep, newest: None, open: BTreeMap::new(), done: BTreeSet::new() }
     }
 
     /// Copies, until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut moved = self.places.changes();
         let work = async {
+            let mut looked: Option<Timestamp> = None;
             loop {
-                if moved.has_changed().is_ok_and(|changed| changed) {
+                // Rooms that others hosted before. It changes with the load, too: all is not looked at each time.
+                let is_due = looked.is_none_or(|at| now() - at >= SETTLED);
+                if is_due && moved.has_changed().is_ok_and(|changed| changed) {
                     moved.borrow_and_update();
-                    // Rooms that others hosted before.
-                    self.newest = None;
+                    (self.newest, looked) = (None, Some(now()));
                 }
                 let pause = match self.look(unix_now()).await {
                     Ok(()) => EACH,
@@ -61,26 +77,28 @@ impl Keep {
 
     /// Copies what there is to copy now.
     async fn look(&mut self, now: UnixMs) -> store::Result<()> {
-        if self.newest.is_none() {
-            // What began before that is gone from its room, unless it runs still.
-            let running = self.meta.open_broadcasts().await?;
-            self.open.extend(running.into_iter().map(|row| (row.id, row.stream)));
-            let keep = self.rooms_keep.as_millis() as i64;
-            self.newest = (keep > 0).then(|| BroadcastId::first_at(UnixMs(now.0 - keep)));
-        }
         loop {
             let page = self.meta.all_broadcasts(self.newest.as_ref(), PAGE).await?;
             let is_last = page.len() < PAGE;
             self.newest = page.last().map(|(id, _)| id.clone()).or(self.newest.take());
-            self.open.extend(page);
+            self.open.extend(page.into_iter().filter(|(id, _)| !self.done.contains(id)));
             self.open.retain(|_, stream| self.places.host(stream).is_none());
             if is_last {
                 break;
             }
         }
+        // Rows of other nodes may come late.
+        self.newest = self.newest.take().min(Some(BroadcastId::first_at(before(now, LATE))));
         for (id, stream) in self.open.clone() {
-            if self.copy(&stream, &id, now).await? {
-                self.open.remove(&id);
+            match self.copy(&stream, &id, now).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.open.remove(&id);
+                    self.done.insert(id);
+                }
+                Err(why @ store::Error::Unavailable(_)) => return Err(why),
+                // One that cannot be read holds up none of the others.
+                Err(why) => warn!(%stream, broadcast = %id, %why, "what was said in a broadcast cannot be copied"),
             }
         }
         Ok(())
@@ -89,11 +107,17 @@ impl Keep {
     /// Copies what is not yet copied of a broadcast; whether that was all.
     async fn copy(&self, stream: &StreamId, id: &BroadcastId, now: UnixMs) -> store::Result<bool> {
         let row = match self.meta.broadcast(stream, id).await {
-            Err(store::Error::Damaged(_)) | Ok(None) => return Ok(true),
+            Err(store::Error::Damaged(_)) => return Ok(true),
+            // Its id may be written before it.
+            Ok(None) => return Ok(*id < BroadcastId::first_at(before(now, LATE))),
             row => row?.filter(|row| row.deleted.is_none()),
         };
         let Some(BroadcastRow { started, ended, .. }) = row else { return Ok(true) };
-        let settled = UnixMs(now.0 - SETTLED.as_millis() as i64);
+        if !self.rooms_keep.is_zero() && ended.is_some_and(|ended| now.since(ended) > self.rooms_keep) {
+            // Of this one rooms have nothing any more.
+            return Ok(true);
+        }
+        let settled = before(now, SETTLED);
         let is_over = ended.is_some_and(|ended| ended <= settled);
         let (begin, end) = past::bounds(started, Some(if is_over { ended.unwrap_or(settled) } else { settled }));
         let [to, marks_to] = ChatLog::kept(id);
@@ -141,22 +165,30 @@ impl Keep {
     }
 }
 
-/// Adds to writes that take messages back the same for the recordings in which these are: their marks do not age.
-pub async fn mark_kept(meta: &dyn Meta, stream: &StreamId, writes: &mut Vec<ChatWrite>) {
-    let marks = writes.iter().filter_map(|write| match write {
-        ChatWrite::Row { log: ChatLog::Marks, row } => Some(row.clone()),
-        _ => None,
-    });
-    for row in marks.collect::<Vec<_>>() {
-        let after = BroadcastId::first_at(UnixMs(row.id.at().0 + 1));
-        match meta.broadcasts(stream, Some(&after), 1).await {
-            Ok(found) => writes.extend(found.into_iter().map(|broadcast| {
-                let log = ChatLog::MarksOf(broadcast.id);
-                ChatWrite::Row { log, row: row.clone() }
-            })),
-            Err(why) => warn!(%stream, message = %row.id, %why, "a message may be shown with its recording again"),
+/// Takes messages back from the recordings in which they are, too, whose marks do not age. Tried until it is done, or for so long
+/// that the store will not answer.
+pub async fn mark_kept(meta: Arc<dyn Meta>, stream: StreamId, marks: Vec<ChatRow>, stop: CancellationToken) {
+    let work = async {
+        for _ in 0..MARK_TRIES {
+            match mark(&*meta, &stream, &marks).await {
+                Ok(()) => return,
+                Err(why) => warn!(%stream, %why, "messages are taken back from recordings later"),
+            }
+            tokio::time::sleep(EACH).await;
         }
+        warn!(%stream, marks = marks.len(), "messages that were taken back may be shown with a recording again");
+    };
+    let _: Option<()> = stop.run_until_cancelled(work).await;
+}
+
+async fn mark(meta: &dyn Meta, stream: &StreamId, marks: &[ChatRow]) -> store::Result<()> {
+    for row in marks {
+        let after = BroadcastId::first_at(UnixMs(row.id.at().0 + 1));
+        let found = meta.broadcasts(stream, Some(&after), 1).await?;
+        let write = |broadcast: BroadcastRow| ChatWrite::Row { log: ChatLog::MarksOf(broadcast.id), row: row.clone() };
+        meta.put_chat(stream, found.into_iter().map(write).collect()).await?;
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -152,9 +152,7 @@ async fn what_was_taken_back_is_not_shown_whenever_that_was() {
     let row = broadcast(&*meta, 0, Some(15)).await;
     let take_back = async |minute: i64| {
         let row = ChatRow { id: EventId::first_at(at(minute)), body: "{}".into() };
-        let mut writes = vec![ChatWrite::Row { log: ChatLog::Marks, row }];
-        mark_kept(&*meta, &alice(), &mut writes).await;
-        meta.put_chat(&alice(), writes).await.unwrap();
+        mark_kept(meta.clone(), alice(), vec![row], CancellationToken::new()).await;
     };
     write(&*meta, ChatLog::Marks, [(3, "{}".to_owned())]).await;
     tried.look(40).await;

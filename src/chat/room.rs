@@ -34,6 +34,8 @@ const SAME_WITHIN: Duration = Duration::from_secs(30);
 /// Messages that are remembered for being sent again, and for who wrote what is deleted: a minute and a half of a room in which
 /// 200 are written each second.
 const RECENT: usize = 20_000;
+/// Before anything.
+const NEVER: UnixMs = UnixMs(i64::MIN / 2);
 /// The longest timeout: two weeks. A ban has no end.
 const TIMEOUT_MAX: u32 = 14 * 86_400;
 const SLOW_MAX: u32 = 3600;
@@ -82,6 +84,19 @@ struct Author {
     last: UnixMs,
     /// Of the newest message: what it looks like.
     said: String,
+}
+
+impl Author {
+    /// Takes one of so many requests in a time, some of them at once.
+    fn pay(&mut self, now: UnixMs, each: Duration) -> Result<(), Refusal> {
+        let each_ms = each.as_millis() as i64;
+        let paid = UnixMs(self.paid.0.clamp(now.0 - each_ms * BURST as i64, now.0) + each_ms);
+        if paid > now {
+            return Err(Refusal::new("too_fast", "you write too fast").again_in(paid.since(now)));
+        }
+        self.paid = paid;
+        Ok(())
+    }
 }
 
 /// One stream's room. See the module.
@@ -183,7 +198,7 @@ impl Room {
                 let Settings { blocked, held, .. } = std::mem::take(&mut self.known.settings);
                 self.known.settings = Settings { blocked, held, ..settings.clone() };
             }
-            Event::Emotes { emotes, .. } => self.known.emotes.clone_from(emotes),
+            Event::Emote { name, picture, .. } => _ = self.known.emote(name, picture.clone()),
             Event::Delete { .. } | Event::Purge { .. } => {}
         }
     }
@@ -209,6 +224,11 @@ impl Room {
 
     pub fn last(&self) -> EventId {
         self.last
+    }
+
+    /// What is known from elsewhere, where the rules could not be read.
+    pub fn assume(&mut self, known: Known) {
+        self.known = known;
     }
 
     /// What viewers' nodes must know.
@@ -328,30 +348,27 @@ impl Room {
             false => (EACH, Duration::from_secs(self.known.settings.slow.into())),
         };
         let unique = self.known.settings.unique && !is_staff;
-        if self.authors.len() >= AUTHORS && !self.authors.contains_key(user) {
-            self.forget_quiet(now);
-        }
-        let never = UnixMs(i64::MIN / 2);
-        let author = self.authors.entry(user.clone()).or_insert_with(|| Author {
-            paid: never,
-            last: never,
-            said: String::new(),
-        });
+        let author = self.author(now, user);
         if unique && author.said == looks && now.since(author.last) < SAME_WITHIN {
             return Err(
                 Refusal::new("duplicate", "you have just said that").again_in(SAME_WITHIN - now.since(author.last))
             );
         }
-        if author.last != never && now.since(author.last) < slow {
+        if author.last != NEVER && now.since(author.last) < slow {
             return Err(Refusal::new("slow", "slow mode is on").again_in(slow - now.since(author.last)));
         }
-        let each_ms = each.as_millis() as i64;
-        let paid = UnixMs(author.paid.0.clamp(now.0 - each_ms * BURST as i64, now.0) + each_ms);
-        if paid > now {
-            return Err(Refusal::new("too_fast", "you write too fast").again_in(paid.since(now)));
-        }
-        *author = Author { paid, last: now, said: looks.to_owned() };
+        author.pay(now, each)?;
+        (author.last, author.said) = (now, looks.to_owned());
         Ok(())
+    }
+
+    /// What is remembered of somebody.
+    fn author(&mut self, now: UnixMs, user: &UserId) -> &mut Author {
+        if self.authors.len() >= AUTHORS && !self.authors.contains_key(user) {
+            self.forget_quiet(now);
+        }
+        let new = || Author { paid: NEVER, last: NEVER, said: String::new() };
+        self.authors.entry(user.clone()).or_insert_with(new)
     }
 
     /// Forgets who has been quiet long enough for it to make no difference; if nobody has, everybody.
@@ -372,6 +389,9 @@ impl Room {
         };
         if !may {
             return Err(Refusal::new("forbidden", "this is for moderators"));
+        }
+        if matches!(act, Act::Delete { .. }) && !is_staff(roles) {
+            self.author(now, &who.user).pay(now, EACH)?;
         }
         let id = self.next(now);
         let rule = |name: String, body: Option<String>| write((name, body));
@@ -445,7 +465,7 @@ impl Room {
                     _ => {}
                 }
                 let rule = self.known.emote(name, picture.clone());
-                (Some(Event::Emotes { id, emotes: self.known.emotes.clone() }), vec![write(rule)])
+                (Some(Event::Emote { id, name: name.clone(), picture: picture.clone() }), vec![write(rule)])
             }
             Act::Set { settings } => {
                 if settings.slow > SLOW_MAX {

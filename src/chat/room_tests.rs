@@ -260,8 +260,9 @@ fn emotes_have_pictures_until_they_are_taken_away() {
     assert_eq!(run.act(0, &alice, emote("wave", false)).unwrap_err().code, "unknown");
     let mut all =
         vec![run.act(0, &alice, emote("wave", true)).unwrap(), run.act(1, &alice, emote("hi", true)).unwrap()];
-    let Some(Event::Emotes { emotes, .. }) = &all[1].event else { panic!("{all:?}") };
-    assert_eq!(emotes.keys().collect::<Vec<_>>(), ["hi", "wave"]);
+    let Some(Event::Emote { name, picture: Some(told), .. }) = &all[1].event else { panic!("{all:?}") };
+    assert_eq!((&**name, told), ("hi", &picture));
+    assert_eq!(run.0.known().emotes.keys().collect::<Vec<_>>(), ["hi", "wave"]);
     all.push(run.act(2, &alice, emote("hi", false)).unwrap());
     assert_eq!(run.restored(&all).0.known().emotes.keys().collect::<Vec<_>>(), ["wave"]);
     for bad in ["", "x.png", "0123456789abcdef0123456789abcdef.svg", "0123456789abcdef0123456789abcde/.png"] {

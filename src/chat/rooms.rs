@@ -178,7 +178,8 @@ impl Rooms {
             is_behind: Notify::new(),
         });
         rooms.insert(stream.clone(), room.clone());
-        self.shared.tasks.spawn(Task { rooms: self.clone(), room: room.clone(), asked, again: Vec::new() }.run());
+        let (again, rules_in_turn) = (Vec::new(), Arc::default());
+        self.shared.tasks.spawn(Task { rooms: self.clone(), room: room.clone(), asked, again, rules_in_turn }.run());
         room
     }
 
@@ -288,7 +289,19 @@ impl Handle {
     pub async fn act(&self, who: &Who, nonce: Option<String>, act: Act) -> Result<Acted, Refusal> {
         // What has no name could be done twice where its answer is lost.
         let nonce = nonce.unwrap_or_else(|| Secret::generate().expose()[..16].to_owned());
-        self.hand_on(who.clone(), Some(nonce), act, 0).await
+        let (kind, begun) = (act.kind(), now());
+        let done = self.hand_on(who.clone(), Some(nonce), act, 0).await;
+        let result = match &done {
+            Ok(Acted { held: false, .. }) => "done",
+            Ok(Acted { held: true, .. }) => "held",
+            Err(why) if why.retry_ms.is_some() => "later",
+            Err(_) => "refused",
+        };
+        metrics::counter!("weir_chat_acts_total", "act" => kind, "result" => result).increment(1);
+        if kind == "say" && done.is_ok() {
+            metrics::histogram!("weir_chat_lag_seconds").record((now() - begun).as_secs_f64());
+        }
+        done
     }
 
     /// The same for another node, over so many before.
@@ -299,12 +312,6 @@ impl Handle {
         let late = || Refusal::new("late", "nobody could take it in time").again_in(Duration::from_secs(1));
         let answer = tokio::time::timeout(PATIENCE, answer).await.map_err(|_| late())?;
         let done = answer.map_err(|_| late())?;
-        let result = match &done {
-            Ok(_) => "done",
-            Err(why) if why.retry_ms.is_some() => "later",
-            Err(_) => "refused",
-        };
-        metrics::counter!("weir_chat_acts_total", "result" => result).increment(1);
         done
     }
 }
@@ -316,6 +323,8 @@ struct Task {
     asked: mpsc::Receiver<Ask>,
     /// What could not be handed on, and is tried again.
     again: Vec<Ask>,
+    /// Whoever stores rules, one after the other.
+    rules_in_turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Why a room's part here is over.

@@ -324,6 +324,9 @@ impl<'a> Socket<'a> {
         let Some(who) = self.who.clone() else {
             return refuse(nonce.as_deref(), Refusal::new("no_name", "choose a name first"));
         };
+        if let Err(why) = act.is_open() {
+            return refuse(nonce.as_deref(), why);
+        }
         let Ok(permit) = acting.clone().try_acquire_owned() else {
             let why = Refusal::new("too_fast", "too many requests at once").again_in(Duration::from_secs(1));
             return refuse(nonce.as_deref(), why);

@@ -34,7 +34,7 @@ impl Names {
 
     /// The newest epoch that is known to have listed anything.
     pub fn newest(&self) -> Option<u64> {
-        self.0.back().map(|(_, epoch)| *epoch)
+        self.0.iter().map(|(_, epoch)| *epoch).max()
     }
 
     pub fn is_empty(&self) -> bool {

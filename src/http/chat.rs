@@ -118,7 +118,10 @@ pub fn routes() -> Router<Arc<App>> {
 
 /// What nodes ask each other.
 pub fn internal_routes() -> Router<Arc<App>> {
-    Router::new().route(&format!("{PATH}{{stream}}"), get(follow).post(take)).layer(DefaultBodyLimit::max(BODY_MAX))
+    Router::new()
+        .route(&format!("{PATH}{{stream}}"), get(follow).post(take))
+        .route(&format!("{PATH}{{stream}}/emotes/{{name}}"), get(emotes::picture))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
 }
 
 impl App {
@@ -257,6 +260,7 @@ async fn act(
 async fn done(app: &App, id: &str, visitor: &Visitor, nonce: Option<String>, act: Act) -> Result<Response, Problem> {
     let (stream, room) = app.chat_room(id, visitor).await?;
     let who = visitor.must(app, &stream)?;
+    act.is_open()?;
     let acted = room.act(&who, nonce, act).await?;
     Ok((if acted.held { StatusCode::ACCEPTED } else { StatusCode::CREATED }, Json(acted)).into_response())
 }
@@ -284,6 +288,14 @@ struct Switch {
     enabled: Option<bool>,
 }
 
+impl App {
+    /// What is stored of a chat is not at this node where it makes no streams.
+    fn must_have_store(&self) -> Result<(), Problem> {
+        let elsewhere = "this node has no store: ask one that makes streams";
+        self.is_origin.then_some(()).ok_or_else(|| Problem::new(StatusCode::MISDIRECTED_REQUEST, elsewhere))
+    }
+}
+
 /// Whoever shows the stream's key, or the admin token, in a room.
 fn operator() -> Who {
     let user = OPERATOR.parse().expect("a legal name");
@@ -298,6 +310,7 @@ async fn switch(
     body: Given<Switch>,
 ) -> Result<Response, Problem> {
     let Switch { enabled } = given(body)?;
+    app.must_have_store()?;
     let stream = parse(&id)?;
     visitor.asker.must_own(&app, &stream).await?;
     if !app.has_chat(&stream).await? {

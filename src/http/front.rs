@@ -29,7 +29,7 @@ use super::{
     hls, link,
     problem::Problem,
     serve::Counted,
-    viewer::{self, Peer, Secure, Viewer},
+    viewer::{self, Came, Peer, Viewer},
 };
 use crate::cache::{Object, upstream};
 
@@ -214,7 +214,7 @@ impl Door {
         let Some(rest) = path.strip_prefix("/hls/").filter(|_| is_read) else {
             let mut request = viewer::prepare(request.map(axum::body::Body::new), peer);
             let by_proxy = proxied && request.headers().get(viewer::FORWARDED_PROTO).is_some_and(|by| by == "https");
-            request.extensions_mut().insert(Secure(self.connection.secure || by_proxy));
+            request.extensions_mut().insert(Came { secure: self.connection.secure || by_proxy, proxied });
             request.extensions_mut().insert(self.connection.counted.clone());
             return Step::Routed(Box::new(shared.router.clone().oneshot(request)));
         };

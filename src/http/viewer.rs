@@ -29,6 +29,7 @@ pub fn split(uri: &Uri) -> (Option<&str>, &str) {
 /// What a proxy says of the request that it passes on.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// What a ticket is for: media, the question whether it is good for some, and what the API tells of recordings.
 const TICKETED: &[&str] = &["hls/", "ticket/hls/", "api/v1/streams/", "api/v1/broadcasts/", "api/v1/clips/"];
@@ -63,9 +64,14 @@ pub fn behind(address: IpAddr, proxies: &[IpNet], headers: &HeaderMap) -> IpAddr
     found
 }
 
-/// Whether a request came by TLS, to here or to a proxy.
+/// How a request came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Secure(pub bool);
+pub struct Came {
+    /// By TLS, to here or to a proxy.
+    pub secure: bool,
+    /// Through a proxy whose word counts.
+    pub proxied: bool,
+}
 
 /// Notes who sent a request, and turns `/t/{ticket}/hls/...` (and `/t/{ticket}/ticket/hls/...`, which asks whether the
 /// ticket is good, and `/t/{ticket}/api/v1/...`, which tells of recordings) into the same without the ticket, and a note of it. Everything behind this sees one path for all viewers.

@@ -31,6 +31,8 @@ const AT_ONCE: usize = 64;
 pub enum Line {
     /// The first word: all events after `base` follow, or were asked for before.
     Base { base: EventId, known: Known },
+    /// What counts from now on.
+    Known(Known),
     /// What is told.
     Events(Vec<Box<RawValue>>),
     /// Nothing comes any more that has a smaller id.
@@ -62,24 +64,28 @@ pub fn lines(room: Arc<Handle>, after: EventId) -> impl Stream<Item = Bytes> {
         Line::Events(events.iter().map(raw).collect())
     };
     let begin = async move {
-        let (found, base) = (hub.after(after), hub.base().max(after));
-        let base = Line::Base { base, known: Known::clone(&room.known.load()) };
+        let (known, found, base) = (room.known(), hub.after(after), hub.base().max(after));
+        let base = Line::Base { base, known: Known::clone(&known) };
         let newest = found.events.last().map_or(after, |told| told.id);
         let first = [line(&base), line(&events(&found.events))].concat();
-        (Bytes::from(first), (room, hub, newest))
+        (Bytes::from(first), (room, hub, newest, known))
     };
     futures::stream::once(begin).flat_map(move |(first, state)| {
-        let rest = futures::stream::unfold(state, move |(room, hub, newest)| async move {
+        let rest = futures::stream::unfold(state, move |(room, hub, newest, known)| async move {
             // Read before what follows: nothing that comes later has a smaller id.
             let floor = hub.floor();
             let found = hub.wait_after(newest, BEAT).await;
             let next = found.events.last().map_or(newest, |told| told.id);
-            let mut text = Vec::new();
+            let (mut text, now_known) = (Vec::new(), room.known());
+            // It is known before it is told.
+            if !Arc::ptr_eq(&known, &now_known) {
+                text.extend_from_slice(&line(&Line::Known(Known::clone(&now_known))));
+            }
             if !found.events.is_empty() {
                 text.extend_from_slice(&line(&events(&found.events)));
             }
             text.extend_from_slice(&line(&Line::Floor { floor }));
-            Some((Bytes::from(text), (room, hub, next)))
+            Some((Bytes::from(text), (room, hub, next, now_known)))
         });
         futures::stream::once(async move { first }).chain(rest)
     })
@@ -164,10 +170,10 @@ async fn read(nodes: Arc<Nodes>, node: usize, room: Arc<Handle>, after: EventId)
                     room.hub.load(base, Vec::new());
                 }
             }
+            Line::Known(known) => room.known.store(Arc::new(known)),
             Line::Events(events) => {
                 let events = events.iter().filter_map(|raw| serde_json::from_str::<Event>(raw.get()).ok());
-                let events: Vec<_> = events.inspect(|event| room.learn(event)).collect();
-                let told: Vec<_> = events.iter().map(Told::new).collect();
+                let told: Vec<_> = events.map(|event| Told::new(&event)).collect();
                 match std::mem::take(&mut is_new) {
                     true => room.hub.load(room.hub.base(), told),
                     false => room.hub.publish(told),
@@ -176,18 +182,6 @@ async fn read(nodes: Arc<Nodes>, node: usize, room: Arc<Handle>, after: EventId)
             }
             Line::Floor { floor } => room.hub.pass(floor),
         }
-    }
-}
-
-impl Handle {
-    /// Learns what counts from what is told.
-    fn learn(&self, event: &Event) {
-        let known = match event {
-            Event::Room { settings, .. } => Known { settings: settings.clone(), ..Known::clone(&self.known.load()) },
-            Event::Emotes { emotes, .. } => Known { emotes: emotes.clone(), ..Known::clone(&self.known.load()) },
-            Event::Message(_) | Event::Delete { .. } | Event::Purge { .. } => return,
-        };
-        self.known.store(Arc::new(known));
     }
 }
 
@@ -221,5 +215,19 @@ async fn hand_on(nodes: Arc<Nodes>, node: usize, stream: StreamId, ask: Ask, los
         // Whoever asked has given up.
         None if reply.is_closed() => None,
         None => Some(Ask { who, nonce, act, hops, reply }),
+    }
+}
+
+impl Rooms {
+    /// Asks the node that hosts a stream's room for something of it; nothing where this node does, or there is no answer.
+    pub async fn ask_host(&self, stream: &StreamId, what: &str, most: usize) -> Option<Bytes> {
+        let (nodes, node) = (self.shared.nodes.as_ref()?, self.shared.places.host(stream)?);
+        let answered = async {
+            let answer = nodes.get(node, &format!("{PATH}{stream}/{what}"), 0).await.ok()?;
+            let is_ok = answer.status() == StatusCode::OK;
+            let bytes = Limited::new(answer.into_body(), most).collect().await.ok()?.to_bytes();
+            is_ok.then_some(bytes)
+        };
+        tokio::time::timeout(PATIENCE, answered).await.ok()?
     }
 }

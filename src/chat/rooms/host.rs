@@ -1,12 +1,14 @@
 //! A room that is hosted here: judged, stored, told, in this order and one after the other.
 
+use std::collections::BTreeMap;
+
 use futures::{StreamExt, future::BoxFuture, stream::FuturesOrdered};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::*;
 use crate::{
     chat::{keep::mark_kept, room::Room},
-    store::ChatWrite,
+    store::{ChatRow, ChatWrite},
     time::unix_now,
 };
 
@@ -27,6 +29,10 @@ type Answer = Result<Acted, Refusal>;
 /// What a stored lot is answered with.
 struct Lot {
     events: Vec<Event>,
+    /// What was given an id here, and is to be forgotten where it is not stored.
+    ids: Vec<EventId>,
+    /// Messages that are taken back.
+    marks: Vec<ChatRow>,
     replies: Vec<(oneshot::Sender<Answer>, Answer)>,
     known: Option<Known>,
 }
@@ -63,7 +69,11 @@ impl Task {
             }
             tokio::select! {
                 biased;
-                Some((stored, result)) = storing.next() => self.tell(&mut room, stored, result),
+                Some((stored, result)) = storing.next() => {
+                    // What was decided and not stored counts no longer: the room is read again.
+                    is_whole &= result.is_ok();
+                    self.tell(&mut room, stored, result);
+                }
                 _ = self.asked.recv_many(&mut lot, LOT), if over.is_none() && !answers && storing.len() < LOTS => {}
                 () = stop.cancelled(), if over.is_none() => over = Some(Over::Stopping),
                 Ok(()) = changes.changed(), if over.is_none() => match self.hosts() {
@@ -111,13 +121,16 @@ impl Task {
             let known = self.room.hub.after(EventId(0)).events;
             known.iter().filter_map(|told| serde_json::from_str(&told.json).ok()).collect()
         });
-        let rules = rules.unwrap_or_default();
-        let (mut room, bad) = Room::restore(&rules, &events, rand::random());
+        let (mut room, bad) = Room::restore(rules.as_deref().unwrap_or_default(), &events, rand::random());
+        if rules.is_none() {
+            // Bans are not known then.
+            room.assume(Known::clone(&self.room.known.load()));
+        }
         if !bad.is_empty() {
             tracing::error!(stream = %self.room.stream, rules = ?bad, "rules of a room cannot be read: they do not count");
         }
         room.pass(self.room.hub.newest().max(self.room.hub.floor()));
-        self.know(Known::of(&rules));
+        self.know(room.known().clone());
         (room, is_whole)
     }
 
@@ -151,13 +164,16 @@ impl Task {
 
     /// Judges requests in turn, and stores what came of it.
     fn judge(&self, room: &mut Room, asks: Vec<Ask>) -> BoxFuture<'static, (Lot, store::Result<()>)> {
-        let (mut writes, mut events, mut replies, mut known) = (Vec::new(), Vec::new(), Vec::new(), None);
+        let (mut writes, mut replies, mut known) = (Vec::new(), Vec::new(), None);
+        let (mut events, mut ids) = (Vec::new(), Vec::new());
         for Ask { who, nonce, act, reply, .. } in asks {
             let done = match room.act(unix_now(), &who, nonce.as_deref(), &act) {
                 Ok(done) => {
                     if matches!(act, Act::Set { .. } | Act::Moderator { .. } | Act::Emote { .. }) {
                         known = Some(room.known().clone());
                     }
+                    // One that was done before is stored.
+                    ids.extend(Some(done.id).filter(|_| !done.writes.is_empty()));
                     writes.extend(done.writes);
                     events.extend(done.event);
                     Ok(Acted { id: done.id, held: done.held })
@@ -166,10 +182,13 @@ impl Task {
             };
             replies.push((reply, done));
         }
-        let (meta, stream, lot) =
-            (self.rooms.shared.meta.clone(), self.room.stream.clone(), Lot { events, replies, known });
+        let (writes, has_rules, marks) = tidied(writes);
+        let lot = Lot { events, ids, marks, replies, known };
+        let (meta, stream, rules_in_turn) =
+            (self.rooms.shared.meta.clone(), self.room.stream.clone(), self.rules_in_turn.clone());
         Box::pin(async move {
-            let _ = timeout(LOAD, mark_kept(&*meta, &stream, &mut writes)).await;
+            // Two lots may write one rule: the later one counts.
+            let _turn = if has_rules { Some(rules_in_turn.lock().await) } else { None };
             let stored = if writes.is_empty() { Ok(()) } else { store(&*meta, &stream, writes).await };
             (lot, stored)
         })
@@ -177,13 +196,17 @@ impl Task {
 
     /// Tells what is stored.
     fn tell(&self, room: &mut Room, lot: Lot, stored: store::Result<()>) {
-        let Lot { events, replies, known } = lot;
+        let Lot { events, ids, marks, replies, known } = lot;
         if let Err(why) = &stored {
-            replies.iter().filter_map(|(_, done)| done.as_ref().ok()).for_each(|done| room.forget(done.id));
+            ids.into_iter().for_each(|id| room.forget(id));
             warn!(stream = %self.room.stream, %why, "what was said is not stored, and not told");
         }
         if stored.is_ok() {
             known.into_iter().for_each(|known| self.know(known));
+            if !marks.is_empty() {
+                let (meta, stream) = (self.rooms.shared.meta.clone(), self.room.stream.clone());
+                self.rooms.spawn(mark_kept(meta, stream, marks, self.rooms.shared.stop.clone()));
+            }
             self.room.hub.publish(events.iter().map(Told::new).collect());
         }
         for (reply, done) in replies {
@@ -192,6 +215,23 @@ impl Task {
             let _ = reply.send(done.and_then(|done| stored.as_ref().map(|()| done).map_err(unstored)));
         }
     }
+}
+
+/// Writes of a lot, each rule once, as it was written last; whether there are any rules; and the marks among them.
+fn tidied(writes: Vec<ChatWrite>) -> (Vec<ChatWrite>, bool, Vec<ChatRow>) {
+    let (mut rules, mut rows, mut marks) = (BTreeMap::new(), Vec::new(), Vec::new());
+    for write in writes {
+        match write {
+            ChatWrite::Rule { name, body } => _ = rules.insert(name, body),
+            ChatWrite::Row { log, row } => {
+                marks.extend(Some(&row).filter(|_| log == ChatLog::Marks).cloned());
+                rows.push(ChatWrite::Row { log, row });
+            }
+        }
+    }
+    let has_rules = !rules.is_empty();
+    rows.extend(rules.into_iter().map(|(name, body)| ChatWrite::Rule { name, body }));
+    (rows, has_rules, marks)
 }
 
 /// Stores, and tries again for a while: whether a write that had no answer was made is not known, and the same once more is one.

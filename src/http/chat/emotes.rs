@@ -17,11 +17,12 @@ use crate::{
     chat::{
         Act,
         act::{Kind, Picture},
+        known::Known,
     },
     http::{App, Shared, api::parse, problem::Problem},
     id::StreamId,
     media::Pieces,
-    store::emote_name,
+    store::{self, emote_name},
 };
 
 /// Bytes of a picture, and its longer side.
@@ -39,7 +40,7 @@ pub(super) async fn list(State(app): Shared, Path(id): Path<String>, visitor: Vi
     Ok((cache, Json(json!({ "emotes": told.collect::<Vec<_>>() }))).into_response())
 }
 
-/// Gives an emote its picture, for whoever the stream belongs to.
+/// Gives an emote its picture, for whoever the stream belongs to. One that is refused leaves nothing behind.
 pub(super) async fn put(
     State(app): Shared,
     Path((id, name)): Path<(String, String)>,
@@ -62,8 +63,10 @@ pub(super) async fn put(
     let picture = Picture::of(&bytes, kind);
     app.library.blobs().put(&emote_name(&stream, &picture.to_string()), Pieces::from(bytes)).await?;
     let act = Act::Emote { name: name.clone(), picture: Some(picture.clone()) };
-    app.chats.rooms.room(&stream).act(&operator(), None, act).await?;
-    app.let_go(&stream, before.filter(|before| *before != picture)).await;
+    let acted = app.chats.rooms.room(&stream).act(&operator(), None, act).await;
+    let unused = if acted.is_ok() { before.filter(|before| *before != picture) } else { Some(picture.clone()) };
+    app.let_go(&stream, unused).await;
+    acted?;
     let url = format!("/api/v1/streams/{stream}/chat/emotes/{picture}");
     Ok((StatusCode::CREATED, Json(json!({ "name": name, "url": url }))).into_response())
 }
@@ -87,6 +90,7 @@ async fn owned(
     name: &str,
     visitor: &Visitor,
 ) -> Result<(StreamId, Option<Picture>), Problem> {
+    app.must_have_store()?;
     let stream = parse(id)?;
     visitor.asker.must_own(app, &stream).await?;
     let (_, room) = app.chat_room(id, visitor).await?;
@@ -97,7 +101,9 @@ impl App {
     /// Deletes a picture that no emote of the stream is any more.
     async fn let_go(&self, stream: &StreamId, picture: Option<Picture>) {
         let Some(picture) = picture else { return };
-        if self.chats.rooms.room(stream).known().emotes.values().any(|used| *used == picture) {
+        // From the store, which has it before it is known everywhere. Where that is silent the picture stays.
+        let Ok(rules) = self.meta.chat_rules(stream).await else { return };
+        if Known::of(&rules).emotes.values().any(|used| *used == picture) {
             return;
         }
         if let Err(why) = self.library.blobs().delete(&emote_name(stream, &picture.to_string())).await {
@@ -110,7 +116,14 @@ impl App {
 pub(super) async fn picture(State(app): Shared, Path((id, name)): Path<(String, String)>) -> Result<Response, Problem> {
     let none = |_| Problem::not_found("there is no such picture");
     let (stream, picture): (StreamId, Picture) = (parse(&id)?, name.parse().map_err(none)?);
-    let bytes = app.library.blobs().get(&emote_name(&stream, &name)).await?;
+    let bytes = match app.library.blobs().get(&emote_name(&stream, &name)).await {
+        // A node without a store of its own.
+        Err(store::Error::NotFound) if !app.is_origin => {
+            let asked = app.chats.rooms.ask_host(&stream, &format!("emotes/{name}"), BYTES_MAX).await;
+            asked.ok_or(store::Error::NotFound)
+        }
+        bytes => bytes,
+    }?;
     let headers = [
         (header::CONTENT_TYPE, picture.kind().media_type()),
         (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),

@@ -23,6 +23,7 @@ const PAGE_MAX: usize = 500;
 impl App {
     /// A stream of whose chat the visitor is a moderator, or whose key he shows.
     async fn moderated(&self, id: &str, visitor: &Visitor) -> Result<StreamId, Problem> {
+        self.must_have_store()?;
         let (stream, room) = self.chat_room(id, visitor).await?;
         let is_moderator = visitor.who(self, &stream).is_some_and(|who| is_staff(&room.roles(&who)));
         if !is_moderator && visitor.asker.must_own(self, &stream).await.is_err() {

@@ -22,7 +22,7 @@ use crate::{
         api::parse,
         problem::Problem,
         recordings::{Asker, Role as Proof},
-        viewer::Secure,
+        viewer::{Came, FORWARDED_HOST},
     },
     id::{StreamId, UserId},
     time::{UnixMs, unix_now},
@@ -48,18 +48,22 @@ impl FromRequestParts<Arc<App>> for Visitor {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Self::Rejection> {
         let asker = Asker::from_request_parts(parts, app).await?;
         let text = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
-        let foreign = match (text(header::ORIGIN), text(header::HOST)) {
-            (Some(origin), Some(host)) => origin.split_once("://").is_none_or(|(_, from)| from != host),
-            (Some(_), None) => true,
-            (None, _) => false,
+        let came = parts.extensions.get::<Came>();
+        // HTTP/2 has no Host (RFC 9113 8.3.1), and proxies may put their own there.
+        let host = text(header::HOST).or(parts.uri.authority().map(|authority| authority.as_str()));
+        let before_proxy = came.filter(|came| came.proxied).and_then(|_| text(FORWARDED_HOST));
+        let is_ours = |origin: &str| {
+            let from = origin.split_once("://").map(|(_, from)| from);
+            from.is_some_and(|from| host == Some(from) || before_proxy == Some(from))
         };
+        let foreign = text(header::ORIGIN).is_some_and(|origin| !is_ours(origin));
         let bearer = text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
         let cookie = cookie(&parts.headers).filter(|_| !foreign);
         let known = |token: &str| app.tickets.person(token, unix_now());
         let (by_token, address) = (bearer.and_then(known), asker.address());
         let asker = if by_token.is_some() { asker.without_key() } else { asker };
         let person = by_token.or_else(|| cookie.and_then(known));
-        let secure = parts.extensions.get().is_some_and(|Secure(secure)| *secure);
+        let secure = came.is_some_and(|came| came.secure);
         Ok(Self { asker, person, address, foreign, secure })
     }
 }
@@ -75,6 +79,11 @@ impl Visitor {
     /// Who this is in a stream's room; nothing for somebody without a name.
     pub fn who(&self, app: &App, stream: &StreamId) -> Option<Who> {
         let person = self.person.as_ref()?;
+        let is_its_own = person.streamer.as_ref() == Some(stream) || person.bot.as_ref() == Some(stream);
+        // A name that was chosen elsewhere, and is this streamer's: another has to be chosen.
+        if !is_its_own && text::looks(&person.name) == text::looks(stream.as_str()) {
+            return None;
+        }
         let mut roles = Vec::new();
         if person.streamer.as_ref() == Some(stream) {
             roles.push(Role::Streamer);
@@ -85,8 +94,8 @@ impl Visitor {
         if self.asker.holds_ticket(app, stream) {
             roles.push(Role::Ticket);
         }
-        // A program with a key is not to be banned by where it runs.
-        let address = self.address.filter(|_| person.bot.is_none());
+        // A program that the streamer has made is not to be banned by where it runs.
+        let address = self.address.filter(|_| person.bot.as_ref() != Some(stream));
         Some(Who { user: person.chat.clone(), name: person.name.clone(), roles, address })
     }
 

@@ -197,7 +197,7 @@ function readActed(body: unknown): Acted | null {
 
 export function readEmotes(body: unknown): Emotes {
   const pairs = isObject(body) ? Object.entries(body) : [];
-  return Object.fromEntries(pairs.filter((pair): pair is [string, string] => text(pair[1]) !== null));
+  return new Map(pairs.filter((pair): pair is [string, string] => text(pair[1]) !== null));
 }
 
 export function readYou(body: unknown): You | null {
@@ -232,6 +232,9 @@ export function readEvent(body: unknown): Event | null {
     return message === null ? null : { type, id, message };
   }
   if (type === 'purge') return user === null ? null : { type, id, user };
-  if (type === 'emotes') return { type, id, emotes: readEmotes(body['emotes']) };
+  if (type === 'emote') {
+    const name = text(body['name']);
+    return name === null ? null : { type, id, name, picture: text(body['picture']) };
+  }
   return type === 'room' ? { type, id, settings: readSettings(body['settings']) } : null;
 }

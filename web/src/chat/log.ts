@@ -14,11 +14,20 @@ export type Event =
   | ({ type: 'message' } & Message)
   | { type: 'delete'; id: string; message: string }
   | { type: 'purge'; id: string; user: string }
-  | { type: 'emotes'; id: string; emotes: Emotes }
+  | { type: 'emote'; id: string; name: string; picture: string | null }
   | { type: 'room'; id: string; settings: Settings };
 
 /** The file names of pictures by the names of emotes. */
-export type Emotes = Record<string, string>;
+export type Emotes = Map<string, string>;
+
+/** Changes emotes as events say. */
+export function changeEmotes(emotes: Emotes, events: Event[]): void {
+  for (const event of events) {
+    if (event.type !== 'emote') continue;
+    if (event.picture === null) emotes.delete(event.name);
+    else emotes.set(event.name, event.picture);
+  }
+}
 
 export interface Settings {
   slow: number;
@@ -42,7 +51,6 @@ export class Log {
   /** Ascending by id. */
   messages: Message[] = [];
   settings: Settings | null = null;
-  emotes: Emotes | null = null;
   /** The newest event that is known. */
   newest: string | null = null;
   /** Events that were seen: what comes twice is one. */
@@ -68,9 +76,7 @@ export class Log {
       } else if (event.type === 'purge') {
         this.purged.set(event.user, event.id);
         change.removed.push(...this.drop((message) => message.user === event.user && message.id < event.id));
-      } else if (event.type === 'emotes') {
-        this.emotes = event.emotes;
-      } else {
+      } else if (event.type === 'room') {
         this.settings = event.settings;
       }
     }

@@ -98,7 +98,7 @@ export function openModeration(api: Api, act: (act: object) => Promise<Acted | R
     save.addEventListener('click', () => {
       const lines = ({ value }: HTMLTextAreaElement): string[] => value.split('\n').map((line) => line.trim()).filter((line) => line !== '');
       const chosen = Object.fromEntries(switches.map(({ name, box }) => [name, box.checked]));
-      const next = { ...settings, ...chosen, slow: Number(slow.value) || 0, blocked: lines(blocked), held: lines(held) };
+      const next = { ...settings, ...chosen, slow: Math.min(3_600, Math.max(0, Math.round(Number(slow.value) || 0))), blocked: lines(blocked), held: lines(held) };
       void does({ type: 'set', settings: next }, 'Saved: it counts from now on.');
     });
     rules.body.replaceChildren(
@@ -114,7 +114,7 @@ export function openModeration(api: Api, act: (act: object) => Promise<Acted | R
     const key = recallKey(api.stream);
     const entered = await api.enter();
     if (entered.kind !== 'ok') return;
-    const all = Object.entries(entered.value.emotes);
+    const all = [...entered.value.emotes];
     setText(emotes.count, String(all.length));
     const changed = async (name: string, file: Blob | null): Promise<void> => {
       const answer = await api.emote(name, file, key ?? '');

@@ -7,7 +7,7 @@ import { byId, make } from '../shared/dom';
 import { ticketIn } from '../watch/ticket';
 import { Api } from './api';
 import { Line } from './line';
-import { Log, READABLE, sample, type Emotes } from './log';
+import { Log, READABLE, changeEmotes, sample, type Emotes } from './log';
 import { drawRow } from './row';
 
 /** More messages than these do not fit any picture. */
@@ -23,7 +23,7 @@ const list = byId('overlay', HTMLElement);
 const log = new Log();
 const rows = new Map<string, HTMLElement>();
 let lastDrawn = Number.NEGATIVE_INFINITY;
-let emotes: Emotes = {};
+let emotes: Emotes = new Map();
 let fresh: ReturnType<Log['take']>['added'] = [];
 
 const size = within('size', 8, 120, 22);
@@ -32,11 +32,14 @@ list.style.setProperty('--size', `${size}px`);
 if (query.get('align') === 'right') list.classList.add('overlay-right');
 
 const api = new Api(stream, () => ticketIn(location.hash));
-const emote = (name: string): string | undefined => (emotes[name] === undefined ? undefined : api.pictureUrl(emotes[name]));
+const emote = (name: string): string | undefined => {
+  const file = emotes.get(name);
+  return file === undefined ? undefined : api.pictureUrl(file);
+};
 new Line(api, () => log.newest, {
   events: (events) => {
     const { added, removed } = log.take(events);
-    emotes = log.emotes ?? emotes;
+    changeEmotes(emotes, events);
     removed.forEach(takeOut);
     fresh = [...fresh, ...added].filter(({ id }) => !removed.includes(id));
   },

@@ -68,12 +68,12 @@ export class Replay {
     const shown = this.waiting.splice(0, due < 0 ? this.waiting.length : due);
     if (shown.length > 0) this.stage.show(shown.map(({ message }) => message));
     const left = (this.waiting.at(-1)?.atMs ?? pictureMs) - pictureMs;
-    if (this.asking || left > AHEAD_MS) return;
+    if (this.asking || left > AHEAD_MS || nowMs < this.askAgainMs) return;
     if (this.next !== null) {
-      void this.more(this.next);
-    } else if (this.goesOn() && nowMs >= this.askAgainMs) {
+      void this.more(this.next, nowMs);
+    } else if (this.goesOn()) {
       this.askAgainMs = nowMs + AGAIN_MS;
-      void this.more(this.last);
+      void this.more(this.last, nowMs);
     }
   }
 
@@ -101,13 +101,16 @@ export class Replay {
     this.stage.found(earlier.length + from.value.said.length > 0);
   }
 
-  private async more(after: string | null): Promise<void> {
+  private async more(after: string | null, nowMs: number): Promise<void> {
     const turn = this.turn;
     this.asking = true;
     const answer = await this.source.from(after === null ? { ms: this.shownMs ?? 0 } : { after });
     if (turn !== this.turn) return;
     this.asking = false;
-    if (answer.kind !== 'ok') return;
+    if (answer.kind !== 'ok') {
+      this.askAgainMs = nowMs + AGAIN_MS;
+      return;
+    }
     this.take(answer.value);
     if (answer.value.said.length > 0) this.stage.found(true);
   }

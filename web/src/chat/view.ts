@@ -4,7 +4,7 @@ import { fillPanel } from './panel';
 import { drawRow, picture } from './row';
 import type { Refusal, State } from './line';
 import type { Acted, You } from './api';
-import { Log, READABLE, mentions, sample, type Emotes, type Event, type Message, type Settings } from './log';
+import { Log, READABLE, changeEmotes, mentions, sample, type Emotes, type Event, type Message, type Settings } from './log';
 
 /** Messages that stand in the page: what scrolls out above is taken out, and read again when it is scrolled to. */
 const SHOWN = 150;
@@ -48,7 +48,7 @@ export class View {
   private readonly rows = new Map<string, HTMLElement>();
   private readonly picker = byId('chat-picker', HTMLElement);
   private readonly moderating = byId('chat-moderate', HTMLButtonElement);
-  private emotes: Emotes = {};
+  private emotes: Emotes = new Map();
   private you: You | null = null;
   private reply: Message | null = null;
   /** New messages that are not drawn yet. */
@@ -148,7 +148,7 @@ export class View {
     this.fresh = this.fresh.filter((message) => !removed.includes(message.id));
     const settings = events.some((event) => event.type === 'room') ? this.log.settings : null;
     if (settings !== null) this.setSettings(settings);
-    this.emotes = this.log.emotes ?? this.emotes;
+    changeEmotes(this.emotes, events);
     if (added.length === 0) return;
     this.fresh.push(...added);
     if (this.drawing) return;
@@ -243,7 +243,7 @@ export class View {
   }
 
   private readonly emote = (name: string): string | undefined => {
-    const file = this.emotes[name];
+    const file = this.emotes.get(name);
     return file === undefined ? undefined : this.wishes.pictureUrl(file);
   };
 
@@ -365,7 +365,7 @@ export class View {
       this.input.setRangeText(`${before}${text} `, from, to, 'end');
       this.input.focus();
     };
-    const choices = Object.keys(this.emotes).map((name) => {
+    const choices = [...this.emotes.keys()].map((name) => {
       const button = make('button', 'chat-choice', picture(`:${name}:`, this.emote(name) ?? ''));
       button.addEventListener('click', () => put(`:${name}:`));
       return button;

@@ -585,11 +585,11 @@ export class Player {
   /** Keeps the distance to the live edge, by the rate. */
   #keepDistance(): void {
     const { video, latency, buffer } = this;
-    if (this.whole || this.finished || this.#native || this.holding) return;
+    if (this.whole || this.#native || this.holding) return;
     const wanted = rateAt({
       inParts: this.#inParts,
       rate: video.playbackRate,
-      latency,
+      latency: this.finished ? null : latency,
       target: this.targetLatency,
       buffer,
       part: this.#partSeconds,

@@ -35,7 +35,7 @@ export function carryTicket(ticket: () => string | null): void {
       const link = event.target instanceof Element ? event.target.closest('a') : null;
       const now = ticket();
       // A link with a fragment of its own goes to another place on this page.
-      if (now === null || link === null || link.hash !== '' || link.origin !== location.origin || !link.pathname.startsWith('/watch/')) return;
+      if (now === null || link === null || link.hash !== '' || link.origin !== location.origin || !/^\/(watch|chat)\//.test(link.pathname)) return;
       const before = link.href;
       link.hash = `ticket=${now}`;
       setTimeout(() => (link.href = before), 0);
