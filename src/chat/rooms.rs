@@ -311,8 +311,7 @@ impl Handle {
         self.asks.try_send(Ask { who, nonce, act, hops, reply }).map_err(|_| busy())?;
         let late = || Refusal::new("late", "nobody could take it in time").again_in(Duration::from_secs(1));
         let answer = tokio::time::timeout(PATIENCE, answer).await.map_err(|_| late())?;
-        let done = answer.map_err(|_| late())?;
-        done
+        answer.map_err(|_| late())?
     }
 }
 
