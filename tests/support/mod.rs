@@ -215,6 +215,16 @@ impl Node {
         pids
     }
 
+    /// The one of them that has worked most: others wait for something to do.
+    pub fn busiest_transcoder(&self) -> u32 {
+        let worked = |pid: &u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+            fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>()
+        };
+        self.transcoders().into_iter().max_by_key(worked).expect("a transcoder")
+    }
+
     /// Waits until the stream is live and gives its JSON.
     pub fn wait_live(&self, stream: &str) -> serde_json::Value {
         self.wait_stream(stream, "live", |s| s["state"] == "live")

@@ -345,11 +345,11 @@ impl Task {
                 self.places = Some(Arc::new(places));
                 self.changed = true;
             }
-            Command::Leave { session } if self.holds(session) => {
-                self.session = None;
-                self.step_down();
+            Command::Leave { session } if self.holds(session) => self.leave(),
+            Command::Superseded { epoch } => {
+                self.give_way(epoch);
+                self.doubt(epoch).await;
             }
-            Command::Superseded { epoch } => self.doubt(epoch).await,
             Command::Begin { session, begin, reply } => {
                 let begun = if self.holds(session) { self.begin(begin).await } else { Err(Fenced) };
                 // A session that went away meanwhile detaches by itself.

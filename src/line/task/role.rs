@@ -219,8 +219,9 @@ impl Task {
         if again || (self.role.leads && self.broadcast.is_none()) {
             // The feed begins anew, some chunks back.
             let was_shown = self.role.leads && self.broadcast.is_some();
+            let stale_until = if was_shown { Some(now() + STALE) } else { self.role.stale_until };
             self.forget();
-            self.role.stale_until = was_shown.then(|| now() + STALE);
+            self.role.stale_until = stale_until;
             if let Some(old) = self.session.replace(session) {
                 old.stop.cancel();
             }
@@ -458,6 +459,23 @@ impl Task {
     pub(super) fn step_down(&mut self) {
         self.forget();
         self.changed = true;
+    }
+
+    /// Another node leads, as this one's gateway says. It may have to list first what viewers were shown here: until it is heard to,
+    /// they are shown that still.
+    pub(super) fn leave(&mut self) {
+        let was_shown = self.role.leads && self.broadcast.is_some();
+        self.session = None;
+        self.step_down();
+        self.role.stale_until = was_shown.then(|| now() + STALE);
+    }
+
+    /// Another node shows this epoch: what is still shown here of an older one is not any more.
+    pub(super) fn give_way(&mut self, epoch: u64) {
+        if self.is_stale() && self.shown.borrow().as_ref().is_some_and(|shown| shown.epoch < epoch) {
+            self.role.stale_until = None;
+            self.changed = true;
+        }
     }
 
     /// Looks whether someone leads what this line follows without a feed.
