@@ -118,8 +118,9 @@ impl Keep {
             return Ok(true);
         }
         let settled = before(now, SETTLED);
-        let is_over = ended.is_some_and(|ended| ended <= settled);
-        let (begin, end) = past::bounds(started, Some(if is_over { ended.unwrap_or(settled) } else { settled }));
+        let over = ended.filter(|ended| *ended <= settled);
+        let is_over = over.is_some();
+        let (begin, end) = past::bounds(started, Some(over.unwrap_or(settled)));
         let [to, marks_to] = ChatLog::kept(id);
         let newest = async |log| Ok(self.meta.chat_back(stream, log, end, 1).await?.first().map(|row| row.id));
         let (kept, said): (Option<EventId>, Option<EventId>) = (newest(&to).await?, newest(&ChatLog::Live).await?);

@@ -3,7 +3,7 @@
 //! A room's rows age; those of a recorded broadcast are copied before ([`super::keep`]). Until they are, and where a recording's are
 //! read while its broadcast runs, both logs are read as one: what lies in both has one id.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
     event::{Event, Message},
@@ -107,7 +107,7 @@ impl<'a> Past<'a> {
                 };
                 let Ok(Event::Message(message)) = serde_json::from_str(&row.body) else { continue };
                 let is_purged = self.purged.get(&message.user).is_some_and(|until| row.id <= *until);
-                if is_purged || hidden.contains_key(&row.id) {
+                if is_purged || hidden.contains(&row.id) {
                     continue;
                 }
                 page.messages.push(message);
@@ -146,14 +146,14 @@ impl<'a> Past<'a> {
     }
 
     /// Which of these rows were taken back.
-    async fn hidden(&self, rows: &[ChatRow]) -> store::Result<BTreeMap<EventId, ()>> {
+    async fn hidden(&self, rows: &[ChatRow]) -> store::Result<BTreeSet<EventId>> {
         let ids = || rows.iter().map(|row| row.id);
-        let (Some(oldest), Some(newest)) = (ids().min(), ids().max()) else { return Ok(BTreeMap::new()) };
-        let (mut hidden, mut from) = (BTreeMap::new(), EventId(oldest.0.saturating_sub(1)));
+        let (Some(oldest), Some(newest)) = (ids().min(), ids().max()) else { return Ok(BTreeSet::new()) };
+        let (mut hidden, mut from) = (BTreeSet::new(), EventId(oldest.0.saturating_sub(1)));
         loop {
             let marks = self.rows(&self.marks, From::After(from), rows.len()).await?;
             let last = marks.last().map(|mark| mark.id).filter(|last| *last < newest && marks.len() >= rows.len());
-            hidden.extend(marks.into_iter().map(|mark| (mark.id, ())));
+            hidden.extend(marks.into_iter().map(|mark| mark.id));
             match last {
                 Some(last) => from = last,
                 None => return Ok(hidden),

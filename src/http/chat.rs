@@ -146,7 +146,7 @@ impl App {
         room.ready(OPENED).await;
         match room.settings().enabled.unwrap_or(self.chats.enabled) {
             true => Ok((stream, room)),
-            false => Err(Problem::new(StatusCode::NOT_FOUND, "this stream has no chat").with_code("off")),
+            false => Err(no_chat()),
         }
     }
 
@@ -294,6 +294,10 @@ impl App {
         let elsewhere = "this node has no store: ask one that makes streams";
         self.is_origin.then_some(()).ok_or_else(|| Problem::new(StatusCode::MISDIRECTED_REQUEST, elsewhere))
     }
+}
+
+fn no_chat() -> Problem {
+    Problem::not_found("this stream has no chat").with_code("off")
 }
 
 /// Whoever shows the stream's key, or the admin token, in a room.

@@ -11,7 +11,7 @@ use futures::stream;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{no_store, who::Visitor};
+use super::{no_chat, no_store, who::Visitor};
 use crate::{
     chat::{
         Event, Message,
@@ -115,8 +115,11 @@ async fn known(app: &App, id: &str, visitor: &Visitor) -> Result<(BroadcastRow, 
     Ok((row, proof))
 }
 
-fn off() -> Problem {
-    Problem::not_found("this stream has no chat").with_code("off")
+/// What was said while a broadcast ran, unless its stream has no chat any more.
+async fn past_of<'a>(app: &'a App, row: &'a BroadcastRow) -> Result<Past<'a>, Problem> {
+    let past = Past::of_broadcast(&*app.meta, row).await?;
+    let is_on = past.known().settings.enabled.unwrap_or(app.chats.enabled);
+    is_on.then_some(past).ok_or_else(no_chat)
 }
 
 /// What was said while a broadcast ran, some of it.
@@ -127,10 +130,7 @@ pub(super) async fn replay(
     visitor: Visitor,
 ) -> Result<Response, Problem> {
     let (row, proof) = known(&app, &id, &visitor).await?;
-    let past = Past::of_broadcast(&*app.meta, &row).await?;
-    if !past.known().settings.enabled.unwrap_or(app.chats.enabled) {
-        return Err(off());
-    }
+    let past = past_of(&app, &row).await?;
     let page = past.page(wanted.from()?, wanted.limit.unwrap_or(SHOWN).clamp(1, SHOWN_MAX)).await?;
     let messages: Vec<_> = page.messages.into_iter().map(Said::new).collect();
     Ok(answer(proof, &json!({ "messages": messages, "next": page.next })))
@@ -139,9 +139,7 @@ pub(super) async fn replay(
 /// All that was said while a broadcast ran, as JSON lines.
 pub(super) async fn export(State(app): Shared, Path(id): Path<String>, visitor: Visitor) -> Result<Response, Problem> {
     let (row, _) = known(&app, &id, &visitor).await?;
-    if !Past::of_broadcast(&*app.meta, &row).await?.known().settings.enabled.unwrap_or(app.chats.enabled) {
-        return Err(off());
-    }
+    past_of(&app, &row).await?;
     let name = format!("attachment; filename=\"{}-{}-chat.jsonl\"", row.stream, row.id);
     let pages = stream::try_unfold(Some(EventId(0)), move |from| {
         let (app, row) = (app.clone(), row.clone());
