@@ -79,6 +79,7 @@ async fn measure() -> Result<()> {
         tls: None,
         create: true,
         chat_keep: std::time::Duration::from_secs(86_400),
+        audience_keep: std::time::Duration::from_secs(86_400),
     };
     let objects = objects::Settings {
         url: format!("s3://{}/bench", servers.told("TESTS_S3_BUCKET")?).parse()?,

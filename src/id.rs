@@ -210,6 +210,11 @@ impl BroadcastId {
         Self(ulid(now))
     }
 
+    /// When it was made; long ago for one that was not made here.
+    pub fn made(&self) -> UnixMs {
+        ulid::Ulid::from_string(&self.0).map_or(UnixMs(0), |ulid| UnixMs(ulid.timestamp_ms() as i64))
+    }
+
     /// Greater than all that were made before this moment, and smaller than those of it and after.
     pub fn first_at(at: UnixMs) -> Self {
         Self(lower(ulid::Ulid::from_parts(at.0.max(0) as u64, 0)))

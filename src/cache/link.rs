@@ -54,6 +54,8 @@ pub enum Message {
     Gone { id: StreamId },
     /// A pushed stream's new object: its path, `/hls/...`.
     Listed { path: String },
+    /// Viewers of streams that are shown, at all nodes: those whose number has changed.
+    Viewers { counts: BTreeMap<StreamId, u64> },
 }
 
 /// Who may watch, as one upstream sees it.
@@ -92,6 +94,7 @@ struct Heard {
     behind: Vec<String>,
     access: Option<Access>,
     streams: BTreeMap<StreamId, Value>,
+    viewers: BTreeMap<StreamId, u64>,
     /// Until when that counts while the upstream is gone.
     until: Timestamp,
 }
@@ -208,6 +211,11 @@ impl Links {
         self.by_liveness().find_map(|heard| heard.lock().expect("no panic while held").streams.get(id).cloned())
     }
 
+    /// How many viewers a stream has, as an upstream counts them.
+    pub fn viewers(&self, id: &StreamId) -> Option<u64> {
+        self.by_liveness().find_map(|heard| heard.lock().expect("no panic while held").viewers.get(id).copied())
+    }
+
     /// Whether an upstream that is there shows this broadcast of a stream, or any.
     pub fn is_shown(&self, stream: &StreamId, broadcast: Option<&BroadcastId>) -> bool {
         let is_it = |view: &Value| broadcast.is_none_or(|id| view["broadcast"].as_str() == Some(id.as_str()));
@@ -276,7 +284,12 @@ impl Links {
             Ok(lines) => lines,
             Err(why) => return why,
         };
-        self.of(upstream).lock().expect("no panic while held").streams.clear();
+        {
+            let of = self.of(upstream);
+            let mut heard = of.lock().expect("no panic while held");
+            heard.streams.clear();
+            heard.viewers.clear();
+        }
         loop {
             let line = match lines.next().await {
                 Ok(line) => line,
@@ -323,7 +336,12 @@ impl Links {
                 heard().streams.insert(id.clone(), view.clone());
                 told(News::Stream(&id, &view));
             }
-            Message::Gone { id } => _ = heard().streams.remove(&id),
+            Message::Gone { id } => {
+                let mut heard = heard();
+                heard.streams.remove(&id);
+                heard.viewers.remove(&id);
+            }
+            Message::Viewers { counts } => heard().viewers.extend(counts),
             Message::Listed { path } => {
                 let object = path.strip_prefix("/hls/").and_then(|path| Object::parse(path, None).ok());
                 if let Some(object) = object {

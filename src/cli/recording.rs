@@ -90,7 +90,7 @@ fn init(settings: &Settings) -> Result<(), Error> {
     if config.store.kind == Kind::Embedded {
         return print("store.kind is \"embedded\": its tables are made by themselves\n");
     }
-    let scylla = config.store.scylla(config.chat.keep).map_err(Error::Store)?;
+    let scylla = config.store.scylla(config.chat.keep, config.audience.keep).map_err(Error::Store)?;
     let version = runtime()?.block_on(Scylla::init(&scylla)).map_err(|why| Error::Store(why.to_string()))?;
     print(&format!("keyspace {} has the tables of version {version}\n", scylla.keyspace))
 }

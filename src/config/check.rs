@@ -63,6 +63,10 @@ impl Config {
         let day = second(86_400);
         // Rows are kept in files of a day: a database wants few of these.
         found.duration("chat.keep", self.chat.keep, day..=day * 90);
+        found.duration("audience.keep", self.audience.keep, day..=day * 3660);
+        found.number("audience.sessions_max", self.audience.sessions_max, 100..=4_000_000);
+        found.number("audience.sessions_per_address", self.audience.sessions_per_address, 1..=4_000_000);
+        found.number("audience.reports_max", self.audience.reports_max, 100..=10_000_000);
         found.number("chat.max_sockets", self.chat.max_sockets, 1..=1_000_000);
         found.number("transcode.cpu_share", self.transcode.cpu_share, 0.05..=1.0);
         if self.data.dir.as_os_str().is_empty() {

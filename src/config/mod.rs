@@ -44,6 +44,7 @@ pub struct Config {
     pub live: Live,
     pub recording: Recording,
     pub chat: Chat,
+    pub audience: Audience,
     pub node: Node,
     pub edge: Edge,
     pub transcode: Transcode,
@@ -66,6 +67,7 @@ impl Default for Config {
             live: Live::default(),
             recording: Recording::default(),
             chat: Chat::default(),
+            audience: Audience::default(),
             node: Node::default(),
             edge: Edge::default(),
             transcode: Transcode::default(),
@@ -258,6 +260,28 @@ pub struct Chat {
 impl Default for Chat {
     fn default() -> Self {
         Self { enabled: true, keep: Duration::from_secs(30 * 86_400), max_sockets: 10_000 }
+    }
+}
+
+/// How viewers are counted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Audience {
+    /// How long it is kept how many watched in each minute. What a broadcast came to is kept for ever.
+    #[serde(with = "text::duration")]
+    pub keep: Duration,
+    /// Viewers who report to this node; further ones are not counted.
+    pub sessions_max: u32,
+    /// Viewers of one address or ticket; further ones are not counted.
+    pub sessions_per_address: u32,
+    /// Reports a second; above it players are asked to report less often.
+    pub reports_max: u32,
+}
+
+impl Default for Audience {
+    fn default() -> Self {
+        let keep = Duration::from_secs(400 * 86_400);
+        Self { keep, sessions_max: 1_000_000, sessions_per_address: 1000, reports_max: 50_000 }
     }
 }
 

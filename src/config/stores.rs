@@ -106,11 +106,11 @@ impl Default for Spool {
 }
 
 impl Store {
-    /// What the store needs to know. `chat_keep`: how long rows of chats that age are kept.
+    /// What the store needs to know, and how long rows of chats and of audiences are kept that age.
     ///
     /// # Errors
     /// In words, when the file of certificates cannot be used.
-    pub fn scylla(&self, chat_keep: Duration) -> Result<scylla::Settings, String> {
+    pub fn scylla(&self, chat_keep: Duration, audience_keep: Duration) -> Result<scylla::Settings, String> {
         let some = |text: &String| (!text.is_empty()).then(|| text.clone());
         let login = some(&self.user).map(|user| (user, self.password.clone().unwrap_or_else(|| Secret::new(""))));
         Ok(scylla::Settings {
@@ -123,6 +123,7 @@ impl Store {
             tls: self.tls()?,
             create: self.create,
             chat_keep,
+            audience_keep,
         })
     }
 

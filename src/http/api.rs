@@ -66,6 +66,9 @@ struct Stream {
     shed: Vec<String>,
     /// Where a picture of it is, renewed every half minute; nothing where a ticket is needed to see it.
     poster: Option<String>,
+    /// Who watches, at all nodes, as players report; nothing while it is not live. Not part of what nodes tell each other of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    viewers: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -119,6 +122,7 @@ impl Stream {
             warnings,
             shed,
             poster: None,
+            viewers: None,
         }
     }
 
@@ -155,6 +159,7 @@ impl Stream {
             warnings: warnings.collect(),
             shed: live.shed.iter().map(ToString::to_string).collect(),
             poster: poster.filter(|_| !tickets.needs_ticket(live.stream.as_str())),
+            viewers: None,
         }
     }
 }
@@ -189,8 +194,11 @@ impl FromRequestParts<Arc<App>> for Admin {
 
 #[derive(Debug, Deserialize)]
 struct ListQuery {
-    /// `1`: only those that are live; needs no token.
+    /// `1`: only those that are live, those with most viewers first; needs no token.
     live: Option<u8>,
+    /// Streams in an answer, and what a `next` said: those after.
+    limit: Option<usize>,
+    after: Option<String>,
 }
 
 async fn list(
@@ -199,9 +207,7 @@ async fn list(
     admin: Result<Admin, Problem>,
 ) -> Result<Response, Problem> {
     if query.live == Some(1) {
-        let on = |view: &Value| matches!(view["state"].as_str(), Some("live" | "away"));
-        let live: Vec<_> = app.shown_streams().into_values().filter(on).collect();
-        return Ok(public(&serde_json::json!({ "streams": live, "rtmp_port": app.rtmp_port })));
+        return app.directory(&query).map(|page| public(&page));
     }
     admin?;
     let rows = app.meta.streams(None, PAGE).await?;
@@ -218,7 +224,8 @@ async fn list(
 async fn show(State(app): Shared, Path(id): Path<String>) -> Result<Response, Problem> {
     let id = parse(&id)?;
     if app.lines.live(&id).is_none() {
-        if let Some(view) = app.links.as_ref().and_then(|links| links.stream(&id)) {
+        if let Some(mut view) = app.links.as_ref().and_then(|links| links.stream(&id)) {
+            view["viewers"] = app.watching(&id).into();
             return Ok(public(&view));
         }
         // An edge does not know the streams that are not shown.
@@ -226,7 +233,8 @@ async fn show(State(app): Shared, Path(id): Path<String>) -> Result<Response, Pr
             return Err(unknown(&id));
         }
     }
-    Ok(public(&app.view(id)))
+    let viewers = app.watching(&id);
+    Ok(public(&Stream { viewers, ..app.view(id) }))
 }
 
 #[derive(Debug, Deserialize)]
@@ -357,6 +365,36 @@ impl App {
         let mut views = self.links.as_ref().map(|links| links.streams()).unwrap_or_default();
         views.extend(self.own_streams());
         views
+    }
+
+    /// A page of what is live, by viewers. `next` holds the place of its last stream: one that moves meanwhile may come twice.
+    fn directory(&self, query: &ListQuery) -> Result<Value, Problem> {
+        let wrong = |what| Problem::new(StatusCode::BAD_REQUEST, what);
+        let limit = query.limit.unwrap_or(PAGE);
+        if !(1..=PAGE).contains(&limit) {
+            return Err(wrong(format!("limit: 1 to {PAGE}")));
+        }
+        let place = |text: &str| {
+            Some((std::cmp::Reverse(text.split_once('.')?.0.parse::<u64>().ok()?), text.split_once('.')?.1.to_owned()))
+        };
+        let after = match &query.after {
+            Some(text) => Some(place(text).ok_or_else(|| wrong("after: what an answer gave as next".into()))?),
+            None => None,
+        };
+        let on = |view: &Value| matches!(view["state"].as_str(), Some("live" | "away"));
+        let live = self.shown_streams().into_iter().filter(|(_, view)| on(view));
+        let placed = live.map(|(id, mut view)| {
+            let viewers = self.watching(&id);
+            view["viewers"] = viewers.into();
+            ((std::cmp::Reverse(viewers.unwrap_or(0)), id.to_string()), view)
+        });
+        let mut page: Vec<_> = placed.filter(|(place, _)| after.as_ref().is_none_or(|after| place > after)).collect();
+        page.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let more = page.len() > limit;
+        page.truncate(limit);
+        let next = page.last().filter(|_| more).map(|((viewers, id), _)| format!("{}.{id}", viewers.0));
+        let streams: Vec<_> = page.into_iter().map(|(_, view)| view).collect();
+        Ok(serde_json::json!({ "streams": streams, "next": next, "rtmp_port": self.rtmp_port }))
     }
 
     /// Those that are made here.

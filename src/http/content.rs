@@ -254,7 +254,7 @@ impl Content {
         Self { body, running: None }
     }
 
-    fn whole(bytes: Bytes) -> Self {
+    pub fn whole(bytes: Bytes) -> Self {
         Self::of(Body::Whole(bytes))
     }
 

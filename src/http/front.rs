@@ -16,7 +16,7 @@ use std::{
 
 use axum::{
     Router,
-    http::{HeaderMap, Method, Request, Response, StatusCode},
+    http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header},
     response::IntoResponse,
 };
 use hyper::body::Incoming;
@@ -28,6 +28,7 @@ use super::{
     content::{self, Content},
     hls, link,
     problem::Problem,
+    reports::{self, Sender},
     serve::Counted,
     viewer::{self, Came, Peer, Viewer},
 };
@@ -208,6 +209,12 @@ impl Door {
         }
         let (ticket, path) = viewer::split(request.uri());
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        if let Peer::Public(address) = peer
+            && reports::is_report(path)
+        {
+            let sender = Sender { ticket: ticket.map(str::to_owned), address };
+            return Step::Waits(Box::pin(reports::answer(shared.app.clone(), sender, request)));
+        }
         if is_read && let Some(answer) = chat::kept_slot(&shared.app, path, request.headers()) {
             return Step::Ready(Some(Box::new(answer)));
         }
@@ -218,20 +225,35 @@ impl Door {
             request.extensions_mut().insert(self.connection.counted.clone());
             return Step::Routed(Box::new(shared.router.clone().oneshot(request)));
         };
-        if let Some(answer) = self.kept(path, request.headers()) {
+        let told = reports::split(path, request.headers()).filter(|_| matches!(peer, Peer::Public(_)));
+        if told.is_none()
+            && let Some(answer) = self.kept(path, request.headers())
+        {
             return Step::Ready(Some(Box::new(answer)));
         }
         if !shared.app.readiness.has_started() {
             // What was running is not taken up yet: what the store says of it would be cached.
             return Step::ready(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the node is starting"));
         }
+        let rest = told.as_ref().map_or(rest, |(path, _)| path.strip_prefix("/hls/").unwrap_or(rest));
         let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
         let object = match Object::parse(path, query) {
             Ok(object) => object,
             Err(why) => return Step::ready(why.into()),
         };
+        let told = told.map(|(_, told)| told).zip(match peer {
+            Peer::Public(address) => Some(Sender { ticket: ticket.map(str::to_owned), address }),
+            Peer::Node { .. } => None,
+        });
         let viewer = Viewer::new(ticket.map(Into::into), peer);
         let (app, headers) = (shared.app.clone(), request.into_parts().0.headers);
+        if let Some((told, sender)) = told {
+            return Step::Waits(Box::pin(async move {
+                let agent = headers.get(header::USER_AGENT).map(HeaderValue::as_bytes).unwrap_or_default();
+                reports::of_media(&app, &object, &told, &sender, agent).await;
+                hls::object(&app, &object, &viewer, &headers).await.unwrap_or_else(Into::into)
+            }));
+        }
         Step::Waits(Box::pin(
             async move { hls::object(&app, &object, &viewer, &headers).await.unwrap_or_else(Into::into) },
         ))
@@ -250,7 +272,11 @@ impl Door {
         if !open || app.lines.is_shown(stream) {
             return None;
         }
-        Some(content::kept(&cache.kept(path)?, headers))
+        let kept = cache.kept(path)?;
+        if matches!(self.connection.peer, Peer::Public(_)) {
+            reports::hit_path(app, path);
+        }
+        Some(content::kept(&kept, headers))
     }
 }
 

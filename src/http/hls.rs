@@ -14,6 +14,7 @@ use super::{
     App, Shared,
     content::{self, Content},
     problem::Problem,
+    reports,
     viewer::Viewer,
 };
 use crate::{
@@ -53,6 +54,9 @@ pub async fn object(
     let until = now() + TAKEOVER;
     loop {
         let answer = app.found(object, viewer, headers).await;
+        if answer.is_ok() && viewer.address().is_some() {
+            reports::hit(app, object);
+        }
         // The node that made it is gone, and another is about to go on: a viewer is to notice neither.
         let is_lost = answer.as_ref().is_err_and(|problem| problem.is_not_found() || problem.is_ours());
         if !is_lost || now() >= until || viewer.is_by_detour() || !app.is_between(object) {

@@ -1,6 +1,6 @@
 //! This node's end of the links that edges open to it ([`crate::cache::link`]), and the door of the internal port.
 
-use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
+use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -23,7 +23,11 @@ use crate::{
     auth,
     cache::link::{Access, BEAT, Message, News},
     id::StreamId,
+    time::{Timestamp, now},
 };
+
+/// How often the number of viewers is told.
+const COUNTED: Duration = Duration::from_secs(1);
 
 /// What anyone on the internal port may ask: load balancers and monitors know no secret.
 const OPEN: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
@@ -74,6 +78,8 @@ pub async fn link(State(app): Shared) -> Response {
         access: app.access.subscribe(),
         announced: app.announcements.subscribe(),
         shown: BTreeMap::new(),
+        viewers: BTreeMap::new(),
+        counted: Timestamp::default(),
         begun: false,
         beat,
         app,
@@ -92,6 +98,8 @@ struct Telling {
     announced: broadcast::Receiver<Arc<str>>,
     /// Streams as the reader knows them.
     shown: BTreeMap<StreamId, Value>,
+    viewers: BTreeMap<StreamId, u64>,
+    counted: Timestamp,
     begun: bool,
     beat: Interval,
 }
@@ -126,6 +134,7 @@ impl Telling {
             },
             _ = self.beat.tick() => {
                 self.tell_streams(&mut lines);
+                self.tell_viewers(&mut lines);
                 if lines.is_empty() {
                     write(&mut lines, &Message::Beat);
                 }
@@ -141,6 +150,7 @@ impl Telling {
             let stays = views.contains_key(id);
             if !stays {
                 write(lines, &Message::Gone { id: id.clone() });
+                self.viewers.remove(id);
             }
             stays
         });
@@ -149,6 +159,26 @@ impl Telling {
                 write(lines, &Message::Stream { id: id.clone(), view: view.clone() });
                 self.shown.insert(id, view);
             }
+        }
+    }
+}
+
+impl Telling {
+    /// Tells how many viewers streams have, where that has changed, once a second.
+    fn tell_viewers(&mut self, lines: &mut Vec<u8>) {
+        if now() - self.counted < COUNTED {
+            return;
+        }
+        self.counted = now();
+        let mut counts = BTreeMap::new();
+        for id in self.shown.keys() {
+            let viewers = self.app.watching(id).unwrap_or(0);
+            if self.viewers.insert(id.clone(), viewers) != Some(viewers) {
+                counts.insert(id.clone(), viewers);
+            }
+        }
+        if !counts.is_empty() {
+            write(lines, &Message::Viewers { counts });
         }
     }
 }

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tower_http::cors::{Any, CorsLayer};
 
 pub mod api;
+mod audience;
 pub mod chat;
 mod content;
 mod feed;
@@ -30,12 +31,14 @@ mod pace;
 mod pages;
 mod problem;
 mod recordings;
+pub mod reports;
 pub mod serve;
 mod tickets;
 pub mod tls;
 mod viewer;
 
 use crate::{
+    audience::pending::Pending,
     auth,
     cache::{
         Cache,
@@ -70,6 +73,9 @@ pub struct App {
     /// Posters and storyboards; `None` where none are made.
     pub pictures: Option<Pictures>,
     pub chats: chat::Chats,
+    pub viewers: reports::Viewers,
+    /// What was counted and is not stored yet.
+    pub counted: Pending,
     pub meta: Arc<dyn Meta>,
     pub health: Arc<Health>,
     pub readiness: Readiness,
@@ -133,6 +139,7 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(api::routes())
         .merge(recordings::routes())
         .merge(chat::routes())
+        .merge(audience::routes())
         .merge(tickets::routes())
         .merge(ops::routes())
         .merge(pages::routes())
@@ -149,6 +156,7 @@ pub fn internal_router(app: Arc<App>) -> Router {
         .route(&format!("{}{{stream}}", feed::KICK), post(feed::kick))
         .merge(ops::routes())
         .merge(chat::internal_routes())
+        .merge(audience::internal_routes())
         .fallback(|| async { problem::Problem::not_found("no such thing on the internal port") })
         .layer(middleware::from_fn(common))
         .with_state(app)

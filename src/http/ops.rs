@@ -81,6 +81,10 @@ async fn metrics(State(app): Shared) -> Response {
     }
     let live = app.lines.all();
     ::metrics::gauge!("weir_streams_live").set(live.len() as f64);
+    let audience = &app.viewers.audience;
+    let here = audience.table.crowds().iter().map(|crowd| crowd.viewers_here()).sum::<u64>();
+    ::metrics::gauge!("weir_viewers").set(here as f64);
+    ::metrics::gauge!("weir_viewer_sessions").set(audience.table.len() as f64);
     let format = [(header::CONTENT_TYPE, "text/plain; version=0.0.4"), (header::CACHE_CONTROL, "no-store")];
     (format, (app.metrics)()).into_response()
 }

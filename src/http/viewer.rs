@@ -9,18 +9,19 @@ use axum::{
 
 use ipnet::IpNet;
 
-use super::{App, problem::Problem};
+use super::{App, problem::Problem, reports};
 use crate::{
     auth::tickets::Refusal,
     id::{BroadcastId, StreamId},
     time::unix_now,
 };
 
-/// Takes the ticket out of `/t/{ticket}/hls/...`; gives it, and path and query without it.
+/// Takes the ticket out of `/t/{ticket}/hls/...` and `/t/{ticket}/api/v1/cmcd`; gives it, and path and query without it.
 pub fn split(uri: &Uri) -> (Option<&str>, &str) {
     let all = uri.path_and_query().map_or("/", PathAndQuery::as_str);
     let ticketed = all.strip_prefix("/t/").and_then(|rest| {
-        let slash = rest.find('/').filter(|slash| rest[*slash..].starts_with("/hls/"))?;
+        let is_it = |path: &str| path.starts_with("/hls/") || reports::is_report(path);
+        let slash = rest.find('/').filter(|slash| is_it(&rest[*slash..]))?;
         Some((Some(&rest[..slash]), &rest[slash..]))
     });
     ticketed.unwrap_or((None, all))

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -15,6 +16,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
+mod counting;
 mod gate;
 mod peers;
 mod stores;
@@ -24,6 +26,7 @@ use peers::{Peers, Place, Upstreams};
 pub use stores::Opened;
 
 use crate::{
+    audience::{self, Audience, pending::Pending, tell::Teller},
     auth,
     cache::{
         self, Cache,
@@ -58,6 +61,8 @@ const PACE_MAX: Duration = Duration::from_millis(112);
 const ACCESS_EVERY: Duration = Duration::from_secs(1);
 /// Objects that an edge may be fetching: some ten for each of 400 streams that start at once.
 const FILLS_MAX: usize = 4096;
+/// Broadcasts and recordings that are watched at a time.
+const CROWDS_MAX: usize = 20_000;
 /// Each line's replay ring: three chunks and a long GOP of a 20 Mb/s stream.
 const RING_BYTES: usize = 32 << 20;
 
@@ -93,6 +98,8 @@ fn stop_signal() -> Result<impl Future<Output = ()>> {
 }
 
 struct Node {
+    /// `data.dir`.
+    data: PathBuf,
     app: Arc<App>,
     lines: Lines,
     ingest: Arc<Ingest>,
@@ -188,20 +195,31 @@ impl Node {
             }
             false => None,
         };
-        let chats = config.chat.keep;
-        let policy = Policy { keep: config.recording.keep, bytes_max: config.recording.disk_mb << 20, chats };
+        let (chats, audiences) = (config.chat.keep, config.audience.keep);
+        let policy =
+            Policy { keep: config.recording.keep, bytes_max: config.recording.disk_mb << 20, chats, audiences };
         let jobs = Jobs::new(library.clone(), config.node.id.clone(), policy);
         let places: Arc<dyn chat::Places> = match (&peers, &links) {
             (Some(peers), _) => peers.clone(),
             (None, Some(links)) if !is_origin => Arc::new(Upstreams::new(links.clone())),
             _ => Arc::new(chat::Alone::default()),
         };
+        let others: Option<Arc<dyn audience::tell::Others>> = match (&peers, &links) {
+            (Some(peers), _) => Some(peers.clone()),
+            (None, Some(links)) if !is_origin => Some(Arc::new(Upstreams::new(links.clone()))),
+            _ => None,
+        };
+        let counting = config.counting(&via, is_origin, others.is_some(), &admin);
+        let audience = Audience::new(counting);
+        let teller = others.zip(nodes.clone()).map(|(others, nodes)| Teller::new(audience.clone(), nodes, others));
         let sockets_max = config.chat.max_sockets as usize;
         let rooms = chat::Rooms::new(stores.meta.clone(), places, nodes, sockets_max, no_more_viewers.clone());
         let keep_chats = is_origin.then(|| rooms.keep(config.chat.keep));
         let app = Arc::new(App {
             node: config.node.id.clone(),
             chats: http::chat::Chats::new(rooms, config.chat.enabled),
+            viewers: http::reports::Viewers::new(audience, config.live.even_part()),
+            counted: Pending::default(),
             lines: lines.clone(),
             library,
             jobs: jobs.clone(),
@@ -282,8 +300,11 @@ impl Node {
         if let Some(keep_chats) = keep_chats {
             servers.spawn(keep_chats.run(stop()));
         }
+        counting::restore(&app, dir);
+        servers.spawn(counting::run(app.clone(), teller, stop()));
         app.readiness.start();
-        Ok(Self { app, lines, ingest, opened, peers, rtmp, no_more_viewers, servers })
+        let data = dir.clone();
+        Ok(Self { data, app, lines, ingest, opened, peers, rtmp, no_more_viewers, servers })
     }
 
     /// Stops in the order that loses nothing: no new work, open chunks finished and stored, viewers, store.
@@ -299,6 +320,7 @@ impl Node {
         self.rtmp.over.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(1), self.ingest.drained()).await;
         self.lines.close(LINES_PATIENCE).await;
+        counting::close(&self.app, &self.data).await;
         self.no_more_viewers.cancel();
         let _ = tokio::time::timeout(HTTP_PATIENCE, self.app.chats.rooms.ended()).await;
         self.servers.close();
@@ -379,6 +401,25 @@ impl Config {
             reconnect_window: self.live.reconnect_window,
             ladder: self.ladder.clone(),
             ring_bytes: RING_BYTES,
+        }
+    }
+
+    /// How viewers are counted.
+    fn counting(&self, via: &str, is_origin: bool, shares: bool, admin: &auth::Secret) -> audience::Config {
+        let settings = &self.audience;
+        audience::Config {
+            node: self.node.id.clone(),
+            process: via.to_owned(),
+            limits: audience::Limits {
+                sessions: settings.sessions_max as usize,
+                per_address: settings.sessions_per_address,
+                crowds: CROWDS_MAX,
+            },
+            reports_max: settings.reports_max,
+            shares,
+            knows_all: is_origin,
+            // Nodes of one cluster have a secret in common; one that is alone has its own.
+            secret: self.internal.secret.clone().unwrap_or_else(|| admin.clone()),
         }
     }
 

@@ -28,6 +28,7 @@ use tracing::{info, warn};
 use url::Url;
 
 use crate::{
+    audience::tell::Others,
     cache::{
         link::{Links, News},
         upstream::Nodes,
@@ -311,6 +312,21 @@ impl chat::Places for Upstreams {
 
     fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
+    }
+}
+
+impl Others for Peers {
+    fn there(&self) -> Vec<(usize, Option<String>)> {
+        let known = self.known.lock().expect("no panic while held");
+        let there = known.iter().filter(|(_, peer)| self.links.is_alive(peer.upstream));
+        there.map(|(node, peer)| (peer.upstream, Some(node.to_string()))).collect()
+    }
+}
+
+impl Others for Upstreams {
+    /// The first that is there: it tells the others.
+    fn there(&self) -> Vec<(usize, Option<String>)> {
+        (0..self.links.len()).find(|at| self.links.is_alive(*at)).map(|at| (at, None)).into_iter().collect()
     }
 }
 

@@ -39,7 +39,8 @@ impl Opened {
         let meta: Arc<dyn crate::store::Meta> = match &embedded {
             Some(embedded) => embedded.clone(),
             None => {
-                let settings = config.store.scylla(config.chat.keep).map_err(anyhow::Error::msg)?;
+                let settings =
+                    config.store.scylla(config.chat.keep, config.audience.keep).map_err(anyhow::Error::msg)?;
                 let what = || format!("cannot use the database at {}", config.store.nodes.join(", "));
                 Arc::new(Scylla::open(settings).await.with_context(what)?)
             }

@@ -50,10 +50,10 @@ const EXPORTS_OPEN: usize = 64;
 const EXPORTS_AT_ONCE: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Between two looks for what was said long ago.
+/// Between two looks for what is to go because it is old.
 const TRIM: Duration = Duration::from_secs(3600);
 
-/// How long recordings are kept on this node, and what is said beside streams.
+/// How long this node keeps what.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Policy {
     pub keep: Keep,
@@ -61,6 +61,8 @@ pub struct Policy {
     pub bytes_max: u64,
     /// What is said beside streams; zero: for ever.
     pub chats: Duration,
+    /// Who watched when; zero: for ever.
+    pub audiences: Duration,
 }
 
 /// A job as people see it.
@@ -274,7 +276,7 @@ impl Jobs {
             loop {
                 let tried = self.work().await;
                 if trimmed.is_none_or(|at| now() - at >= TRIM) {
-                    self.trim_chats(unix_now()).await;
+                    self.trim(unix_now()).await;
                     trimmed = Some(now());
                 }
                 if let Err(why) = &tried {
@@ -288,15 +290,19 @@ impl Jobs {
         let _: Option<()> = stop.run_until_cancelled(work).await;
     }
 
-    /// Lets go of what was said long ago, where the store does not do so by itself.
-    async fn trim_chats(&self, now: UnixMs) {
-        let keep = self.policy.chats.as_millis() as i64;
-        if keep == 0 {
-            return;
-        }
-        let before = EventId::first_at(UnixMs(now.0 - keep));
-        if let Err(why) = self.library.stores().meta.trim_chat(before).await {
+    /// Lets go of what was said and counted long ago, where the store does not do so by itself.
+    async fn trim(&self, now: UnixMs) {
+        let meta = &self.library.stores().meta;
+        let before = |keep: Duration| (!keep.is_zero()).then(|| UnixMs(now.0 - keep.as_millis() as i64));
+        if let Some(before) = before(self.policy.chats)
+            && let Err(why) = meta.trim_chat(EventId::first_at(before)).await
+        {
             warn!(%why, "what was said long ago stays for now");
+        }
+        if let Some(before) = before(self.policy.audiences)
+            && let Err(why) = meta.trim_audience(before).await
+        {
+            warn!(%why, "who watched long ago stays for now");
         }
     }
 

@@ -18,14 +18,18 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{
-    About, AccessRow, BroadcastRow, ChatLog, ChatRow, ChatWrite, ChunkRow, ClipRow, ClipsOf, EpochRow, Error, JobRow,
-    Meta, NodeRow, Result, StreamRow,
+    About, AccessRow, AudienceRow, AudienceSpan, BroadcastRow, ChatLog, ChatRow, ChatWrite, ChunkRow, ClipRow, ClipsOf,
+    EpochRow, Error, JobRow, Meta, NodeRow, Result, StreamRow,
 };
-use crate::id::{BroadcastId, ClipId, EventId, StreamId};
+use crate::{
+    id::{BroadcastId, ClipId, EventId, StreamId},
+    time::UnixMs,
+};
 use engine::{Db, Put};
 use keys::Space;
 use writer::{Check, Job, Write};
 
+mod audience;
 mod chat;
 mod engine;
 mod keys;
@@ -419,11 +423,33 @@ impl Meta for Embedded {
     }
 
     async fn drop_chat(&self, stream: &StreamId, log: &ChatLog) -> Result<()> {
-        self.drop_chat_rows(keys::chat_log(stream, log)).await
+        self.drop_rows(Space::Chat, keys::chat_log(stream, log)).await
     }
 
     async fn trim_chat(&self, before: EventId) -> Result<()> {
         self.trim(before).await
+    }
+
+    async fn put_audience(&self, stream: &StreamId, rows: Vec<AudienceRow>) -> Result<()> {
+        self.write_audience(stream, rows).await
+    }
+
+    async fn audience(
+        &self,
+        stream: &StreamId,
+        span: AudienceSpan,
+        (from, to): (UnixMs, UnixMs),
+        limit: usize,
+    ) -> Result<Vec<AudienceRow>> {
+        self.page(Space::Audience, keys::audiences(stream, span, from, to), false, limit).await
+    }
+
+    async fn audience_of(&self, stream: &StreamId, broadcast: &BroadcastId) -> Result<Vec<AudienceRow>> {
+        self.page(Space::Audience, keys::audience_of(stream, broadcast), false, usize::MAX).await
+    }
+
+    async fn trim_audience(&self, before: UnixMs) -> Result<()> {
+        self.trim_audiences(before).await
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     time::UnixMs,
 };
 
+mod audience;
 pub mod blobs;
 mod chat;
 pub mod embedded;
@@ -21,6 +22,7 @@ pub mod objects;
 pub mod remote;
 pub mod scylla;
 
+pub use audience::{AudienceRow, AudienceSpan};
 pub use chat::{ChatLog, ChatRow, ChatWrite, chat_bucket};
 
 /// A stream as its owner made it.
@@ -419,6 +421,21 @@ pub trait Meta: Send + Sync + 'static {
     async fn drop_chat(&self, stream: &StreamId, log: &ChatLog) -> Result<()>;
     /// Deletes rows before this id in all logs that age ([`ChatLog::ages`]), where the store does not do so by itself.
     async fn trim_chat(&self, before: EventId) -> Result<()>;
+
+    /// Writes rows of a stream's audience, each in the place of one of its name that was made before. In any order, and again.
+    async fn put_audience(&self, stream: &StreamId, rows: Vec<AudienceRow>) -> Result<()>;
+    /// Rows of minutes, hours or marks from one moment to before another, oldest first, at most `limit`.
+    async fn audience(
+        &self,
+        stream: &StreamId,
+        span: AudienceSpan,
+        (from, to): (UnixMs, UnixMs),
+        limit: usize,
+    ) -> Result<Vec<AudienceRow>>;
+    /// Rows of a whole broadcast, in no order: one of each process that counted. There are few.
+    async fn audience_of(&self, stream: &StreamId, broadcast: &BroadcastId) -> Result<Vec<AudienceRow>>;
+    /// Deletes rows of minutes, hours and marks before a moment, where the store does not do so by itself.
+    async fn trim_audience(&self, before: UnixMs) -> Result<()>;
 }
 
 /// Chunk bytes under names made of ids and numbers ([`blob_name`]).

@@ -66,6 +66,7 @@ pub fn cql_at(node: &str, keyspace: &str) -> scylla::Settings {
         tls: None,
         create: true,
         chat_keep: std::time::Duration::from_secs(86_400),
+        audience_keep: std::time::Duration::from_secs(86_400),
     }
 }
 

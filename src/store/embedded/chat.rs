@@ -64,12 +64,12 @@ impl Embedded {
     }
 
     /// Deletes the rows of a range, some at a time.
-    pub(super) async fn drop_chat_rows(&self, range: Range<Vec<u8>>) -> Result<()> {
+    pub(super) async fn drop_rows(&self, space: Space, range: Range<Vec<u8>>) -> Result<()> {
         loop {
             let range = range.clone();
-            let lot = self.read(move |db| some_keys(db, range)).await?;
+            let lot = self.read(move |db| some_keys(db, space, range)).await?;
             let is_last = lot.len() < LOT;
-            let gone = lot.into_iter().map(|key| Put { space: Space::Chat, key, value: None });
+            let gone = lot.into_iter().map(|key| Put { space, key, value: None });
             self.write(Check::Nothing, gone.collect(), false).await?;
             if is_last {
                 return Ok(());
@@ -82,22 +82,23 @@ impl Embedded {
         let mut from = Vec::new();
         loop {
             let begin = from.clone();
-            let first = self.read(move |db| Ok(some_keys(db, begin..vec![u8::MAX])?.into_iter().next())).await?;
+            let first =
+                self.read(move |db| Ok(some_keys(db, Space::Chat, begin..vec![u8::MAX])?.into_iter().next())).await?;
             let Some(key) = first else { return Ok(()) };
             if keys::is_of(&key, &AGEING) {
                 let head = &key[..key.len() - 8];
                 let end = [head, &before.0.to_be_bytes()].concat();
-                self.drop_chat_rows([head, &[0; 8]].concat()..end).await?;
+                self.drop_rows(Space::Chat, [head, &[0; 8]].concat()..end).await?;
             }
             from = keys::after_log(&key);
         }
     }
 }
 
-fn some_keys(db: &Db, range: Range<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
-    let rows = db.table(Space::Chat).range(range).take(LOT);
+pub(super) fn some_keys(db: &Db, space: Space, range: Range<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
+    let rows = db.table(space).range(range).take(LOT);
     let key = |row: fjall::Guard| row.key().map(|key| key.to_vec());
-    rows.map(key).collect::<std::result::Result<_, _>>().map_err(|error| engine::read_error("a chat", error))
+    rows.map(key).collect::<std::result::Result<_, _>>().map_err(|error| engine::read_error("keys", error))
 }
 
 fn page(rows: impl Iterator<Item = fjall::Guard>, limit: usize) -> Result<Vec<ChatRow>> {

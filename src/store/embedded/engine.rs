@@ -42,6 +42,7 @@ pub(super) struct Db {
     nodes: Keyspace,
     chat: Keyspace,
     chat_rules: Keyspace,
+    audience: Keyspace,
     /// Bytes written to each table since it was last told to write itself out.
     unrotated: [AtomicUsize; Space::ALL.len()],
 }
@@ -80,6 +81,7 @@ impl Db {
             nodes: table("nodes")?,
             chat: table("chat")?,
             chat_rules: table("chat_rules")?,
+            audience: table("audience")?,
             unrotated: Default::default(),
             database,
         })
@@ -100,6 +102,7 @@ impl Db {
             Space::Nodes => &self.nodes,
             Space::Chat => &self.chat,
             Space::ChatRules => &self.chat_rules,
+            Space::Audience => &self.audience,
         }
     }
 

@@ -7,7 +7,8 @@ use std::ops::Range;
 
 use crate::{
     id::{BroadcastId, ClipId, EventId, StreamId},
-    store::{ChatLog, ClipsOf},
+    store::{AudienceRow, AudienceSpan, ChatLog, ClipsOf},
+    time::UnixMs,
 };
 
 /// Chunk numbers per bucket: an hour of 2 s chunks.
@@ -31,10 +32,11 @@ pub(super) enum Space {
     Nodes,
     Chat,
     ChatRules,
+    Audience,
 }
 
 impl Space {
-    pub(super) const ALL: [Space; 13] = [
+    pub(super) const ALL: [Space; 14] = [
         Space::Streams,
         Space::Epochs,
         Space::Broadcasts,
@@ -48,6 +50,7 @@ impl Space {
         Space::Nodes,
         Space::Chat,
         Space::ChatRules,
+        Space::Audience,
     ];
 }
 
@@ -202,6 +205,42 @@ pub(super) fn rule_name(key: &[u8]) -> Option<&str> {
     std::str::from_utf8(&key[begin..]).ok()
 }
 
+/// A row of an audience.
+pub(super) fn audience(stream: &StreamId, row: &AudienceRow) -> Vec<u8> {
+    let tail = [row.broadcast.as_str().as_bytes(), &[0], row.part.as_bytes()].concat();
+    match row.span {
+        AudienceSpan::Whole => join(stream, &[&[0, row.span.number()], &tail]),
+        _ => join(stream, &[&[0, row.span.number()], &moment(row.at), &tail]),
+    }
+}
+
+/// Rows of minutes or hours from one moment to before another.
+pub(super) fn audiences(stream: &StreamId, span: AudienceSpan, from: UnixMs, to: UnixMs) -> Range<Vec<u8>> {
+    let head = |at: UnixMs| join(stream, &[&[0, span.number()], &moment(at)]);
+    head(from)..head(to.max(from))
+}
+
+/// Rows of a whole broadcast.
+pub(super) fn audience_of(stream: &StreamId, broadcast: &BroadcastId) -> Range<Vec<u8>> {
+    let head = |end| join(stream, &[&[0, AudienceSpan::Whole.number()], broadcast.as_str().as_bytes(), &[end]]);
+    head(0)..head(1)
+}
+
+/// The stream in the key of an audience's row.
+pub(super) fn audience_stream(key: &[u8]) -> Option<StreamId> {
+    std::str::from_utf8(key.split(|byte| *byte == 0).next()?).ok()?.parse().ok()
+}
+
+/// The first key that can come after all of a stream's.
+pub(super) fn after_audience(stream: &StreamId) -> Vec<u8> {
+    join(stream, &[&[1]])
+}
+
+/// A moment; those before 1970 are as 1970.
+fn moment(at: UnixMs) -> [u8; 8] {
+    (at.0.max(0) as u64).to_be_bytes()
+}
+
 /// Writes a key for people.
 pub(super) fn show(space: Space, key: &[u8]) -> String {
     let number = |from_end: usize| {
@@ -222,6 +261,7 @@ pub(super) fn show(space: Space, key: &[u8]) -> String {
         Space::Nodes => format!("node {}", head(0)),
         Space::Chat => format!("chat row {} of {}", EventId(number(8)), head(8)),
         Space::ChatRules => format!("chat rule {}", head(0)),
+        Space::Audience => format!("audience row {}", head(0)),
         Space::Broadcasts | Space::Open => format!("broadcast {}", head(0)),
         Space::Epochs => format!("epoch {} of {}", number(8), head(8)),
         Space::Chunks => format!("chunk {} of epoch {} of {}", number(16), number(8), head(24)),

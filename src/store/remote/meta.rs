@@ -9,9 +9,10 @@ use crate::{
     id::{BroadcastId, ClipId, EventId, StreamId},
     media::Pieces,
     store::{
-        About, AccessRow, BroadcastRow, ChatLog, ChatRow, ChatWrite, ChunkRow, ClipRow, ClipsOf, EpochRow, Error,
-        JobRow, Meta, NodeRow, Result, StreamRow,
+        About, AccessRow, AudienceRow, AudienceSpan, BroadcastRow, ChatLog, ChatRow, ChatWrite, ChunkRow, ClipRow,
+        ClipsOf, EpochRow, Error, JobRow, Meta, NodeRow, Result, StreamRow,
     },
+    time::UnixMs,
 };
 
 /// The rows' side of a [`Remote`].
@@ -322,7 +323,11 @@ impl Meta for RemoteMeta {
     }
 
     async fn put_chat(&self, stream: &StreamId, writes: Vec<ChatWrite>) -> Result<()> {
-        for writes in lots(writes) {
+        let size = |write: &ChatWrite| match write {
+            ChatWrite::Row { row, .. } => row.body.len(),
+            ChatWrite::Rule { body, .. } => body.as_ref().map_or(0, String::len),
+        };
+        for writes in lots(writes, size) {
             let entry = Entry::Chat { stream: stream.clone(), writes: writes.clone() };
             self.0.write(entry, Pieces::default(), self.0.meta.put_chat(stream, writes)).await?;
         }
@@ -367,6 +372,33 @@ impl Meta for RemoteMeta {
     async fn trim_chat(&self, before: EventId) -> Result<()> {
         self.0.meta.trim_chat(before).await
     }
+
+    /// What waits is not read: it is newer than what is stored by minutes at most, and history that is shown has an end anyway.
+    async fn put_audience(&self, stream: &StreamId, rows: Vec<AudienceRow>) -> Result<()> {
+        for rows in lots(rows, |row| row.body.len()) {
+            let entry = Entry::Audience { stream: stream.clone(), rows: rows.clone() };
+            self.0.write(entry, Pieces::default(), self.0.meta.put_audience(stream, rows)).await?;
+        }
+        Ok(())
+    }
+
+    async fn audience(
+        &self,
+        stream: &StreamId,
+        span: AudienceSpan,
+        between: (UnixMs, UnixMs),
+        limit: usize,
+    ) -> Result<Vec<AudienceRow>> {
+        self.0.meta.audience(stream, span, between, limit).await
+    }
+
+    async fn audience_of(&self, stream: &StreamId, broadcast: &BroadcastId) -> Result<Vec<AudienceRow>> {
+        self.0.meta.audience_of(stream, broadcast).await
+    }
+
+    async fn trim_audience(&self, before: UnixMs) -> Result<()> {
+        self.0.meta.trim_audience(before).await
+    }
 }
 
 impl RemoteMeta {
@@ -381,11 +413,7 @@ impl RemoteMeta {
 }
 
 /// Divides writes so that each lot fits into one that waits ([`spool::HEAD_MAX`]).
-fn lots(writes: Vec<ChatWrite>) -> Vec<Vec<ChatWrite>> {
-    let size = |write: &ChatWrite| match write {
-        ChatWrite::Row { row, .. } => row.body.len(),
-        ChatWrite::Rule { body, .. } => body.as_ref().map_or(0, String::len),
-    };
+fn lots<T>(writes: Vec<T>, size: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
     let (mut lots, mut bytes) = (Vec::new(), usize::MAX);
     for write in writes {
         // Quotes are escaped there: at worst each byte is two.

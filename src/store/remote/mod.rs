@@ -383,6 +383,7 @@ impl Remote {
             }
             Entry::Epoch { stream, row } => self.take_late(&stream, row).await,
             Entry::Chat { stream, writes } => self.meta.put_chat(&stream, writes).await,
+            Entry::Audience { stream, rows } => self.meta.put_audience(&stream, rows).await,
         }
     }
 

@@ -16,7 +16,9 @@ use super::Side;
 use crate::{
     id::{BroadcastId, Rendition, StreamId},
     media::Pieces,
-    store::{Blobs, BroadcastRow, ChatWrite, Child, ChunkRow, EpochRow, Error, Result, blob_name, blobs::Folder},
+    store::{
+        AudienceRow, Blobs, BroadcastRow, ChatWrite, Child, ChunkRow, EpochRow, Error, Result, blob_name, blobs::Folder,
+    },
 };
 
 /// Files per folder.
@@ -53,10 +55,14 @@ pub enum Entry {
         stream: StreamId,
         writes: Vec<ChatWrite>,
     },
+    Audience {
+        stream: StreamId,
+        rows: Vec<AudienceRow>,
+    },
 }
 
 impl Entry {
-    /// The broadcast it is of, `stream/broadcast`; `stream//chat`, which no broadcast is called, of what is of none.
+    /// The broadcast it is of, `stream/broadcast`; `stream//chat` and the like, which no broadcast is called, of what is of none.
     pub fn show(&self) -> String {
         match self {
             Entry::Blob { name, .. } => show_of(name),
@@ -64,6 +70,7 @@ impl Entry {
             Entry::Broadcast { row } => format!("{}/{}", row.stream, row.id),
             Entry::Epoch { stream, row } => format!("{stream}/{}", row.broadcast),
             Entry::Chat { stream, .. } => chat_of(stream),
+            Entry::Audience { stream, .. } => format!("{stream}//audience"),
         }
     }
 
@@ -75,6 +82,7 @@ impl Entry {
             Entry::Broadcast { .. } => "a broadcast's row",
             Entry::Epoch { .. } => "an epoch",
             Entry::Chat { .. } => "chat rows",
+            Entry::Audience { .. } => "rows of an audience",
         }
     }
 
@@ -87,7 +95,7 @@ impl Entry {
         match self {
             Entry::Blob { name, .. } => numbers(name).map(|(_, epoch)| epoch),
             Entry::Chunk { row, .. } => Some(row.epoch),
-            Entry::Broadcast { .. } | Entry::Epoch { .. } | Entry::Chat { .. } => None,
+            Entry::Broadcast { .. } | Entry::Epoch { .. } | Entry::Chat { .. } | Entry::Audience { .. } => None,
         }
     }
 
@@ -357,7 +365,7 @@ impl Spool {
     fn is_next(&self, number: u64) -> bool {
         match &self.waiting[&number] {
             Entry::Blob { .. } => false,
-            Entry::Chunk { .. } | Entry::Broadcast { .. } | Entry::Chat { .. } => true,
+            Entry::Chunk { .. } | Entry::Broadcast { .. } | Entry::Chat { .. } | Entry::Audience { .. } => true,
             Entry::Epoch { stream, .. } => {
                 let is_of = |entry: &Entry| matches!(entry, Entry::Epoch { stream: of, .. } if of == stream);
                 !self.waiting.range(..number).any(|(_, entry)| is_of(entry))

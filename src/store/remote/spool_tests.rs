@@ -65,6 +65,7 @@ fn order(spool: &mut Spool) -> Vec<String> {
             Entry::Broadcast { row } => format!("broadcast {}", row.id),
             Entry::Epoch { row, .. } => format!("epoch {}", row.epoch),
             Entry::Chat { writes, .. } => format!("chat {}", writes.len()),
+            Entry::Audience { rows, .. } => format!("audience {}", rows.len()),
         });
         spool.done(number);
     }

@@ -8,17 +8,16 @@ use scylla::{
     serialize::batch::BatchValues,
     statement::batch::{Batch, BatchType},
 };
-use serde::Serialize;
 use uuid::Uuid;
 
-use super::{SPREAD, Scylla, applied, cql_limit, decode, readable, statements::Statements};
+use super::{SPREAD, Scylla, applied, cql_limit, decode, json, readable, statements::Statements};
 use crate::{
     id::{BroadcastId, ClipId, EventId, StreamId},
     store::{
-        About, AccessRow, BroadcastRow, ChatLog, ChatRow, ChatWrite, ChunkRow, ClipRow, ClipsOf, EpochRow, Error,
-        JobRow, Meta, NodeRow, Result, StreamRow,
+        About, AccessRow, AudienceRow, AudienceSpan, BroadcastRow, ChatLog, ChatRow, ChatWrite, ChunkRow, ClipRow,
+        ClipsOf, EpochRow, Error, JobRow, Meta, NodeRow, Result, StreamRow,
     },
-    time::{now, unix_now},
+    time::{UnixMs, now, unix_now},
 };
 
 /// Chunk numbers per partition: an hour of 2 s chunks.
@@ -38,10 +37,6 @@ const DELETES: usize = 64;
 /// The partition of a row that is found by its id.
 fn part(id: &str) -> i8 {
     (crc32fast::hash(id.as_bytes()) % SPREAD as u32) as i8
-}
-
-fn json<T: Serialize>(row: &T) -> String {
-    serde_json::to_string(row).expect("a row is plain data")
 }
 
 fn owner(of: &ClipsOf) -> (i8, &str) {
@@ -370,6 +365,31 @@ impl Meta for Scylla {
 
     /// Rows go by their time to live.
     async fn trim_chat(&self, _: EventId) -> Result<()> {
+        Ok(())
+    }
+
+    async fn put_audience(&self, stream: &StreamId, rows: Vec<AudienceRow>) -> Result<()> {
+        try_join_all(rows.iter().map(|row| self.write_audience(stream, row))).await.map(drop)
+    }
+
+    async fn audience(
+        &self,
+        stream: &StreamId,
+        span: AudienceSpan,
+        between: (UnixMs, UnixMs),
+        limit: usize,
+    ) -> Result<Vec<AudienceRow>> {
+        self.audience_page(stream, span, between, limit).await
+    }
+
+    async fn audience_of(&self, stream: &StreamId, broadcast: &BroadcastId) -> Result<Vec<AudienceRow>> {
+        let values = (stream.as_str(), broadcast.as_str());
+        let rows = self.read::<(String,)>(|s| &s.audience_of, values, usize::MAX).await?;
+        Ok(rows.iter().filter_map(|(body,)| readable(&format!("audience of {stream}/{broadcast}"), body)).collect())
+    }
+
+    /// Rows go by their time to live.
+    async fn trim_audience(&self, _: UnixMs) -> Result<()> {
         Ok(())
     }
 }

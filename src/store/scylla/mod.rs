@@ -26,7 +26,7 @@ use scylla::{
     statement::prepared::PreparedStatement,
     value::{CqlValue, Row},
 };
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Error, Result};
 use crate::{
@@ -38,6 +38,7 @@ use connect::Profiles;
 use schema::Standing;
 use statements::Statements;
 
+mod audience;
 mod chat;
 mod connect;
 mod meta;
@@ -69,6 +70,8 @@ pub struct Settings {
     pub create: bool,
     /// Rows of chats that age go after this.
     pub chat_keep: Duration,
+    /// Minutes and hours of audiences go after this.
+    pub audience_keep: Duration,
 }
 
 /// The metadata store of a cluster. Clones share it.
@@ -367,6 +370,10 @@ fn applied(answer: &scylla::response::query_result::QueryResult) -> Result<bool>
 
 fn decode<T: DeserializeOwned>(what: &str, body: &str) -> Result<T> {
     serde_json::from_str(body).map_err(|error| Error::Damaged(format!("{what}: {error}")))
+}
+
+fn json<T: Serialize>(row: &T) -> String {
+    serde_json::to_string(row).expect("a row is plain data")
 }
 
 fn cql_limit(limit: usize) -> i32 {

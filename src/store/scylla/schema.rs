@@ -49,6 +49,15 @@ const VERSIONS: &[&[&str]] = &[
      PRIMARY KEY ((stream, log, bucket), id)) WITH CLUSTERING ORDER BY (id DESC)",
         "CREATE TABLE IF NOT EXISTS {ks}.chat_rule (stream text, name text, body text, PRIMARY KEY (stream, name))",
     ],
+    &[
+        // A bucket is a day of minutes or 30 days of hours: 1,440 rows for each process that counted. A row is written some four times
+        // within its minute, so files of ten days hold all that is ever written of it.
+        "CREATE TABLE IF NOT EXISTS {ks}.audience (stream text, span tinyint, bucket bigint, at bigint, broadcast text, \
+     part text, body text, PRIMARY KEY ((stream, span, bucket), at, broadcast, part)) WITH compaction = \
+     {'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'DAYS', 'compaction_window_size': 10}",
+        "CREATE TABLE IF NOT EXISTS {ks}.audience_whole (stream text, broadcast text, part text, body text, \
+     PRIMARY KEY ((stream, broadcast), part))",
+    ],
 ];
 
 /// The tables' version that this release knows.

@@ -126,6 +126,13 @@ statements! {
     chat_rule_stamp: Read "SELECT WRITETIME(body) FROM {ks}.chat_rule WHERE stream = ? AND name = ?";
     put_chat_rule: Write "UPDATE {ks}.chat_rule USING TIMESTAMP ? SET body = ? WHERE stream = ? AND name = ?";
     chat_rules: Read "SELECT name, body FROM {ks}.chat_rule WHERE stream = ?";
+
+    put_audience: Write "INSERT INTO {ks}.audience (stream, span, bucket, at, broadcast, part, body) \
+        VALUES (?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL ?";
+    put_audience_whole: Write "INSERT INTO {ks}.audience_whole (stream, broadcast, part, body) VALUES (?, ?, ?, ?) \
+        USING TIMESTAMP ?";
+    audience: Read "SELECT body FROM {ks}.audience WHERE stream = ? AND span = ? AND bucket = ? AND at >= ? AND at < ? LIMIT ?";
+    audience_of: Read "SELECT body FROM {ks}.audience_whole WHERE stream = ? AND broadcast = ?";
 }
 
 async fn prepare(

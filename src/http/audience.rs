@@ -1,0 +1,324 @@
+//! The API of audiences: how many watch now and did before, for whoever the stream belongs to; and what nodes tell each other of it.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{DefaultBodyLimit, Path, Query, State, rejection::JsonRejection},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    App, Shared,
+    api::{parse, unknown},
+    problem::Problem,
+    recordings::Asker,
+};
+use crate::{
+    audience::{
+        Crowd, HOUR_MS, MINUTE_MS, Subject,
+        history::{self, Current, POINTS_MAX, Point, Scale, Total},
+        share::{self, Taken, Told},
+        tell::PATH,
+    },
+    id::{BroadcastId, StreamId},
+    store::{AudienceRow, AudienceSpan, BroadcastRow},
+    time::{UnixMs, now, unix_now},
+};
+
+/// Rows that one answer is made of at most: two days of a broadcast that 17 nodes counted.
+const ROWS_MAX: usize = 50_000;
+/// What is shown where nothing else is asked for.
+const LATELY_MS: i64 = 30 * MINUTE_MS;
+/// The longest time that can be asked for.
+const LONGEST_MS: i64 = 400 * 24 * HOUR_MS;
+/// How often whoever looks on is told.
+const EVERY: Duration = Duration::from_secs(2);
+/// Longest name of a mark, letters; and marks in one answer.
+const LABEL_MAX: usize = 100;
+const MARKS_MAX: usize = 500;
+
+pub fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/api/v1/streams/{id}/audience", get(of_stream))
+        .route("/api/v1/streams/{id}/audience/events", get(events))
+        .route("/api/v1/streams/{id}/marks", post(mark))
+        .route("/api/v1/broadcasts/{id}/audience", get(of_broadcast))
+        .route("/api/v1/broadcasts/{id}/audience.csv", get(table))
+        .layer(DefaultBodyLimit::max(4 << 10))
+}
+
+pub fn internal_routes() -> Router<Arc<App>> {
+    Router::new().route(PATH, post(take)).layer(DefaultBodyLimit::max(share::BYTES_MAX))
+}
+
+/// Takes what another node tells.
+async fn take(State(app): Shared, body: Bytes) -> Result<Json<Taken>, Problem> {
+    let told: Told =
+        serde_json::from_slice(&body).map_err(|why| Problem::new(StatusCode::BAD_REQUEST, why.to_string()))?;
+    app.viewers.audience.take(now(), &told);
+    app.counted.add(told.rows);
+    Ok(Json(Taken { process: app.viewers.audience.process().to_owned() }))
+}
+
+#[derive(Debug, Deserialize)]
+struct Range {
+    /// RFC 3339, or ms since 1970.
+    from: Option<String>,
+    to: Option<String>,
+    points: Option<usize>,
+}
+
+fn moment(text: &str) -> Result<UnixMs, Problem> {
+    let wrong = || {
+        Problem::new(
+            StatusCode::BAD_REQUEST,
+            format!("{text:?} is no time: 2026-01-31T12:00:00.000Z, or ms since 1970"),
+        )
+    };
+    match text.parse::<i64>() {
+        Ok(ms) if (0..=253_402_300_799_999).contains(&ms) => Ok(UnixMs(ms)),
+        Ok(_) => Err(wrong()),
+        // Seconds will do.
+        Err(_) => UnixMs::parse(text)
+            .or_else(|| UnixMs::parse(&format!("{}.000Z", text.strip_suffix('Z')?)))
+            .ok_or_else(wrong),
+    }
+}
+
+impl Range {
+    fn scale(&self, from: UnixMs, to: UnixMs) -> Result<Scale, Problem> {
+        let from = self.from.as_deref().map_or(Ok(from), moment)?;
+        let to = self.to.as_deref().map_or(Ok(to.max(from)), moment)?;
+        if to < from || to.0 - from.0 > LONGEST_MS {
+            let words = "the time asked for ends before it begins, or is longer than 400 days";
+            return Err(Problem::new(StatusCode::BAD_REQUEST, words));
+        }
+        match self.points.unwrap_or(POINTS_MAX) {
+            points @ 1..=POINTS_MAX => Ok(Scale::of(from, to, points)),
+            _ => Err(Problem::new(StatusCode::BAD_REQUEST, format!("points: 1 to {POINTS_MAX}"))),
+        }
+    }
+}
+
+fn no_store(body: impl serde::Serialize) -> Response {
+    ([(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
+}
+
+/// Now, the running broadcast, and what was lately.
+async fn of_stream(
+    State(app): Shared,
+    Path(id): Path<String>,
+    Query(range): Query<Range>,
+    asker: Asker,
+) -> Result<Response, Problem> {
+    let stream = app.owned(&id, &asker).await?;
+    let at = unix_now();
+    let scale = range.scale(UnixMs(at.0 - LATELY_MS), at)?;
+    let broadcast = app.current_offered(&stream).map(|(broadcast, _)| broadcast);
+    let total = match &broadcast {
+        Some(broadcast) => app.total(&stream, broadcast, None).await?.0,
+        None => None,
+    };
+    let (series, marks) = app.series(&stream, &scale, None).await?;
+    Ok(no_store(json!({
+        "stream": stream,
+        "broadcast": broadcast,
+        "now": app.now_watching(&stream),
+        "total": total,
+        "step_s": scale.step_ms / 1000,
+        "series": series,
+        "marks": marks,
+    })))
+}
+
+/// A broadcast, running or over.
+async fn of_broadcast(
+    State(app): Shared,
+    Path(id): Path<String>,
+    Query(range): Query<Range>,
+    asker: Asker,
+) -> Result<Response, Problem> {
+    let (row, scale) = app.owned_broadcast(&id, &range, &asker).await?;
+    let (total, recorded) = app.total(&row.stream, &row.id, row.ended).await?;
+    let (series, marks) = app.series(&row.stream, &scale, Some(&row.id)).await?;
+    Ok(no_store(json!({
+        "stream": row.stream,
+        "broadcast": row.id,
+        "started": row.started.to_string(),
+        "ended": row.ended.map(|at| at.to_string()),
+        "now": row.ended.is_none().then(|| app.now_watching(&row.stream)),
+        "total": total,
+        "recorded": recorded,
+        "step_s": scale.step_ms / 1000,
+        "series": series,
+        "marks": marks,
+    })))
+}
+
+/// The same as a table.
+async fn table(
+    State(app): Shared,
+    Path(id): Path<String>,
+    Query(range): Query<Range>,
+    asker: Asker,
+) -> Result<Response, Problem> {
+    let (row, scale) = app.owned_broadcast(&id, &range, &asker).await?;
+    let (series, _) = app.series(&row.stream, &scale, Some(&row.id)).await?;
+    let name = format!("attachment; filename=\"{}-{}.csv\"", row.stream, row.id);
+    let headers = [
+        (header::CONTENT_TYPE, "text/csv; charset=utf-8".to_owned()),
+        (header::CONTENT_DISPOSITION, name),
+        (header::CACHE_CONTROL, "no-store".to_owned()),
+    ];
+    Ok((headers, history::csv(&series)).into_response())
+}
+
+/// Tells how it is now, every two seconds (Server-Sent Events).
+async fn events(State(app): Shared, Path(id): Path<String>, asker: Asker) -> Result<Response, Problem> {
+    let stream = app.owned(&id, &asker).await?;
+    let stopping = app.stopping.clone();
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let lines = futures::stream::unfold((app, stream, ticks), |(app, stream, mut ticks)| async {
+        ticks.tick().await;
+        let now = serde_json::to_string(&app.now_watching(&stream)).expect("plain data");
+        Some((Ok::<_, Infallible>(format!("event: now\ndata: {now}\n\n")), (app, stream, ticks)))
+    });
+    let lines = futures::StreamExt::take_until(lines, async move { stopping.cancelled().await });
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
+    Ok((headers, Body::from_stream(lines)).into_response())
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mark {
+    label: String,
+}
+
+/// Notes a moment, for whoever looks at the numbers later.
+async fn mark(
+    State(app): Shared,
+    Path(id): Path<String>,
+    asker: Asker,
+    body: Result<Json<Mark>, JsonRejection>,
+) -> Result<Response, Problem> {
+    let Json(Mark { label }) = body.map_err(|why| Problem::new(StatusCode::BAD_REQUEST, why.body_text()))?;
+    let stream = app.owned(&id, &asker).await?;
+    let label: String = label.trim().chars().filter(|c| !c.is_control()).collect();
+    if label.is_empty() || label.chars().count() > LABEL_MAX {
+        let words = format!("a mark has a name of 1 to {LABEL_MAX} letters");
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, words));
+    }
+    let Some((broadcast, _)) = app.current_offered(&stream) else {
+        return Err(Problem::new(StatusCode::CONFLICT, "the stream is not live: there is nothing to mark"));
+    };
+    let at = unix_now();
+    let part = format!("{:08x}", rand::random::<u32>());
+    let row = AudienceRow { span: AudienceSpan::Mark, at, broadcast, part, made: at, body: label.clone() };
+    app.meta.put_audience(&stream, vec![row]).await.or_else(|why| match why {
+        crate::store::Error::Later(_) => Ok(()),
+        why => Err(why),
+    })?;
+    Ok((StatusCode::CREATED, Json(json!({ "at": at.to_string(), "label": label }))).into_response())
+}
+
+/// The total of those who watched live, and of those who watched the recording.
+type Totals = (Option<Total>, Option<Total>);
+
+impl App {
+    /// The stream, for whoever it belongs to.
+    async fn owned(&self, id: &str, asker: &Asker) -> Result<StreamId, Problem> {
+        self.must_have_store()?;
+        let stream = parse(id)?;
+        asker.must_own(self, &stream).await?;
+        let is_there = self.current(&stream).is_some() || self.meta.stream(&stream).await?.is_some();
+        match is_there || !self.meta.broadcasts(&stream, None, 1).await?.is_empty() {
+            true => Ok(stream),
+            false => Err(unknown(&stream)),
+        }
+    }
+
+    async fn owned_broadcast(&self, id: &str, range: &Range, asker: &Asker) -> Result<(BroadcastRow, Scale), Problem> {
+        self.must_have_store()?;
+        let none = || Problem::not_found("no such broadcast");
+        let id: BroadcastId = id.parse().map_err(|_| none())?;
+        let stream = self.meta.stream_of(&id).await?.ok_or_else(none)?;
+        asker.must_own(self, &stream).await?;
+        let row = self.meta.broadcast(&stream, &id).await?.ok_or_else(none)?;
+        let scale = range.scale(row.started, row.ended.unwrap_or_else(unix_now))?;
+        Ok((row, scale))
+    }
+
+    /// Viewers of a stream, at all nodes; nothing where it is not live.
+    pub(super) fn watching(&self, stream: &StreamId) -> Option<u64> {
+        let (broadcast, _) = self.current_offered(stream)?;
+        if !self.viewers.audience.knows_all() {
+            return self.links.as_ref()?.viewers(stream);
+        }
+        Some(self.live_crowd(stream, broadcast).map_or(0, |crowd| crowd.viewers()))
+    }
+
+    fn live_crowd(&self, stream: &StreamId, broadcast: BroadcastId) -> Option<Arc<Crowd>> {
+        self.viewers.audience.table.find(&Subject { stream: stream.clone(), broadcast, live: true })
+    }
+
+    fn now_watching(&self, stream: &StreamId) -> Current {
+        let crowd = self.current_offered(stream).and_then(|(broadcast, _)| self.live_crowd(stream, broadcast));
+        Current::new(unix_now(), crowd.map(|crowd| crowd.now(now())).unwrap_or_default())
+    }
+
+    async fn total(
+        &self,
+        stream: &StreamId,
+        broadcast: &BroadcastId,
+        ended: Option<UnixMs>,
+    ) -> Result<Totals, Problem> {
+        let rows = self.meta.audience_of(stream, broadcast).await?;
+        let started = self.meta.broadcast(stream, broadcast).await?.map_or(broadcast.made(), |row| row.started);
+        let lasted = ended.unwrap_or_else(unix_now).0 - started.0;
+        let total = |live: bool| {
+            let subject = Subject { stream: stream.clone(), broadcast: broadcast.clone(), live };
+            let crowd = self.viewers.audience.table.find(&subject);
+            let here = crowd.as_ref().map(|crowd| (crowd.part.as_str(), crowd.whole()));
+            history::total(&rows, here, !live, lasted)
+        };
+        Ok((total(true), total(false)))
+    }
+
+    async fn series(
+        &self,
+        stream: &StreamId,
+        scale: &Scale,
+        of: Option<&BroadcastId>,
+    ) -> Result<(Vec<Point>, serde_json::Value), Problem> {
+        let between = (scale.from, scale.to);
+        let mut rows = self.meta.audience(stream, scale.span, between, ROWS_MAX).await?;
+        let mut marks = self.meta.audience(stream, AudienceSpan::Mark, between, MARKS_MAX).await?;
+        for rows in [&mut rows, &mut marks] {
+            rows.retain(|row| of.is_none_or(|of| *of == row.broadcast));
+        }
+        let marks: Vec<_> = marks.iter().map(|row| json!({ "at": row.at.to_string(), "label": row.body })).collect();
+        Ok((history::series(&rows, scale, false, unix_now()), json!(marks)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        assert_eq!(moment("1764360000123").unwrap(), UnixMs(1_764_360_000_123));
+        assert_eq!(moment("2025-11-28T20:00:00Z").unwrap(), moment("2025-11-28T20:00:00.000Z").unwrap());
+        for text in ["", "yesterday", "-5", "99999999999999999", "2025-11-28", "éé25-11-28T20:00:00Z"] {
+            assert!(moment(text).is_err(), "{text}");
+        }
+    }
+}
