@@ -132,11 +132,15 @@ impl Node {
 
     /// Asks this node's API with its admin token.
     pub fn admin(&self, method: &str, path: &str, body: Option<&str>) -> Answer {
-        let token =
-            std::fs::read_to_string(self.dir.path().join("data/admin.token")).expect("written at the first start");
-        let bearer = format!("Bearer {}", token.trim());
+        let bearer = self.bearer();
         let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
         request(method, &self.url(path), &headers, body)
+    }
+
+    /// What proves that a request is the operator's.
+    pub fn bearer(&self) -> String {
+        let token = std::fs::read_to_string(self.dir.path().join("data/admin.token"));
+        format!("Bearer {}", token.expect("written at the first start").trim())
     }
 
     /// A ticket for a stream, as the API signs it when nothing is wished.
