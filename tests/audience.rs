@@ -20,7 +20,8 @@ fn report(node: &Node, lines: &str) -> Answer {
 
 /// The reports of these viewers, number `sn` of each.
 fn lines(viewers: std::ops::Range<u32>, cid: &str, state: &str, sn: u32) -> String {
-    let line = |n| format!("br=(364),cid=\"{cid}\",e=t,ltc=4000,sid=\"v{n}\",sn={sn},sta={state},ts={},v=2\n", 1000 + sn);
+    let line =
+        |n| format!("br=(364),cid=\"{cid}\",e=t,ltc=4000,sid=\"v{n}\",sn={sn},sta={state},ts={},v=2\n", 1000 + sn);
     viewers.map(line).collect()
 }
 
@@ -56,7 +57,10 @@ fn viewers_are_counted_and_known_when_it_is_over() {
     let broadcast = node.wait_live("alice")["broadcast"].as_str().unwrap().to_owned();
     assert_eq!(shown(&node), 0);
     watch(&node, 0..30, 0);
-    wait_shown(&node, 30);
+    wait("the peak", secs(5), || {
+        let told = audience(&node, "/api/v1/streams/alice/audience");
+        (told["total"]["peak"] == 30).then_some(())
+    });
     // Some halt, one has an error, some leave, one has paused.
     report(&node, &lines(0..3, "alice", "r", 1));
     report(&node, &lines(0..3, "alice", "p", 1501));
@@ -162,7 +166,12 @@ fn what_is_no_report_does_no_harm() {
     wait_shown(&node, 50);
     let from = |address: &str| {
         let headers = [("x-forwarded-for", address), ("content-type", "text/plain")];
-        request("POST", &node.url("/api/v1/cmcd"), &headers, Some(&good.replace("sid=\"a\"", &format!("sid=\"{address}\""))))
+        request(
+            "POST",
+            &node.url("/api/v1/cmcd"),
+            &headers,
+            Some(&good.replace("sid=\"a\"", &format!("sid=\"{address}\""))),
+        )
     };
     assert_eq!((from("192.0.2.1").status, from("2001:db8::1").status), (204, 204));
     wait_shown(&node, 52);

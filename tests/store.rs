@@ -57,6 +57,7 @@ macro_rules! meta_conforms {
             clips_are_listed_newest_first_by_stream_and_by_broadcast,
             deleted_chunks_are_gone_and_no_others,
             many_write_and_read_at_once,
+            audiences_are_written_again_and_read_by_time,
             chats_page_both_ways_over_quiet_years,
             rules_of_a_room_take_the_place_of_their_name,
             a_chat_of_a_recording_is_dropped_alone,

@@ -134,7 +134,7 @@ pub struct Total {
     pub startup_ms: Quantiles,
     pub stalls: u64,
     pub stall_ms: u64,
-    /// Time in halts against time watched.
+    /// Time in halts against time watched, at most 1.
     pub stall_ratio: f64,
     pub kbps: Option<u64>,
     pub latency_ms: Option<u64>,
@@ -187,7 +187,7 @@ pub fn total(rows: &[AudienceRow], here: Option<(&str, Body)>, recorded: bool, l
         startup_ms: Quantiles { p50: tally.startups.quantile(0.5), p95: tally.startups.quantile(0.95) },
         stalls: tally.stalls,
         stall_ms: tally.stalls_ms,
-        stall_ratio: (tally.stalls_ms as f64 / tally.watched_ms.max(1) as f64 * 10_000.0).round() / 10_000.0,
+        stall_ratio: ((tally.stalls_ms as f64 / tally.watched_ms.max(1) as f64).min(1.0) * 10_000.0).round() / 10_000.0,
         kbps: rounded(tally.kbps),
         latency_ms: rounded(tally.latency),
         dropped_frames: tally.dropped,

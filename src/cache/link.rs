@@ -11,6 +11,9 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +38,8 @@ pub const SILENCE: Duration = Duration::from_secs(1);
 const LOST: Duration = Duration::from_secs(5);
 /// Between two tries to open a link.
 const AGAIN: Duration = Duration::from_millis(250);
+/// An upstream that is there answers within this.
+const ANSWERED: Duration = Duration::from_secs(2);
 /// A message with some 100,000 revoked tickets.
 const LINE_MAX: usize = 16 << 20;
 
@@ -214,6 +219,19 @@ impl Links {
     /// How many viewers a stream has, as an upstream counts them.
     pub fn viewers(&self, id: &StreamId) -> Option<u64> {
         self.by_liveness().find_map(|heard| heard.lock().expect("no panic while held").viewers.get(id).copied())
+    }
+
+    /// Asks the upstream that shows a stream for something of it, of at most so many bytes; nothing where none does, or it does not
+    /// answer.
+    pub async fn ask(&self, stream: &StreamId, path: &str, most: usize) -> Option<Bytes> {
+        let alive = self.cache.alive();
+        let shows = |heard: &Arc<Mutex<Heard>>| heard.lock().expect("no panic while held").streams.contains_key(stream);
+        let at = self.heard().iter().zip(alive).position(|(heard, alive)| alive && shows(heard))?;
+        let answered = async {
+            let answer = self.nodes.get(at, path, 0).await.ok().filter(|answer| answer.status() == StatusCode::OK)?;
+            Some(Limited::new(answer.into_body(), most).collect().await.ok()?.to_bytes())
+        };
+        tokio::time::timeout(ANSWERED, answered).await.ok()?
     }
 
     /// Whether an upstream that is there shows this broadcast of a stream, or any.

@@ -43,25 +43,25 @@ pub fn routes() -> Router<Arc<App>> {
 
 /// A stream as the public sees it.
 #[derive(Debug, Serialize)]
-struct Stream {
+pub(super) struct Stream {
     id: StreamId,
     /// `offline`, `starting` (an encoder is here, its first chunk is being made), `live`, or `away` (the encoder is gone and
     /// may come back).
-    state: &'static str,
+    pub(super) state: &'static str,
     broadcast: Option<String>,
-    started: Option<String>,
+    pub(super) started: Option<String>,
     /// `public`, or `ticket`: played with a ticket.
     playback: &'static str,
     mode: Option<&'static str>,
     epoch: Option<u64>,
     /// The node that publishes its chunks, the one that holds its publisher, and those that stand by to take over.
     owner: Option<String>,
-    gateway: Option<String>,
+    pub(super) gateway: Option<String>,
     standbys: Vec<String>,
     /// Newest chunk number.
     k: Option<u64>,
     renditions: Vec<Rendition>,
-    warnings: Vec<Warning>,
+    pub(super) warnings: Vec<Warning>,
     /// Rungs this node cannot afford now.
     shed: Vec<String>,
     /// Where a picture of it is, renewed every half minute; nothing where a ticket is needed to see it.
@@ -84,7 +84,7 @@ pub(super) struct Rendition {
 }
 
 #[derive(Debug, Serialize)]
-struct Warning {
+pub(super) struct Warning {
     code: &'static str,
     text: String,
     fix: String,
@@ -424,7 +424,7 @@ impl App {
         self.links.as_ref()?.stream(stream)?["broadcast"].as_str()?.parse().ok()
     }
 
-    fn view(&self, id: StreamId) -> Stream {
+    pub(super) fn view(&self, id: StreamId) -> Stream {
         self.lines.live(&id).map_or_else(|| Stream::offline(id, &self.tickets), |live| Stream::of(&live, self))
     }
 }

@@ -40,6 +40,9 @@ const LATELY_MS: i64 = 30 * MINUTE_MS;
 const LONGEST_MS: i64 = 400 * 24 * HOUR_MS;
 /// How often whoever looks on is told.
 const EVERY: Duration = Duration::from_secs(2);
+/// Where a node tells another how an encoder does, and the longest such answer.
+const INGEST: &str = "/internal/v1/ingest/";
+const INGEST_MAX: usize = 64 << 10;
 /// Longest name of a mark, letters; and marks in one answer.
 const LABEL_MAX: usize = 100;
 const MARKS_MAX: usize = 500;
@@ -48,6 +51,7 @@ pub fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/api/v1/streams/{id}/audience", get(of_stream))
         .route("/api/v1/streams/{id}/audience/events", get(events))
+        .route("/api/v1/streams/{id}/ingest", get(ingest))
         .route("/api/v1/streams/{id}/marks", post(mark))
         .route("/api/v1/broadcasts/{id}/audience", get(of_broadcast))
         .route("/api/v1/broadcasts/{id}/audience.csv", get(table))
@@ -55,7 +59,10 @@ pub fn routes() -> Router<Arc<App>> {
 }
 
 pub fn internal_routes() -> Router<Arc<App>> {
-    Router::new().route(PATH, post(take)).layer(DefaultBodyLimit::max(share::BYTES_MAX))
+    Router::new()
+        .route(PATH, post(take))
+        .route(&format!("{INGEST}{{id}}"), get(own_ingest))
+        .layer(DefaultBodyLimit::max(share::BYTES_MAX))
 }
 
 /// Takes what another node tells.
@@ -196,6 +203,26 @@ async fn events(State(app): Shared, Path(id): Path<String>, asker: Asker) -> Res
     Ok((headers, Body::from_stream(lines)).into_response())
 }
 
+/// How the encoder does: as the node measures it that makes the stream.
+async fn ingest(State(app): Shared, Path(id): Path<String>, asker: Asker) -> Result<Response, Problem> {
+    let stream = app.owned(&id, &asker).await?;
+    if let Some(told) = app.own_ingest(&stream) {
+        return Ok(no_store(told));
+    }
+    let told = match &app.links {
+        Some(links) => links.ask(&stream, &format!("{INGEST}{stream}"), INGEST_MAX).await,
+        None => None,
+    };
+    let told = told.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+    Ok(no_store(told.unwrap_or_else(|| json!({ "state": "offline", "warnings": [], "history": [] }))))
+}
+
+/// The same for another node.
+async fn own_ingest(State(app): Shared, Path(id): Path<String>) -> Result<Response, Problem> {
+    let stream = parse(&id)?;
+    app.own_ingest(&stream).map(no_store).ok_or_else(|| Problem::not_found("this node does not make the stream"))
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Mark {
@@ -272,6 +299,33 @@ impl App {
     fn now_watching(&self, stream: &StreamId) -> Current {
         let crowd = self.current_offered(stream).and_then(|(broadcast, _)| self.live_crowd(stream, broadcast));
         Current::new(unix_now(), crowd.map(|crowd| crowd.now(now())).unwrap_or_default())
+    }
+
+    /// How the encoder of a stream does that is made here.
+    fn own_ingest(&self, stream: &StreamId) -> Option<serde_json::Value> {
+        let live = self.lines.live(stream)?;
+        let read = live.meter.read(now());
+        let view = self.view(stream.clone());
+        let past =
+            |past: &crate::line::meter::Past| json!({ "at": past.at.to_string(), "kbps": past.kbps, "fps": past.fps });
+        let (video, audio) = (read.video.as_ref(), read.audio.as_ref());
+        Some(json!({
+            "state": view.state,
+            "gateway": view.gateway,
+            "since": view.started,
+            "kbps": read.kbps,
+            "audio_kbps": read.audio_kbps,
+            "fps": read.fps,
+            "keyframe_s": read.keyframe_s,
+            "width": video.map(|video| video.width),
+            "height": video.map(|video| video.height),
+            "video": video.map(|video| &video.codec),
+            "audio": audio.map(|audio| &audio.codec),
+            "dropped": read.missing,
+            "behind_ms": read.behind_ms,
+            "warnings": view.warnings,
+            "history": read.history.iter().map(past).collect::<Vec<_>>(),
+        }))
     }
 
     async fn total(

@@ -117,6 +117,7 @@ impl Broadcast {
             warnings: Vec::new(),
             shed: Vec::new(),
             places: None,
+            meter: Arc::default(),
         };
         Self {
             settings,

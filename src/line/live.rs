@@ -12,6 +12,7 @@ use hyper::header::HeaderValue;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
+use super::meter::Meter;
 use crate::{
     cluster::feed::Places,
     id::{BroadcastId, Rendition, StreamId},
@@ -99,6 +100,8 @@ pub struct Live {
     pub shed: Vec<Rendition>,
     /// Which nodes its session is at, where others have to do with it.
     pub places: Option<Arc<Places>>,
+    /// What comes in.
+    pub meter: Arc<Meter>,
 }
 
 /// The multivariant playlist of one moment: with URIs relative to the stream's folder and to the broadcast's, of the window

@@ -24,6 +24,7 @@ pub mod inlet;
 pub mod keep;
 pub mod keeper;
 pub mod live;
+pub mod meter;
 mod recover;
 mod task;
 

@@ -17,9 +17,12 @@ use weir::{
     time::UnixMs,
 };
 
+#[path = "audiences.rs"]
+mod audiences;
 #[path = "chats.rs"]
 mod chats;
 
+pub use audiences::*;
 pub use chats::*;
 
 /// Makes a stream name that no other check has.

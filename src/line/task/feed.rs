@@ -35,12 +35,16 @@ impl Task {
                 self.describe(row, init);
             }
             Message::Mode { mode, target } => self.decide(mode, target),
-            Message::Packet(packet) => self.packet(packet),
+            Message::Packet(packet) => {
+                self.meter.packet(now(), unix_now(), &packet);
+                self.packet(packet);
+            }
             Message::End { at } => self.end_epoch(Some(at)),
         }
     }
 
     pub(super) fn describe(&mut self, row: RenditionRow, (hash, bytes): (Arc<str>, bytes::Bytes)) {
+        self.meter.describe(&row);
         let Some(broadcast) = &mut self.broadcast else { return };
         let rendition = row.name.clone();
         broadcast.describe(row);

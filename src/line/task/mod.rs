@@ -19,6 +19,7 @@ use super::{
     broadcast::{Broadcast, Finished},
     keeper::{ChunkJob, Job, Keeper, Stored},
     live::{Live, State},
+    meter::Meter,
     recover,
 };
 use crate::{
@@ -196,6 +197,7 @@ pub struct Task {
     shown: watch::Sender<Option<Arc<Live>>>,
     keeper: Keeper,
     announcer: Announcer,
+    meter: Arc<Meter>,
     ring: Arc<Ring>,
     session: Option<Session>,
     broadcast: Option<Broadcast>,
@@ -256,6 +258,7 @@ impl Task {
             shown,
             keeper,
             announcer: Announcer::default(),
+            meter: Arc::default(),
             ring,
             session: None,
             changed: restored.is_some(),
@@ -501,7 +504,11 @@ impl Task {
     fn publish(&mut self) {
         self.changed = false;
         let places = self.places.clone().filter(|_| self.session.is_some());
-        let snapshot = self.broadcast.as_mut().map(|broadcast| Arc::new(Live { places, ..broadcast.snapshot(now()) }));
+        let meter = &self.meter;
+        let snapshot = self
+            .broadcast
+            .as_mut()
+            .map(|broadcast| Arc::new(Live { places, meter: meter.clone(), ..broadcast.snapshot(now()) }));
         self.stand(snapshot.as_ref().and_then(|live| live.k));
         if !self.role.leads() {
             if !self.is_stale() {

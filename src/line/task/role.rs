@@ -199,6 +199,7 @@ impl Task {
     /// Gives the stream to a newer session.
     pub(super) fn replace_session(&mut self, session: Session) {
         (self.newest, self.turn) = (session.order, 0);
+        self.meter.begin();
         if let Some(old) = self.session.replace(session) {
             info!(stream = %self.stream, session = old.number, "a newer session with the valid key takes over");
             metrics::counter!("weir_sessions_replaced_total").increment(1);

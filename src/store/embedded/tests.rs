@@ -88,6 +88,29 @@ async fn old_rows_of_chats_go_and_those_of_recordings_stay() {
             store.put_chat(stream, (0..2500).map(|id| row(log, id)).collect()).await.unwrap();
         }
     }
+    let minutes = |broadcast: &str, span| {
+        let row = |minute: i64| AudienceRow {
+            span,
+            at: UnixMs(minute),
+            broadcast: broadcast.parse().unwrap(),
+            part: "n.1".into(),
+            made: UnixMs(1),
+            body: "{}".into(),
+        };
+        (0..2500).map(row).collect::<Vec<_>>()
+    };
+    for stream in &streams {
+        for span in [AudienceSpan::Minute, AudienceSpan::Mark] {
+            store.put_audience(stream, minutes("01a", span)).await.unwrap();
+        }
+        store.put_audience(stream, minutes("01a", AudienceSpan::Whole)).await.unwrap();
+    }
+    store.trim_audience(UnixMs(2490)).await.unwrap();
+    for stream in &streams {
+        let left = async |span| store.audience(stream, span, (UnixMs(0), UnixMs(9999)), 9999).await.unwrap().len();
+        assert_eq!((left(AudienceSpan::Minute).await, left(AudienceSpan::Mark).await), (10, 10), "{stream}");
+        assert_eq!(store.audience_of(stream, &"01a".parse().unwrap()).await.unwrap().len(), 1);
+    }
     store.trim_chat(EventId(2490)).await.unwrap();
     for stream in &streams {
         for log in &logs {
