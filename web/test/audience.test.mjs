@@ -70,11 +70,14 @@ test('a viewer with a ticket reports under it, a recording under its own name, a
   t.after(() => (mock.known.past = []));
   mock.watched.answer = { status: 410, body: { status: 410 } };
   const page = await watch(t, 'demo/r001', { ticket: 'a.b.c' });
+  const answered = page.waitForResponse(/\/api\/v1\/cmcd$/);
   await playing(page);
   const mine = () => mock.watched.reports.filter((report) => report.lines[0].includes('cid="demo/r001"'));
   const { path, lines: [line] } = await until('the report', () => mine()[0]);
   assert.equal(path, '/t/a.b.c/api/v1/cmcd');
   assert.deepEqual([value(line, 'cid'), value(line, 'st'), value(line, 'ltc')], ['"demo/r001"', 'v', undefined]);
+  await answered;
+  await page.evaluate(() => new Promise(requestAnimationFrame));
   await page.goto('about:blank');
   assert.equal(mine().length, 1);
 });
@@ -95,7 +98,8 @@ test('the list shows who is watched most first, and more when it is asked for', 
   mock.set('live');
   mock.watched.viewers = 30;
   mock.watched.others = Array.from({ length: 60 }, (_, i) => ({ id: `s${String(i).padStart(2, '0')}`, viewers: i === 0 ? 2_000 : 30 - i / 2 }));
-  const { page, seen } = await open(browser);
+  // Five dozen moving pictures are a lot to draw without a graphics card.
+  const { page, seen } = await open(browser, { reducedMotion: 'reduce' });
   t.after(() => page.context().close());
   await page.goto(mock.url);
   await page.getByText('48 or more streams').waitFor();

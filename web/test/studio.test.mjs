@@ -213,6 +213,15 @@ test('past broadcasts have their numbers, and those as files', async (t) => {
   await first.getByText(/^It cannot be downloaded: /).waitFor();
 });
 
+test('what has just ended is the first of the past', async (t) => {
+  const page = await studio(t, { key: OWNER });
+  await page.getByText('There are none yet.').waitFor();
+  mock.set('offline');
+  await page.locator('.show').waitFor({ timeout: 15_000 });
+  await page.locator('#badge', { hasText: 'Offline' }).waitFor();
+  assert.equal(await page.locator('.show').count(), 1);
+});
+
 test('before anything was watched the page says so', async (t) => {
   mock.watched.empty = true;
   mock.set('offline');

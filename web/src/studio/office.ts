@@ -19,6 +19,8 @@ const RETRY = { firstMs: 1_500, longestMs: 8_000 };
 const STATE_MS = 4_000;
 const INGEST_MS = { live: 2_000, away: 2_000, off: 8_000 };
 const CHAT_MS = 10_000;
+/** How many times in a row it is asked whether what has just ended has become a recording. */
+const SETTLING = 8;
 /** Messages that are looked at; more are reckoned. */
 const MESSAGES = 100;
 const LABEL_MAX = 80;
@@ -44,6 +46,7 @@ export class Office {
   #stream: Stream | null = null;
   #titles = new Map<string, string>();
   #offsetMs = 0;
+  #settling = 0;
   #tries: Record<Source | 'chat', number> = { now: 0, charts: 0, ingest: 0, state: 0, chat: 0 };
   /** What cannot be had at the moment, and why. */
   #failing = new Map<Source, string>();
@@ -131,7 +134,9 @@ export class Office {
     const { state, broadcast } = answer.value;
     this.#charts.setLive(state === 'offline' ? null : broadcast);
     // What has just ended is one of the past, and what has begun has a title.
-    if (before !== null && (before.broadcast !== broadcast || before.state !== state)) this.#past.refresh();
+    const changed = before !== null && (before.broadcast !== broadcast || before.state !== state);
+    if (changed) this.#settling = SETTLING;
+    if (changed || (state === 'offline' && this.#past.unsettled && this.#settling-- > 0)) this.#past.refresh();
     this.#drawHead();
     return STATE_MS;
   }

@@ -23,7 +23,8 @@ export class Past {
   #list = make('ul', 'shows');
   #said = make('p', 'said');
   #more = make('button', 'button quiet', 'More');
-  #rows = new Map<string, HTMLElement>();
+  #rows = new Map<string, { item: HTMLElement; drawn: string }>();
+  #unsettled = false;
   #next: string | null = null;
   #asking = false;
   /** One after the other: each is a lot of work for the server. */
@@ -37,6 +38,11 @@ export class Past {
     this.#more.addEventListener('click', () => void this.#ask(this.#rows.size === 0 ? null : this.#next, true));
     this.element = make('section', 'past-shows', make('h2', '', 'Past broadcasts'), this.#list, this.#said, this.#more);
     this.element.setAttribute('aria-label', 'Past broadcasts');
+  }
+
+  /** Whether one has ended that is not yet told as the recording that it becomes. */
+  get unsettled(): boolean {
+    return this.#unsettled;
   }
 
   /** Asks for the newest; those that are listed stay. */
@@ -58,10 +64,22 @@ export class Past {
       return;
     }
     const { items, next } = answer.value;
-    if (before === null) this.#parts.heard(items);
+    if (before === null) {
+      this.#unsettled = items.some(({ state, duration }) => state !== 'ended' || duration === null);
+      this.#parts.heard(items);
+    }
     const first = this.#rows.size === 0;
-    const fresh = items.filter(({ id, state }) => state === 'ended' && !this.#rows.has(id));
-    const rows = fresh.map((broadcast) => this.#row(broadcast));
+    const rows: HTMLElement[] = [];
+    for (const broadcast of items) {
+      const drawn = JSON.stringify(broadcast);
+      const row = this.#rows.get(broadcast.id);
+      if (broadcast.state !== 'ended' || row?.drawn === drawn) continue;
+      const item = this.#row(broadcast);
+      this.#rows.set(broadcast.id, { item, drawn });
+      // It has another title or length than before.
+      if (row === undefined) rows.push(item);
+      else row.item.replaceWith(item);
+    }
     if (before === null) this.#list.prepend(...rows);
     else this.#list.append(...rows);
     if (before !== null || first) this.#next = next;
@@ -106,7 +124,6 @@ export class Past {
       status,
     );
     drawNumbers(numbers, undefined);
-    this.#rows.set(broadcast.id, item);
     this.#queue = this.#queue.then(async () => {
       const answer = await fetchBroadcastAudience(broadcast.id, asker.key);
       if (answer.kind === 'ok') drawNumbers(numbers, answer.value.total);
