@@ -12,7 +12,7 @@ export default defineConfig({
     // hls.js is one module of 600 kB.
     chunkSizeWarningLimit: 800,
     rolldownOptions: {
-      input: ['index.html', 'watch.html', 'chat.html', 'overlay.html'],
+      input: ['index.html', 'watch.html', 'chat.html', 'overlay.html', 'studio.html'],
       // What the pages share is one file: many small ones would each cost the first picture a request. The base style is part of
       // it, so that it stands before each page's own.
       output: { codeSplitting: { groups: [{ name: 'shared', test: /\/src\/(shared\/|style\/base)|vite\/preload-helper/ }] } },

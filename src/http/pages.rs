@@ -30,6 +30,7 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/watch/{stream}/{broadcast}", get(|| async { page("watch.html") }))
         .route("/chat/{stream}", get(|| async { page("chat.html") }))
         .route("/overlay/{stream}/chat", get(|| async { page("overlay.html") }))
+        .route("/studio/{stream}", get(|| async { page("studio.html") }))
         .route("/assets/{*path}", get(asset))
         .route("/favicon.svg", get(|| async { plain("favicon.svg") }))
 }

@@ -12,6 +12,7 @@
  *   curl -X POST 'http://127.0.0.1:8099/mock?ticket=x&refuse=ticket_expired'
  *                                                            x is no longer good; without `refuse` it is again
  *   curl -X POST 'http://127.0.0.1:8099/mock?past=23'        so many past broadcasts (the owner's key: owner-secret)
+ *   curl -X POST 'http://127.0.0.1:8099/mock?viewers=1234'   so many viewers, and as many messages a minute as a tenth of them
  */
 import { execFile } from 'node:child_process';
 import { createReadStream, existsSync } from 'node:fs';
@@ -21,6 +22,7 @@ import { tmpdir } from 'node:os';
 import { extname, join, normalize } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
+import { audience } from './mock-audience.mjs';
 import { recordings, storyboard, vod } from './mock-recordings.mjs';
 
 /** The policy the pages must work under; src/http sends the same. */
@@ -87,18 +89,20 @@ async function makePictures() {
   return folder;
 }
 
-const json = (request) =>
+const read = (request) =>
   new Promise((resolve) => {
     let text = '';
     request.on('data', (data) => (text += data));
-    request.on('end', () => {
-      try {
-        resolve(JSON.parse(text));
-      } catch {
-        resolve({});
-      }
-    });
+    request.on('end', () => resolve(text));
   });
+
+const json = async (request) => {
+  try {
+    return JSON.parse(await read(request));
+  } catch {
+    return {};
+  }
+};
 
 export async function startMock({ port = 0 } = {}) {
   const media = await makeChunks();
@@ -122,6 +126,8 @@ export async function startMock({ port = 0 } = {}) {
     },
   });
 
+  const watched = audience({ live: () => (state === 'offline' ? null : known.find(broadcast?.id) ?? null), find: (id) => known.find(id) });
+
   const count = () => Math.min(CHUNKS, Math.floor((Date.now() - broadcast.startMs) / CHUNK_MS));
   const partCount = () => Math.min(CHUNKS * PARTS, Math.floor((Date.now() - broadcast.startMs) / PART_MS));
   const set = (next) => {
@@ -136,6 +142,7 @@ export async function startMock({ port = 0 } = {}) {
     if (next === 'away' && before === 'live') broadcast.gaps.push({ from: count() + (broadcast.parts ? 1 : 0), to: Infinity });
     if (next === 'live' && gap?.to === Infinity) gap.to = count();
     if (next === 'offline' && broadcast.end === null) broadcast.end = count();
+    if (next === 'down') watched.drop();
   };
   /** Puts the broadcast this many chunks on, as if their time had passed. */
   const pass = (chunks) => {
@@ -157,7 +164,15 @@ export async function startMock({ port = 0 } = {}) {
     warnings,
     shed: [],
     poster: known.poster && state !== 'offline' ? `/hls/demo/${broadcast.id}/poster.jpg` : null,
+    viewers: state === 'offline' ? null : watched.viewers,
   });
+  /** A page of who is live. */
+  const listed = (query) => {
+    const all = [...(state === 'live' || state === 'away' ? [stream()] : []), ...watched.others.map((other) => ({ ...stream(), state: 'live', poster: null, ...other }))];
+    const from = query.has('after') ? all.findIndex(({ id }) => id === query.get('after')) + 1 : 0;
+    const streams = all.slice(from, from + Number(query.get('limit') ?? 50));
+    return { streams, next: from + streams.length < all.length ? streams.at(-1).id : null, rtmp_port: null };
+  };
   /** `folder` is where the renditions are, `query` what their playlists are asked with, `start` seconds where play begins. */
   const multivariant = (folder, query, start = null) =>
     soundOnly
@@ -244,6 +259,19 @@ export async function startMock({ port = 0 } = {}) {
     return k === undefined ? false : chunk(response, join(media, rendition), Number(k));
   };
 
+  /** Tells a listener every half second, until it goes. */
+  const listen = (request, response, now) => {
+    response.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-store' });
+    const tell = () => response.write(`event: now\ndata: ${JSON.stringify(now())}\n\n`);
+    tell();
+    const timer = setInterval(tell, 500);
+    watched.sockets.add(request.socket);
+    request.socket.once('close', () => {
+      clearInterval(timer);
+      watched.sockets.delete(request.socket);
+    });
+  };
+
   const server = createServer(async (request, response) => {
     const url = new URL(request.url, 'http://mock');
     const path = normalize(url.pathname);
@@ -256,24 +284,34 @@ export async function startMock({ port = 0 } = {}) {
       if (url.searchParams.has('past')) {
         known.fill(Number(url.searchParams.get('past')), (i) => ({ title: i % 3 === 1 ? '' : `Evening session ${i + 1}`, poster: i % 2 === 0, storyboard: true }));
       }
+      if (url.searchParams.has('viewers')) {
+        watched.viewers = Number(url.searchParams.get('viewers'));
+        watched.chat = Array.from({ length: watched.viewers / 10 }, (_, i) => Date.now() - i * 500);
+      }
       if (url.searchParams.has('warn')) {
         warnings = [{ code: 'long_keyframe_interval', text: 'Keyframes come every 8.3 s, so the picture is encoded once more to cut it every 2 s.', fix: 'In OBS: Settings, Output, set Keyframe Interval to 2 s.' }];
+        watched.warnings = warnings;
       }
       return text(response, 200, 'text/plain', `${state}\n`);
     }
     if (state === 'down') return request.socket.destroy();
     if (path === '/') return file(response, join(DIST, 'index.html'), { 'content-security-policy': CSP });
     if (path.startsWith('/watch/')) return file(response, join(DIST, 'watch.html'), { 'content-security-policy': CSP });
+    if (path.startsWith('/studio/')) return file(response, join(DIST, 'studio.html'), { 'content-security-policy': CSP });
     if (path.startsWith('/assets/')) return file(response, join(DIST, path));
-    if (path === '/api/v1/streams') return answer(response, { body: { streams: state === 'live' || state === 'away' ? [stream()] : [] } });
+    if (path === '/api/v1/streams') return answer(response, { body: listed(url.searchParams) });
     if (path === '/api/v1/streams/demo' && state !== 'missing') return answer(response, { body: stream() });
     const [, ticket = null, bare = path] = /^\/t\/([^/]+)(\/(?:hls|api)\/.*)$/.exec(path) ?? [];
     const code = ticket !== null ? refused.get(ticket) : playback === 'ticket' && (path.startsWith('/hls/') || path.startsWith('/api/')) ? 'ticket_missing' : undefined;
     if (code !== undefined) return refuse(response, code);
     if (bare.startsWith('/api/')) {
       const { method, headers } = request;
+      if (bare === '/api/v1/cmcd') return answer(response, watched.take(path, headers['content-type'], await read(request)));
       const body = method === 'GET' ? null : await json(request);
-      const told = state === 'missing' ? null : known.handle({ method, path: bare, query: url.searchParams, authorization: headers.authorization, body });
+      const asked = { method, path: bare, query: url.searchParams, authorization: headers.authorization, body };
+      const told = state === 'missing' ? null : (watched.handle(asked) ?? known.handle(asked));
+      if (told?.events !== undefined) return listen(request, response, told.events);
+      if (told?.csv !== undefined) return text(response, 200, 'text/csv', told.csv);
       return told === null ? problem(response) : answer(response, told);
     }
     if (recorded(request, response, bare, url.searchParams) !== false) return;
@@ -300,7 +338,7 @@ export async function startMock({ port = 0 } = {}) {
     return part === undefined ? chunk(response, join(media, rendition), Number(k)) : file(response, join(media, rendition, `${index}.m4s`));
   });
   await new Promise((resolve) => server.listen(port, '127.0.0.1', resolve));
-  return { url: `http://127.0.0.1:${server.address().port}`, set, pass, admit, known, close: () => server.close() };
+  return { url: `http://127.0.0.1:${server.address().port}`, set, pass, admit, known, watched, close: () => server.close() };
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

@@ -50,8 +50,8 @@ export class StallMeter {
     if (this.#open === null) {
       this.#open = { atMs: this.#movedMs, durationMs: still };
       this.stalls.push(this.#open);
-      // A page left open for days must not grow: the counter below keeps the total.
-      if (this.stalls.length > 100) this.stalls.shift();
+      // A page left open for days must not grow: the numbers below keep the total.
+      if (this.stalls.length > 100) this.#forgottenMs += this.stalls.shift()?.durationMs ?? 0;
       this.#count += 1;
     }
     this.#open.durationMs = still;
@@ -62,5 +62,11 @@ export class StallMeter {
     return this.#count;
   }
 
+  /** How long they were together, milliseconds. */
+  get totalMs(): number {
+    return this.stalls.reduce((sum, stall) => sum + stall.durationMs, this.#forgottenMs);
+  }
+
   #count = 0;
+  #forgottenMs = 0;
 }

@@ -34,6 +34,8 @@ export interface Stream {
   shed: string[];
   /** Address of a recent picture; null where there is none. */
   poster: string | null;
+  /** How many watch; null where that is not told. */
+  viewers: number | null;
 }
 
 export interface Failure {
@@ -72,16 +74,19 @@ export function fetchStream(id: string): Promise<Answer<Stream>> {
   return ask({ url: `/api/v1/streams/${encodeURIComponent(id)}` }, readStream);
 }
 
-/** Every stream that is live. */
-export function fetchLive(): Promise<Answer<Live>> {
-  return ask({ url: '/api/v1/streams?live=1' }, (body) => {
+/** Streams that are live, so many after this one; null begins with the first. */
+export function fetchLive(after: string | null, limit: number): Promise<Answer<Live>> {
+  const from = after === null ? '' : `&after=${encodeURIComponent(after)}`;
+  return ask({ url: `/api/v1/streams?live=1&limit=${limit}${from}` }, (body) => {
     if (!isObject(body) || !Array.isArray(body['streams'])) return null;
-    return { streams: list(body['streams'], readStream), rtmpPort: number(body['rtmp_port']) };
+    return { streams: list(body['streams'], readStream), next: text(body['next']), rtmpPort: number(body['rtmp_port']) };
   });
 }
 
 export interface Live {
   streams: Stream[];
+  /** After which the next page begins; null when this is the last. */
+  next: string | null;
   /** Where this node takes publishers; null when it takes none. */
   rtmpPort: number | null;
 }
@@ -180,6 +185,7 @@ export function readStream(body: unknown): Stream | null {
     warnings: list(body['warnings'], readWarning),
     shed: list(body['shed'], text),
     poster: text(body['poster']),
+    viewers: number(body['viewers']),
   };
 }
 

@@ -18,6 +18,16 @@ export function since(fromMs: number, nowMs: number): string {
   return `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, '0')} min`;
 }
 
+/** `1,234`: as the rest of the words, in English. */
+export function count(value: number): string {
+  return Math.round(value).toLocaleString('en');
+}
+
+/** `1,234 watching`; nothing when it is not known. */
+export function watching(viewers: number | null): string {
+  return viewers === null ? '' : `${count(viewers)} watching`;
+}
+
 /** A rendition's name by its smaller side, as players name qualities: `720p`, also for 720x1280. */
 export function quality(width: number, height: number): string {
   return width > 0 && height > 0 ? `${Math.min(width, height)}p` : 'Sound only';

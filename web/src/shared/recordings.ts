@@ -64,8 +64,8 @@ const api = (path: string, ticket: string | null) => ticketed(`/api/v1/${path}`,
 const part = encodeURIComponent;
 const done = () => true as const;
 
-export function fetchBroadcasts(stream: string, before: string | null, limit: number, ticket: string | null): Promise<Answer<Page<Broadcast>>> {
-  return ask({ url: api(`streams/${part(stream)}/broadcasts${pageQuery(before, limit)}`, ticket) }, (body) => readPage(body, 'broadcasts', readBroadcast));
+export function fetchBroadcasts(stream: string, before: string | null, limit: number, ticket: string | null, key: string | null = null): Promise<Answer<Page<Broadcast>>> {
+  return ask({ url: api(`streams/${part(stream)}/broadcasts${pageQuery(before, limit)}`, ticket), key }, (body) => readPage(body, 'broadcasts', readBroadcast));
 }
 
 export function fetchBroadcast(id: string, ticket: string | null): Promise<Answer<Broadcast>> {

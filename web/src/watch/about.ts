@@ -1,13 +1,14 @@
 /** Draws what is told about a stream, a recording or a clip beside the picture. */
 import type { Stream } from '../shared/api';
 import { byId, make, setText } from '../shared/dom';
-import { clock, dateAndTime, since } from '../shared/format';
+import { clock, dateAndTime, since, watching } from '../shared/format';
 import { lengthOf, titleOf, type Broadcast, type Clip } from '../shared/recordings';
 import type { Phase } from './phase';
 
 const name = byId('name', HTMLElement);
 const badge = byId('badge', HTMLElement);
 const started = byId('started', HTMLElement);
+const viewers = byId('viewers', HTMLElement);
 const title = byId('title', HTMLElement);
 const owner = byId('owner', HTMLAnchorElement);
 const note = byId('note', HTMLElement);
@@ -50,6 +51,7 @@ export function drawStream({ stream, broadcast, phase, nowMs }: About): void {
   const begun = stream?.started != null && stream.state !== 'offline' ? Date.parse(stream.started) : Number.NaN;
   const lasted = Number.isNaN(begun) ? '' : since(begun, nowMs);
   setText(started, lasted === '' ? '' : lasted === 'just now' ? 'went live just now' : `live for ${lasted}`);
+  setText(viewers, stream?.state === 'live' || stream?.state === 'away' ? watching(stream.viewers) : '');
   setText(title, broadcast !== null && broadcast.id === stream?.broadcast ? broadcast.title : '');
 
   const warnings = stream?.warnings ?? [];

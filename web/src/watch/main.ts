@@ -37,7 +37,7 @@ const place = placeOf(location);
 const { stream: id } = place;
 const what: What = place.clip !== null ? 'clip' : place.broadcast !== null ? 'recording' : 'stream';
 const NOTHING_LIVE: Stream = {
-  id, state: 'offline', broadcast: null, started: null, mode: null, playback: 'public', renditions: [], warnings: [], shed: [], poster: null,
+  id, state: 'offline', broadcast: null, started: null, mode: null, playback: 'public', renditions: [], warnings: [], shed: [], poster: null, viewers: null,
 };
 let ticket = ticketIn(location.hash);
 /** Asked while the player's code, by far the most of the page, is still on its way; null once it was heard. */
@@ -69,6 +69,8 @@ let failures = 0;
 let clockOffsetMs = 0;
 let loadedBroadcast: string | null = null;
 let loadedAtMs = Number.NEGATIVE_INFINITY;
+/** From the load to the first picture of this page, milliseconds. */
+let startupMs: number | null = null;
 /** When the broadcast that is loaded began (milliseconds since 1970). */
 let startedMs: number | null = null;
 let seen = false;
@@ -220,6 +222,7 @@ function handleFragment(): void {
 function draw(): void {
   const { motion } = player;
   if (player.stallMeter.played) seen = true;
+  if (player.begun) startupMs ??= performance.now() - loadedAtMs;
   const barred = refusalNow();
   const tape = tapeOf();
   phase = phaseOf({ api, motion, seen, refused: barred !== null, tape });
@@ -280,6 +283,8 @@ function buildRest(): void {
         draw();
       },
       heard: () => api !== 'none' && api !== 'unreachable',
+      stats: window.weir.stats,
+      startupMs: () => startupMs,
       askNow,
     });
   });

@@ -1,7 +1,9 @@
 /**
  * What stands around the picture and is not needed for the first one: the time line, the list of past broadcasts, and what a viewer or the
- * owner can do. The page starts it once and tells it to draw.
+ * owner can do; also what the server is told of how play goes. The page starts it once and tells it to draw.
  */
+import { readingOf, type Stats } from '../audience/reading';
+import { start as startBeacon } from '../audience/start';
 import type { Player } from '../player/player';
 import type { Stream } from '../shared/api';
 import type { Broadcast, Clip } from '../shared/recordings';
@@ -29,6 +31,9 @@ export interface Context {
   setBroadcast(broadcast: Broadcast): void;
   /** Whether the server has told about this page's subject, if only that there is none. */
   heard(): boolean;
+  stats(): Stats;
+  /** How long the first picture took (ms); null before there was one. */
+  startupMs(): number | null;
   /** Asks the API again now. */
   askNow(): void;
 }
@@ -67,9 +72,16 @@ export function start(context: Context): { draw(): void } {
   });
   const actions = new Actions({ ...context, onChanged: (broadcast) => past.update(broadcast) });
 
+  const beacon = startBeacon(place, context.ticket, () => {
+    const stream = context.stream();
+    const live = stream !== null && stream.state !== 'offline' && context.clip() === null;
+    return readingOf(context.stats(), { startupMs: context.startupMs(), renditions: stream?.renditions ?? [], soundOnly: stream?.mode === 'audio-only', live });
+  });
+
   let known = '';
   let asked = { atMs: 0, times: 0 };
   const draw = (): void => {
+    beacon.tick();
     scrubber.draw();
     actions.draw();
     const stream = context.stream();

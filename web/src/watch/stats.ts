@@ -9,15 +9,25 @@ export function stats(player: Player, phase: Phase, behind: number | null, times
   return {
     phase,
     motion: player.motion,
+    /** What is loaded has shown itself. */
+    begun: player.begun,
+    seeking: video.seeking,
+    /** The browser allows no play before a gesture; the server refuses. */
+    blocked: player.blocked,
+    refused: player.refused,
     /** Halts of more than 200 ms after the first picture, seeking and pauses apart. */
     stalls: stallMeter.count,
-    stallMs: Math.round(stallMeter.stalls.reduce((sum, stall) => sum + stall.durationMs, 0)),
+    stallMs: Math.round(stallMeter.totalMs),
     waiting: stallMeter.stalled,
+    /** Media is there again after a long halt, and play waits for more of it. */
+    holding: player.holding,
     playing: player.motion === 'moving' && !video.paused,
     /** `waiting` events of the video element, also those too short to be seen. */
     waitingEvents: player.waitingEvents,
     droppedFrames: dropped,
     totalFrames: total,
+    /** Measured by hls.js, bits per second. */
+    throughput: hls?.bandwidthEstimate ?? null,
     levels: [...player.renditions].map(({ id, width, height, bitrate }) => ({ id, width, height, bitrate })),
     currentLevel: player.shown,
     loadLevel: hls?.loadLevel ?? -1,

@@ -26,7 +26,7 @@ test('the built pages hold no inline style or script', () => {
   } catch {
     assert.fail('dist/ is missing: run `npm run build` first');
   }
-  assert.deepEqual(pages.sort(), ['chat.html', 'index.html', 'overlay.html', 'watch.html']);
+  assert.deepEqual(pages.sort(), ['chat.html', 'index.html', 'overlay.html', 'studio.html', 'watch.html']);
   for (const page of pages) {
     const html = readFileSync(dist + page, 'utf8');
     assert.doesNotMatch(html, /<style|\sstyle=|\son\w+=/, page);

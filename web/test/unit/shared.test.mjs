@@ -3,7 +3,8 @@ import { test } from 'node:test';
 import { load } from './load.mjs';
 
 const { backoffMs } = await load('src/shared/backoff.ts');
-const { bitrate, quality, seconds, since } = await load('src/shared/format.ts');
+const { bitrate, quality, seconds, since, watching } = await load('src/shared/format.ts');
+const { byViewers } = await load('src/home/order.ts');
 const { clockOffset, readStream } = await load('src/shared/api.ts');
 
 test('waits double up to the longest, a quarter either way', () => {
@@ -27,6 +28,9 @@ test('numbers read as people read them', () => {
   assert.equal(since(0, 12 * 60_000), '12 min');
   assert.equal(since(0, 185 * 60_000), '3 h 05 min');
   assert.equal(since(60_000, 0), 'just now');
+  assert.equal(watching(1234), '1,234 watching');
+  assert.equal(watching(0), '0 watching');
+  assert.equal(watching(null), '');
 });
 
 test('a clock that differs by less than a Date header resolves counts as right', () => {
@@ -41,15 +45,20 @@ test('a stream is read as the server writes it', () => {
   const body = {
     id: 'alice', state: 'live', broadcast: '01h', started: '2026-11-21T09:00:00.000Z', mode: 'follow', playback: 'ticket',
     renditions: [{ name: 'source', codec: 'avc1.64001f', width: 1280, height: 720, fps: 30, kbps: 3000 }],
-    warnings: [{ code: 'long_keyframe_interval', text: 'a', fix: 'b' }], shed: ['720p'], poster: '/hls/alice/01h/poster.jpg',
+    warnings: [{ code: 'long_keyframe_interval', text: 'a', fix: 'b' }], shed: ['720p'], poster: '/hls/alice/01h/poster.jpg', viewers: 12,
   };
   assert.deepEqual(readStream(body), body);
 });
 
 test('what is missing is empty, and what is no stream is refused', () => {
   assert.deepEqual(readStream({ id: 'a', state: 'offline' }), {
-    id: 'a', state: 'offline', broadcast: null, started: null, mode: null, playback: 'public', renditions: [], warnings: [], shed: [], poster: null,
+    id: 'a', state: 'offline', broadcast: null, started: null, mode: null, playback: 'public', renditions: [], warnings: [], shed: [], poster: null, viewers: null,
   });
   assert.deepEqual(readStream({ id: 'a', state: 'live', renditions: [null, 3, { name: 1 }], warnings: 'x', shed: [1, 'a'] }).shed, ['a']);
   for (const body of [null, [], 'x', {}, { id: 1, state: 'live' }, { id: 'a', state: 'gone' }]) assert.equal(readStream(body), null);
+});
+
+test('the most watched come first, the others stay as the server has them', () => {
+  const streams = [['a', null], ['b', 3], ['c', 0], ['d', 12], ['e', null], ['f', 3]].map(([id, viewers]) => ({ id, viewers }));
+  assert.equal(byViewers(streams).map(({ id }) => id).join(''), 'dbfcae');
 });

@@ -49,7 +49,7 @@ test('pauses, seeks and the time before the first picture are not stalls', () =>
   assert.equal(meter.count, 0);
 });
 
-test('the list of stalls is bounded, the count is not', () => {
+test('the list of stalls is bounded, their count and time are not', () => {
   const meter = new StallMeter();
   for (let i = 0; i < 150; i += 1) {
     feed(meter, i * 1_000, i * 1_000 + 500, (ms) => ms / 1000);
@@ -57,4 +57,6 @@ test('the list of stalls is bounded, the count is not', () => {
   }
   assert.equal(meter.count, 150);
   assert.equal(meter.stalls.length, 100);
+  // Each from the last move to the reading before the next.
+  assert.equal(meter.totalMs, 150 * meter.stalls[0].durationMs);
 });

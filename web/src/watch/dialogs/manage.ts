@@ -74,10 +74,12 @@ function drawOffice(dialog: Dialog, parts: Parts): void {
     parts.leave();
     dialog.close();
   });
+  const studio = make('a', 'office-studio', 'Studio: viewers, and how the broadcast arrives');
+  studio.href = `/studio/${encodeURIComponent(parts.place.stream)}`;
   const who = make('div', 'office-who', make('p', 'muted', role === 'admin' ? 'You are the admin.' : 'You are the owner.'), leave);
   const show = make('div', 'office-part');
   const clips = make('div', 'office-part');
-  dialog.body.replaceChildren(show, clips, who);
+  dialog.body.replaceChildren(show, clips, studio, who);
   drawShow(dialog, parts, show);
   drawClips(dialog, parts, clips);
   if (matchMedia('(hover: hover)').matches) dialog.body.querySelector('input')?.focus();
