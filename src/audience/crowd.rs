@@ -141,6 +141,13 @@ impl Done {
         (self.is_new, self.is_whole_new) = (true, true);
     }
 
+    /// A sum with the minute that is counted.
+    pub(super) fn with_minute(&self, sum: &Tally) -> Tally {
+        let mut sum = sum.clone();
+        sum.add(&self.minute);
+        sum
+    }
+
     /// Adds a viewer to those who ever watched.
     pub(super) fn saw(&mut self, viewer: u64) {
         self.uniques.insert(viewer);

@@ -242,9 +242,7 @@ impl Crowd {
     /// What was counted here of the whole broadcast, to this moment.
     pub fn whole(&self) -> Body {
         let done = self.done();
-        let mut tally = done.whole.clone();
-        tally.add(&done.minute);
-        Body { tally, recorded: !self.subject.live, uniques: Some(done.uniques.clone()) }
+        Body { tally: done.with_minute(&done.whole), recorded: !self.subject.live, uniques: Some(done.uniques.clone()) }
     }
 }
 

@@ -44,25 +44,16 @@ impl Crowd {
         // A clock that was set back goes on with the minute that it was in.
         let is_over = minute > done.since;
         let since = done.since;
-        let with = |sum: &Tally| {
-            let mut sum = sum.clone();
-            sum.add(&done.minute);
-            sum
-        };
-        let row = |span, at, tally, uniques| {
-            let body = Body { tally, recorded: !self.subject.live, uniques };
-            let body = serde_json::to_string(&body).expect("plain data");
-            let (broadcast, part) = (self.subject.broadcast.clone(), self.part.clone());
-            AudienceRow { span, at, broadcast, part, made: wall, body }
-        };
+        let row = |span, at, tally, uniques| self.row(span, at, tally, uniques, wall);
         if done.is_new {
             rows.push(row(AudienceSpan::Minute, since, done.minute.clone(), None));
-            rows.push(row(AudienceSpan::Hour, floor(since, HOUR_MS), with(&done.hour), None));
+            rows.push(row(AudienceSpan::Hour, floor(since, HOUR_MS), done.with_minute(&done.hour), None));
         }
         // The sketch of who was there is large: once a minute.
         let writes_whole = done.is_whole_new && (is_over || closing);
         if writes_whole {
-            rows.push(row(AudienceSpan::Whole, UnixMs(0), with(&done.whole), Some(done.uniques.clone())));
+            let whole = done.with_minute(&done.whole);
+            rows.push(row(AudienceSpan::Whole, UnixMs(0), whole, Some(done.uniques.clone())));
         }
         done.is_new = false;
         done.is_whole_new &= !writes_whole;
@@ -76,5 +67,22 @@ impl Crowd {
             done.since = minute;
         }
         rows
+    }
+
+    fn row(&self, span: AudienceSpan, at: UnixMs, tally: Tally, uniques: Option<Uniques>, made: UnixMs) -> AudienceRow {
+        let body = Body { tally, recorded: !self.subject.live, uniques };
+        let body = serde_json::to_string(&body).expect("plain data");
+        AudienceRow { span, at, broadcast: self.subject.broadcast.clone(), part: self.part.clone(), made, body }
+    }
+
+    /// The row of the minute or hour that is counted, as it is now: newer than what is stored of it.
+    pub fn newest(&self, span: AudienceSpan, wall: UnixMs) -> Option<AudienceRow> {
+        let done = self.done();
+        let (at, tally) = match span {
+            AudienceSpan::Minute => (done.since, done.minute.clone()),
+            AudienceSpan::Hour => (floor(done.since, HOUR_MS), done.with_minute(&done.hour)),
+            AudienceSpan::Whole | AudienceSpan::Mark => return None,
+        };
+        (done.since != UnixMs(0) && !tally.is_empty()).then(|| self.row(span, at, tally, None, wall))
     }
 }

@@ -3,19 +3,24 @@
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State},
-    http::{HeaderMap, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header, request::Parts},
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{App, Shared, nodes, problem::Problem};
+use super::{
+    App, Shared,
+    content::{self, Content},
+    nodes,
+    problem::Problem,
+};
 use crate::{
     auth::{self, tickets::Tickets},
     id::{BroadcastId, StreamId},
-    line::{Live, Standby, State as LiveState, StreamSettings},
+    line::{Live, Standby, State as LiveState, StreamSettings, Text},
     media::Mode,
     recording::Picture,
     store::{self, RenditionRow, StreamRow},
@@ -24,6 +29,12 @@ use crate::{
 
 /// Largest request body, bytes: a stream's settings are far smaller.
 const BODY_MAX: usize = 64 << 10;
+/// A list of what is live is as old as this at most, in this node and in caches.
+const DIRECTORY: Duration = Duration::from_secs(1);
+const DIRECTORY_CACHE: HeaderValue = HeaderValue::from_static("public, max-age=1");
+/// Questions whose answers are kept, and the longest of them.
+pub const DIRECTORIES: usize = 256;
+const ASKED_MAX: usize = 200;
 /// Streams listed at once.
 const PAGE: usize = 1000;
 
@@ -192,6 +203,12 @@ impl FromRequestParts<Arc<App>> for Admin {
     }
 }
 
+/// What is live, as it was listed a moment ago for the same question: directories and bots ask all the time.
+pub fn kept_directory(app: &App, path: &str, headers: &HeaderMap) -> Option<axum::http::Response<Content>> {
+    let (at, text) = app.directories.get(path.strip_prefix("/api/v1/streams?")?)?;
+    (now() - at < DIRECTORY).then(|| content::json(&text, headers, DIRECTORY_CACHE))
+}
+
 #[derive(Debug, Deserialize)]
 struct ListQuery {
     /// `1`: only those that are live, those with most viewers first; needs no token.
@@ -204,10 +221,17 @@ struct ListQuery {
 async fn list(
     State(app): Shared,
     Query(query): Query<ListQuery>,
+    uri: Uri,
+    headers: HeaderMap,
     admin: Result<Admin, Problem>,
 ) -> Result<Response, Problem> {
     if query.live == Some(1) {
-        return app.directory(&query).map(|page| public(&page));
+        let text = Arc::new(Text::new(app.directory(&query)?.to_string()));
+        let asked = uri.query().unwrap_or_default();
+        if asked.len() <= ASKED_MAX {
+            app.directories.insert(asked.to_owned(), (now(), text.clone()));
+        }
+        return Ok(content::json(&text, &headers, DIRECTORY_CACHE).map(axum::body::Body::new));
     }
     admin?;
     let rows = app.meta.streams(None, PAGE).await?;

@@ -354,6 +354,14 @@ impl App {
     ) -> Result<(Vec<Point>, serde_json::Value), Problem> {
         let between = (scale.from, scale.to);
         let mut rows = self.meta.audience(stream, scale.span, between, ROWS_MAX).await?;
+        // What is counted here now is newer than what is stored of it.
+        let crowds = self.viewers.audience.table.crowds();
+        for crowd in crowds.iter().filter(|crowd| crowd.subject.stream == *stream) {
+            if let Some(newest) = crowd.newest(scale.span, unix_now()) {
+                rows.retain(|row| (row.at, &row.part) != (newest.at, &newest.part));
+                rows.push(newest);
+            }
+        }
         let mut marks = self.meta.audience(stream, AudienceSpan::Mark, between, MARKS_MAX).await?;
         for rows in [&mut rows, &mut marks] {
             rows.retain(|row| of.is_none_or(|of| *of == row.broadcast));

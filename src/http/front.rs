@@ -24,7 +24,7 @@ use metrics::Counter;
 use tower::{ServiceExt, util::Oneshot};
 
 use super::{
-    App, chat,
+    App, api, chat,
     content::{self, Content},
     hls, link,
     problem::Problem,
@@ -215,8 +215,12 @@ impl Door {
             let sender = Sender { ticket: ticket.map(str::to_owned), address };
             return Step::Waits(Box::pin(reports::answer(shared.app.clone(), sender, request)));
         }
-        if is_read && let Some(answer) = chat::kept_slot(&shared.app, path, request.headers()) {
-            return Step::Ready(Some(Box::new(answer)));
+        if is_read && path.starts_with("/api/") {
+            let headers = request.headers();
+            let kept = chat::kept_slot(&shared.app, path, headers);
+            if let Some(answer) = kept.or_else(|| api::kept_directory(&shared.app, path, headers)) {
+                return Step::Ready(Some(Box::new(answer)));
+            }
         }
         let Some(rest) = path.strip_prefix("/hls/").filter(|_| is_read) else {
             let mut request = viewer::prepare(request.map(axum::body::Body::new), peer);

@@ -13,6 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{any, get, post},
 };
+use quick_cache::sync::Cache as Cached;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{Any, CorsLayer};
@@ -45,7 +46,7 @@ use crate::{
         link::{Access, Links},
     },
     id::StreamId,
-    line::{Lines, announce::Announcements},
+    line::{Lines, Text, announce::Announcements},
     recording::{Archive, Jobs, Library, Pictures},
     store::{AccessRow, Meta, NodeRow, health::Health},
     time::Timestamp,
@@ -74,6 +75,8 @@ pub struct App {
     pub pictures: Option<Pictures>,
     pub chats: chat::Chats,
     pub viewers: reports::Viewers,
+    /// Lists of what is live, by the query that asked for them.
+    pub directories: Cached<String, (Timestamp, Arc<Text>)>,
     /// What was counted and is not stored yet.
     pub counted: Pending,
     pub meta: Arc<dyn Meta>,

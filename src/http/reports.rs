@@ -13,8 +13,8 @@ use std::{
 };
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use metrics::Counter;
 use quick_cache::sync::Cache;
@@ -49,6 +49,8 @@ static HEADERS: [HeaderName; 4] = [
 /// Longest body, bytes, and most reports in it.
 const BODY_MAX: usize = 64 << 10;
 const REPORTS_MAX: usize = 256;
+/// A longer body is not read to its end.
+const HEARD_OUT: usize = 4 << 20;
 /// A body that takes longer is not waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Content ids that are known to mean nothing, and for how long.
@@ -163,19 +165,30 @@ fn preflight() -> Response<Content> {
     response
 }
 
-async fn read(body: Incoming) -> Result<String, Problem> {
-    let too_long = || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("at most {BODY_MAX} bytes are read at once"));
-    if http_body::Body::size_hint(&body).lower() > BODY_MAX as u64 {
-        return Err(too_long());
-    }
+/// Reads a body. One that is too long is read on for a while, so that whoever sends it hears why it is not taken.
+async fn read(mut body: Incoming) -> Result<String, Problem> {
+    let (mut bytes, mut length) = (BytesMut::new(), 0);
+    let all = async {
+        while let Some(frame) = body.frame().await {
+            let early = |_| Problem::new(StatusCode::BAD_REQUEST, "the body ended early");
+            let Ok(piece) = frame.map_err(early)?.into_data() else { continue };
+            length += piece.len();
+            match length {
+                ..=BODY_MAX => bytes.extend_from_slice(&piece),
+                ..=HEARD_OUT => {}
+                _ => break,
+            }
+        }
+        Ok::<_, Problem>(())
+    };
     let late = |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not come");
-    let bytes = timeout(PATIENCE, Limited::new(body, BODY_MAX).collect()).await.map_err(late)?;
-    let bytes = bytes.map_err(|why| match why.is::<LengthLimitError>() {
-        true => too_long(),
-        false => Problem::new(StatusCode::BAD_REQUEST, "the body ended early"),
-    })?;
+    timeout(PATIENCE, all).await.map_err(late)??;
+    if length > BODY_MAX {
+        let words = format!("at most {BODY_MAX} bytes are read at once");
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, words));
+    }
     let no_text = |_| Problem::new(StatusCode::BAD_REQUEST, "the body is not UTF-8");
-    String::from_utf8(bytes.to_bytes().into()).map_err(no_text)
+    String::from_utf8(bytes.into()).map_err(no_text)
 }
 
 /// Takes a report out of a request for media: gives the path without it, and the report.

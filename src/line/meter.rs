@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    id::Rendition,
     media::{Packet, Track, VIDEO_TIMESCALE},
     store::RenditionRow,
     time::{Timestamp, UnixMs},
@@ -91,8 +92,11 @@ pub struct Reading {
 }
 
 impl Meter {
-    /// Takes what the encoder says of a track.
+    /// Takes what the encoder says of a track; what is made of it here does not matter.
     pub fn describe(&self, row: &RenditionRow) {
+        if row.name != Rendition::source() && row.name != Rendition::audio() {
+            return;
+        }
         let coded = Coded { codec: row.codec.clone(), width: row.width, height: row.height };
         let mut measured = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if row.height > 0 { measured.video = Some(coded) } else { measured.audio = Some(coded) }

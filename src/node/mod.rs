@@ -220,6 +220,7 @@ impl Node {
             chats: http::chat::Chats::new(rooms, config.chat.enabled),
             viewers: http::reports::Viewers::new(audience, config.live.even_part()),
             counted: Pending::default(),
+            directories: quick_cache::sync::Cache::new(http::api::DIRECTORIES),
             lines: lines.clone(),
             library,
             jobs: jobs.clone(),

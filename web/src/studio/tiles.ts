@@ -43,8 +43,8 @@ export class Tiles {
     const more = [
       ...(paused > 0 ? [`${number(paused)} paused`] : []),
       ...(stalled > 0 ? [`${number(stalled)} waiting for data`] : []),
-      // Players that send no reports are told by what they fetch.
-      ...(estimate !== null && estimate > 0 ? [`about ${number(estimate)} more in other players`] : []),
+      // Players that send no reports are among these.
+      ...(estimate !== null && estimate > 0 ? [`about ${number(estimate)} by requests for playlists`] : []),
     ];
     this.#watching.set(number(viewers), more.join(' · '));
     this.#behind.set(time(latencyMs), latencyMs === null ? '' : 'now, on average');
