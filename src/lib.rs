@@ -28,6 +28,7 @@ pub mod ingest;
 
 pub mod cache;
 
+pub mod audience;
 pub mod chat;
 
 pub mod auth;

@@ -13,6 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{App, Shared, nodes, problem::Problem};
 use crate::{
+    audience::now::Kept,
     auth::{self, tickets::Tickets},
     id::{BroadcastId, StreamId},
     line::{Live, Standby, State as LiveState, StreamSettings},
@@ -66,6 +67,14 @@ struct Stream {
     shed: Vec<String>,
     /// Where a picture of it is, renewed every half minute; nothing where a ticket is needed to see it.
     poster: Option<String>,
+    /// What it plays, where that was told; nothing where a ticket is needed to know it.
+    now: Option<Playing>,
+}
+
+#[derive(Debug, Serialize)]
+struct Playing {
+    title: Option<String>,
+    artist: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -119,6 +128,7 @@ impl Stream {
             warnings,
             shed,
             poster: None,
+            now: None,
         }
     }
 
@@ -155,6 +165,7 @@ impl Stream {
             warnings: warnings.collect(),
             shed: live.shed.iter().map(ToString::to_string).collect(),
             poster: poster.filter(|_| !tickets.needs_ticket(live.stream.as_str())),
+            now: app.briefly(&live.stream).filter(|_| !tickets.needs_ticket(live.stream.as_str())),
         }
     }
 }
@@ -257,6 +268,7 @@ async fn create(
         store::Error::Exists => Problem::new(StatusCode::CONFLICT, format!("stream {id} exists already")),
         other => other.into(),
     })?;
+    app.playing.board().is_made(&id);
     let told = serde_json::json!({
         "id": id,
         "key": format!("{id}?key={}", secret.expose()),
@@ -324,6 +336,9 @@ async fn delete(_: Admin, State(app): Shared, Path(id): Path<String>) -> Result<
         other => other.into(),
     })?;
     app.kick(&id).await;
+    // Other nodes show that it plays nothing.
+    let _ = app.playing.set(&id, None).await;
+    app.playing.board().is_gone(&id);
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -363,6 +378,13 @@ impl App {
     pub(super) fn own_streams(&self) -> BTreeMap<StreamId, Value> {
         let view = |live: &Arc<Live>| serde_json::to_value(Stream::of(live, self)).expect("plain data");
         self.lines.all().iter().map(|live| (live.stream.clone(), view(live))).collect()
+    }
+
+    /// What a stream plays, where it is known and in words.
+    fn briefly(&self, stream: &StreamId) -> Option<Playing> {
+        let Kept::Shown(shown) = self.playing.board().kept(stream.as_str())? else { return None };
+        let (title, artist) = (shown.now.title.clone(), shown.now.artist.clone());
+        (title.is_some() || artist.is_some()).then_some(Playing { title, artist })
     }
 
     /// Changes the settings of a stream.

@@ -290,7 +290,7 @@ struct Switch {
 
 impl App {
     /// What is stored of a chat is not at this node where it makes no streams.
-    fn must_have_store(&self) -> Result<(), Problem> {
+    pub(super) fn must_have_store(&self) -> Result<(), Problem> {
         let elsewhere = "this node has no store: ask one that makes streams";
         self.is_origin.then_some(()).ok_or_else(|| Problem::new(StatusCode::MISDIRECTED_REQUEST, elsewhere))
     }

@@ -26,7 +26,7 @@ use tower::{ServiceExt, util::Oneshot};
 use super::{
     App, chat,
     content::{self, Content},
-    hls, link,
+    hls, link, now,
     problem::Problem,
     serve::Counted,
     viewer::{self, Came, Peer, Viewer},
@@ -208,7 +208,9 @@ impl Door {
         }
         let (ticket, path) = viewer::split(request.uri());
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-        if is_read && let Some(answer) = chat::kept_slot(&shared.app, path, request.headers()) {
+        let polled =
+            |headers| now::kept(&shared.app, path, headers).or_else(|| chat::kept_slot(&shared.app, path, headers));
+        if is_read && let Some(answer) = polled(request.headers()) {
             return Step::Ready(Some(Box::new(answer)));
         }
         let Some(rest) = path.strip_prefix("/hls/").filter(|_| is_read) else {

@@ -27,6 +27,7 @@ interface Card {
   /** The address of the poster shown or on its way; empty when there is none. */
   poster: string;
   badge: HTMLElement;
+  playing: HTMLElement;
   line: HTMLElement;
 }
 
@@ -51,6 +52,7 @@ function draw(streams: Stream[], clockOffsetMs: number): void {
     }
     card.badge.dataset['state'] = stream.state;
     setText(card.badge, stream.state === 'away' ? 'Away' : 'Live');
+    setText(card.playing, [stream.now?.title, stream.now?.artist].filter(Boolean).join(' · '));
     setText(card.line, describe(stream, Date.now() + clockOffsetMs));
     void showPoster(card, stream.poster);
   }
@@ -64,16 +66,17 @@ function draw(streams: Stream[], clockOffsetMs: number): void {
 function makeCard(id: string): Card {
   const badge = make('span', 'badge');
   const line = make('p', 'card-line');
+  const playing = make('p', 'card-playing');
   const picture = make('div', 'card-picture', art(id), badge);
   const link = make(
     'a',
     'card',
     picture,
-    make('div', 'card-body', make('h2', 'card-name', id), line),
+    make('div', 'card-body', make('h2', 'card-name', id), playing, line),
   );
   link.href = `/watch/${encodeURIComponent(id)}`;
   cards.append(make('li', '', link));
-  return { link, picture, poster: '', badge, line };
+  return { link, picture, poster: '', badge, playing, line };
 }
 
 /** Puts the newest picture of a stream over the drawn one, once it is here; without one the drawn one stays. */

@@ -34,6 +34,8 @@ export interface Stream {
   shed: string[];
   /** Address of a recent picture; null where there is none. */
   poster: string | null;
+  /** What it plays, where that is told. */
+  now: { title: string | null; artist: string | null } | null;
 }
 
 export interface Failure {
@@ -180,6 +182,7 @@ export function readStream(body: unknown): Stream | null {
     warnings: list(body['warnings'], readWarning),
     shed: list(body['shed'], text),
     poster: text(body['poster']),
+    now: isObject(body['now']) ? { title: text(body['now']['title']), artist: text(body['now']['artist']) } : null,
   };
 }
 
