@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn the_one_that_runs_is_heard_too() {
         let marks = [mark(0), mark(1000), mark(2000)];
-        let heard = |ms| heard_from(&marks, UnixMs(1_767_225_600_000 + ms)).len();
+        let heard = |ms: i64| heard_from(&marks, UnixMs(1_767_225_600_000 + ms)).len();
         assert_eq!([-1, 0, 999, 1000, 1500, 5000].map(heard), [3, 3, 3, 2, 2, 1]);
         assert!(heard_from(&[], UnixMs(0)).is_empty());
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::{
-    package::{Clip, Entry, History, List, PartEntry, history, window::LEN_MAX},
+    package::{Clip, Entry, History, List, Mark, PartEntry, history, window::LEN_MAX},
     time::UnixMs,
 };
 
