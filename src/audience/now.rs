@@ -266,7 +266,7 @@ mod tests {
         let now = Now { id: EventId::first_at(NOW), title: Some("a".into()), started: Some(NOW), ..Now::default() };
         assert!(
             now.told()
-                .contains(r#""id":"0fb8bg8000000","title":"a","artist":null,"started":"2026-01-01T00:00:00.000Z""#)
+                .contains(r#""id":"03nfc9c000000","title":"a","artist":null,"started":"2026-01-01T00:00:00.000Z""#)
         );
         let read: Now = serde_json::from_value(serde_json::to_value(&now).unwrap()).unwrap();
         assert_eq!(read, now);

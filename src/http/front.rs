@@ -87,6 +87,10 @@ pub struct Running {
     is_held: bool,
 }
 
+/// Marks an answer that has no end and tells something now and then: its reader is not slow when nothing was to be told.
+#[derive(Debug, Clone)]
+pub struct Lasting;
+
 impl Running {
     fn begin(connection: &Arc<Connection>) -> Self {
         if let Some(traffic) = &connection.traffic {
@@ -306,7 +310,9 @@ impl Future for Answering {
         answer.map(|answer| {
             let mut answer = if self.is_head { content::without_body(answer) } else { answer };
             if let Some(mut running) = self.running.take() {
-                running.answered();
+                if answer.extensions().get::<Lasting>().is_none() {
+                    running.answered();
+                }
                 running.connection.front.shared.answers.count(answer.status());
                 answer.body_mut().holds(running);
             }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Body,
     extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State},
     http::{HeaderMap, HeaderValue, Response as HttpResponse, StatusCode, header, request::Parts},
@@ -23,6 +23,7 @@ use super::{
     App, Shared,
     api::{parse, unknown},
     content::{self, Content},
+    front::Lasting,
     problem::Problem,
     recordings::Asker,
     viewer::Viewer,
@@ -237,7 +238,7 @@ async fn events(State(app): Shared, Path(id): Path<String>, reader: Reader) -> R
     });
     // nginx would keep events until there are many.
     let headers = [("content-type", "text/event-stream"), ("cache-control", "no-store"), ("x-accel-buffering", "no")];
-    Ok((headers, Body::from_stream(events)).into_response())
+    Ok((Extension(Lasting), headers, Body::from_stream(events)).into_response())
 }
 
 /// Somebody who is told what plays as it changes.

@@ -62,7 +62,7 @@ mod tests {
         let text = Mark { title, artwork, ..mark(0) }.to_string();
         assert_eq!(
             text,
-            "#EXT-X-DATERANGE:ID=\"0fb8bg8000000\",CLASS=\"weir.now\",START-DATE=\"2026-01-01T00:00:00.000Z\",END-ON-NEXT=YES,\
+            "#EXT-X-DATERANGE:ID=\"03nfc9c000000\",CLASS=\"weir.now\",START-DATE=\"2026-01-01T00:00:00.000Z\",END-ON-NEXT=YES,\
              X-TITLE=\"a 'b', c#EXT-X-ENDLIST\",X-ARTWORK=\"https://a/b?c=1,2\""
         );
     }
