@@ -56,6 +56,38 @@ impl UnixMs {
         let seconds = (number(11..13)? * 60 + number(14..16)?) * 60 + number(17..19)?;
         Some(Self(days * 86_400_000 + seconds * 1000 + number(20..23)?))
     }
+
+    /// Reads any time that RFC 3339 allows; what is finer than a millisecond is left out.
+    pub fn parse_rfc3339(text: &str) -> Option<Self> {
+        let (begin, rest) = text.is_ascii().then(|| text.split_at_checked(19))??;
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let (fraction, zone) = match rest.strip_prefix('.') {
+            Some(rest) => rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?),
+            None => ("0", rest),
+        };
+        let begin = begin.to_ascii_uppercase().replacen(' ', "T", 1);
+        let within = |range: std::ops::Range<usize>, most: u32| {
+            let part = begin.get(range).filter(|part| digits(part));
+            part.and_then(|part| part.parse::<u32>().ok()).filter(|part| *part <= most)
+        };
+        let (month, day) = (within(5..7, 12)?, within(8..10, 31)?);
+        // A leap second is the last of its minute.
+        let (.., second) = (within(11..13, 23)?, within(14..16, 59)?, within(17..19, 60)?);
+        if month == 0 || day == 0 || !digits(fraction) {
+            return None;
+        }
+        let time = Self::parse(&format!("{}{:02}.{}Z", &begin[..17], second.min(59), &format!("{fraction:0<3}")[..3]))?;
+        let minutes = match zone.as_bytes() {
+            [b'Z' | b'z'] => 0,
+            [sign @ (b'+' | b'-'), _, _, b':', _, _] if digits(&zone[1..3]) && digits(&zone[4..6]) => {
+                let (hours, minutes): (i64, i64) = (zone[1..3].parse().ok()?, zone[4..6].parse().ok()?);
+                let east = Some(hours * 60 + minutes).filter(|_| hours < 24 && minutes < 60)?;
+                if *sign == b'+' { east } else { -east }
+            }
+            _ => return None,
+        };
+        Some(Self(time.0 - minutes * 60_000))
+    }
 }
 
 impl fmt::Display for UnixMs {
@@ -134,6 +166,42 @@ mod tests {
             "ü026-01-01T00:00:00.00Z",
         ] {
             assert_eq!(UnixMs::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn any_rfc_3339_time_is_read() {
+        let noon = 1_767_268_800_000;
+        for (text, ms) in [
+            ("2026-01-01T12:00:00Z", noon),
+            ("2026-01-01t12:00:00z", noon),
+            ("2026-01-01 12:00:00.000000Z", noon),
+            ("2026-01-01T12:00:00.5Z", noon + 500),
+            ("2026-01-01T12:00:00.1239Z", noon + 123),
+            ("2026-01-01T14:00:00+02:00", noon),
+            ("2025-12-31T23:30:00.250-12:30", noon + 250),
+            ("2026-01-01T11:59:60Z", noon - 1000),
+        ] {
+            assert_eq!(UnixMs::parse_rfc3339(text), Some(UnixMs(ms)), "{text}");
+        }
+        for text in [
+            "",
+            "2026-01-01",
+            "2026-01-01T12:00:00",
+            "2026-01-01T12:00:00.Z",
+            "2026-01-01T12:00:00.5",
+            "2026-13-01T12:00:00Z",
+            "2026-00-01T12:00:00Z",
+            "2026-01-32T12:00:00Z",
+            "2026-01-01T24:00:00Z",
+            "2026-01-01T12:60:00Z",
+            "2026-01-01T12:00:00+2:00",
+            "2026-01-01T12:00:00+24:00",
+            "2026-01-01T12:00:00+0\u{e4}:0",
+            "2026-01-01T12:00:+1Z",
+            "now, or in a moment if you like",
+        ] {
+            assert_eq!(UnixMs::parse_rfc3339(text), None, "{text}");
         }
     }
 }

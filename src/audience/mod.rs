@@ -2,7 +2,8 @@
 //!
 //! [`Table`] has a session for each player that reports, [`Crowd`] the counts of one broadcast, [`Tally`] what viewers did in a span of
 //! time. `node` drives [`Audience::tick`] each second, and [`tell`] tells the other nodes. A node's count is of all nodes' viewers, by
-//! the id of their session, so that it is the same everywhere. Addresses are looked at as salted hashes and are never stored.
+//! the id of their session, so that it is the same everywhere. Addresses are looked at as salted hashes and are never stored. What a
+//! stream plays now ([`now`]) is told the other way, to those who watch.
 
 use std::{
     collections::HashMap,
@@ -19,6 +20,7 @@ use sha2::{Digest, Sha256};
 pub mod cmcd;
 mod crowd;
 pub mod history;
+pub mod now;
 pub mod pending;
 mod rows;
 pub mod share;

@@ -1,7 +1,7 @@
 //! The link from an edge to each of its upstreams: one long answer of `GET /internal/v1/link`, a JSON message per line.
 //!
-//! It says that the upstream is alive (a beat at least every [`BEAT`]), who may watch, which streams are live, and what a
-//! pushed stream just listed. An upstream that is silent for [`SILENCE`] counts as gone: what was asked of it is asked of
+//! It says that the upstream is alive (a beat at least every [`BEAT`]), who may watch, which streams are live, what they play, and
+//! what a pushed stream just listed. An upstream that is silent for [`SILENCE`] counts as gone: what was asked of it is asked of
 //! another, well within a chunk. The link is opened again for as long as the node runs; what was heard last counts
 //! meanwhile.
 
@@ -61,6 +61,8 @@ pub enum Message {
     Listed { path: String },
     /// Viewers of streams that are shown, at all nodes: those whose number has changed.
     Viewers { counts: BTreeMap<StreamId, u64> },
+    /// What a stream plays from now on; when a link opens also what it played just before.
+    Now { id: StreamId, now: Value },
 }
 
 /// Who may watch, as one upstream sees it.
@@ -112,6 +114,8 @@ pub enum News<'a> {
     Listed(&'a Object),
     /// It shows this stream, or something of it has changed.
     Stream(&'a StreamId, &'a Value),
+    /// What it plays.
+    Now(&'a StreamId, &'a Value),
     /// An upstream has come or is gone.
     Alive,
 }
@@ -360,6 +364,7 @@ impl Links {
                 heard.viewers.remove(&id);
             }
             Message::Viewers { counts } => heard().viewers.extend(counts),
+            Message::Now { id, now } => told(News::Now(&id, &now)),
             Message::Listed { path } => {
                 let object = path.strip_prefix("/hls/").and_then(|path| Object::parse(path, None).ok());
                 if let Some(object) = object {

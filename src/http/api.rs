@@ -18,6 +18,7 @@ use super::{
     problem::Problem,
 };
 use crate::{
+    audience::now::Kept,
     auth::{self, tickets::Tickets},
     id::{BroadcastId, StreamId},
     line::{Live, Standby, State as LiveState, StreamSettings, Text},
@@ -80,6 +81,14 @@ pub(super) struct Stream {
     /// Who watches, at all nodes, as players report; nothing while it is not live. Not part of what nodes tell each other of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     viewers: Option<u64>,
+    /// What it plays, where that was told; nothing where a ticket is needed to know it.
+    now: Option<Playing>,
+}
+
+#[derive(Debug, Serialize)]
+struct Playing {
+    title: Option<String>,
+    artist: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -134,6 +143,7 @@ impl Stream {
             shed,
             poster: None,
             viewers: None,
+            now: None,
         }
     }
 
@@ -171,6 +181,7 @@ impl Stream {
             shed: live.shed.iter().map(ToString::to_string).collect(),
             poster: poster.filter(|_| !tickets.needs_ticket(live.stream.as_str())),
             viewers: None,
+            now: app.briefly(&live.stream).filter(|_| !tickets.needs_ticket(live.stream.as_str())),
         }
     }
 }
@@ -289,6 +300,7 @@ async fn create(
         store::Error::Exists => Problem::new(StatusCode::CONFLICT, format!("stream {id} exists already")),
         other => other.into(),
     })?;
+    app.playing.board().is_made(&id);
     let told = serde_json::json!({
         "id": id,
         "key": format!("{id}?key={}", secret.expose()),
@@ -356,6 +368,9 @@ async fn delete(_: Admin, State(app): Shared, Path(id): Path<String>) -> Result<
         other => other.into(),
     })?;
     app.kick(&id).await;
+    // Other nodes show that it plays nothing.
+    let _ = app.playing.set(&id, None).await;
+    app.playing.board().is_gone(&id);
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -425,6 +440,13 @@ impl App {
     pub(super) fn own_streams(&self) -> BTreeMap<StreamId, Value> {
         let view = |live: &Arc<Live>| serde_json::to_value(Stream::of(live, self)).expect("plain data");
         self.lines.all().iter().map(|live| (live.stream.clone(), view(live))).collect()
+    }
+
+    /// What a stream plays, where it is known and in words.
+    fn briefly(&self, stream: &StreamId) -> Option<Playing> {
+        let Kept::Shown(shown) = self.playing.board().kept(stream.as_str())? else { return None };
+        let (title, artist) = (shown.now.title.clone(), shown.now.artist.clone());
+        (title.is_some() || artist.is_some()).then_some(Playing { title, artist })
     }
 
     /// Changes the settings of a stream.

@@ -26,7 +26,7 @@ use tower::{ServiceExt, util::Oneshot};
 use super::{
     App, api, chat,
     content::{self, Content},
-    hls, link,
+    hls, link, now,
     problem::Problem,
     reports::{self, Sender},
     serve::Counted,
@@ -87,6 +87,10 @@ pub struct Running {
     connection: Arc<Connection>,
     is_held: bool,
 }
+
+/// Marks an answer that has no end and tells something now and then: its reader is not slow when nothing was to be told.
+#[derive(Debug, Clone)]
+pub struct Lasting;
 
 impl Running {
     fn begin(connection: &Arc<Connection>) -> Self {
@@ -216,9 +220,9 @@ impl Door {
             return Step::Waits(Box::pin(reports::answer(shared.app.clone(), sender, request)));
         }
         if is_read && path.starts_with("/api/") {
-            let headers = request.headers();
-            let kept = chat::kept_slot(&shared.app, path, headers);
-            if let Some(answer) = kept.or_else(|| api::kept_directory(&shared.app, path, headers)) {
+            let (app, headers) = (&shared.app, request.headers());
+            let kept = now::kept(app, path, headers).or_else(|| chat::kept_slot(app, path, headers));
+            if let Some(answer) = kept.or_else(|| api::kept_directory(app, path, headers)) {
                 return Step::Ready(Some(Box::new(answer)));
             }
         }
@@ -334,7 +338,9 @@ impl Future for Answering {
         answer.map(|answer| {
             let mut answer = if self.is_head { content::without_body(answer) } else { answer };
             if let Some(mut running) = self.running.take() {
-                running.answered();
+                if answer.extensions().get::<Lasting>().is_none() {
+                    running.answered();
+                }
                 running.connection.front.shared.answers.count(answer.status());
                 answer.body_mut().holds(running);
             }

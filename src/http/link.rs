@@ -20,6 +20,7 @@ use tokio::{
 
 use super::{App, Shared, problem::Problem};
 use crate::{
+    audience::now::Now,
     auth,
     cache::link::{Access, BEAT, Message, News},
     id::StreamId,
@@ -46,6 +47,9 @@ pub fn admit(app: &App, path: &str, headers: &HeaderMap) -> Result<(), Problem> 
     }
 }
 
+/// What of so many streams a reader is told at once of what they play.
+const TOLD: usize = 100;
+
 impl App {
     /// Takes what an upstream says on its link.
     pub fn hear(&self, news: News) {
@@ -61,6 +65,7 @@ impl App {
                 }
             }
             News::Listed(_) | News::Alive => {}
+            News::Now(stream, now) => self.playing.hear(stream, now),
             News::Stream(stream, view) => {
                 if let Some(epoch) = view["epoch"].as_u64() {
                     self.lines.superseded(stream, epoch);
@@ -77,6 +82,8 @@ pub async fn link(State(app): Shared) -> Response {
     let telling = Telling {
         access: app.access.subscribe(),
         announced: app.announcements.subscribe(),
+        played: app.playing.board().changes(),
+        untold: Vec::new(),
         shown: BTreeMap::new(),
         viewers: BTreeMap::new(),
         counted: Timestamp::default(),
@@ -96,6 +103,9 @@ struct Telling {
     app: Arc<App>,
     access: watch::Receiver<Access>,
     announced: broadcast::Receiver<Arc<str>>,
+    played: broadcast::Receiver<(StreamId, Arc<Now>)>,
+    /// What streams play, as far as the reader was not told it: the next one last, and of one stream the newest first.
+    untold: Vec<(StreamId, Arc<Now>)>,
     /// Streams as the reader knows them.
     shown: BTreeMap<StreamId, Value>,
     viewers: BTreeMap<StreamId, u64>,
@@ -115,6 +125,7 @@ impl Telling {
             write(&mut lines, &Message::Behind { names });
             write(&mut lines, &Message::Access(self.access.borrow_and_update().clone()));
             self.tell_streams(&mut lines);
+            self.untold = self.app.playing.board().all();
             return Some(lines.into());
         }
         let stopping = self.app.stopping.clone();
@@ -132,6 +143,21 @@ impl Telling {
                 }
                 Err(RecvError::Closed) => return None,
             },
+            played = self.played.recv() => match played {
+                Ok((id, now)) => write_now(&mut lines, id, &now),
+                // Changes that were missed are told with all the others.
+                Err(RecvError::Lagged(_)) => {
+                    self.untold = self.app.playing.board().all();
+                    write(&mut lines, &Message::Beat);
+                }
+                Err(RecvError::Closed) => return None,
+            },
+            () = std::future::ready(()), if !self.untold.is_empty() => {
+                let rest = self.untold.len().saturating_sub(TOLD);
+                for (id, now) in self.untold.split_off(rest).into_iter().rev() {
+                    write_now(&mut lines, id, &now);
+                }
+            }
             _ = self.beat.tick() => {
                 self.tell_streams(&mut lines);
                 self.tell_viewers(&mut lines);
@@ -181,6 +207,10 @@ impl Telling {
             write(lines, &Message::Viewers { counts });
         }
     }
+}
+
+fn write_now(lines: &mut Vec<u8>, id: StreamId, now: &Now) {
+    write(lines, &Message::Now { id, now: serde_json::to_value(now).expect("plain data") });
 }
 
 fn write(lines: &mut Vec<u8>, message: &Message) {

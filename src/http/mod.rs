@@ -14,7 +14,7 @@ use axum::{
     routing::{any, get, post},
 };
 use quick_cache::sync::Cache as Cached;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{Any, CorsLayer};
 
@@ -27,6 +27,7 @@ pub mod front;
 mod hls;
 mod link;
 mod nodes;
+pub mod now;
 mod ops;
 mod pace;
 mod pages;
@@ -39,7 +40,7 @@ pub mod tls;
 mod viewer;
 
 use crate::{
-    audience::pending::Pending,
+    audience::{now::Playing, pending::Pending},
     auth,
     cache::{
         Cache,
@@ -79,6 +80,9 @@ pub struct App {
     pub directories: Cached<String, (Timestamp, Arc<Text>)>,
     /// What was counted and is not stored yet.
     pub counted: Pending,
+    pub playing: Playing,
+    /// Places for those who are told what plays as it changes: each takes one of the requests that are answered at a time.
+    pub listeners: Arc<Semaphore>,
     pub meta: Arc<dyn Meta>,
     pub health: Arc<Health>,
     pub readiness: Readiness,
@@ -126,7 +130,7 @@ type Shared = State<Arc<App>>;
 
 /// All public routes (DESIGN section 10) but media, which [`front`] answers before it comes here.
 pub fn router(app: Arc<App>) -> Router {
-    // Any page may play a stream; only the API's answers are not for other origins' scripts.
+    // Any page may play a stream and show what it plays; the rest of the API is not for other origins' scripts.
     let cors = CorsLayer::new()
         .allow_origin(Any)
         .allow_methods([Method::GET, Method::HEAD, Method::OPTIONS])
@@ -136,6 +140,7 @@ pub fn router(app: Arc<App>) -> Router {
     let hls = Router::new()
         .route("/hls/{*object}", any(only_reads))
         .route("/ticket/hls/{stream}/{*rest}", get(hls::ticket))
+        .merge(now::routes())
         .layer(cors);
     Router::new()
         .merge(hls)
@@ -160,6 +165,7 @@ pub fn internal_router(app: Arc<App>) -> Router {
         .merge(ops::routes())
         .merge(chat::internal_routes())
         .merge(audience::internal_routes())
+        .merge(now::internal_routes())
         .fallback(|| async { problem::Problem::not_found("no such thing on the internal port") })
         .layer(middleware::from_fn(common))
         .with_state(app)

@@ -16,7 +16,7 @@ use super::{
     App, Shared,
     api::{self, parse},
     problem::Problem,
-    viewer::Viewer,
+    viewer::{Peer, Viewer},
 };
 use crate::{
     auth::{self, Secret, keys::PublishKey},
@@ -75,6 +75,11 @@ impl FromRequestParts<Arc<App>> for Asker {
 }
 
 impl Asker {
+    /// Whoever shows this, the value of an `Authorization`, to whichever node.
+    pub(super) fn with(given: Option<&str>) -> Self {
+        Self { viewer: Viewer::new(None, Peer::Public(IpAddr::from([0, 0, 0, 0]))), given: given.map(str::to_owned) }
+    }
+
     /// Who asks, for this stream. A key or token that is given must be right.
     async fn role(&self, app: &App, stream: &StreamId) -> Result<Role, Problem> {
         let Some(given) = &self.given else { return Ok(Role::Viewer) };

@@ -23,6 +23,7 @@ use crate::{
     line::{Lines, StreamSettings},
     rtmp::{
         Code, Refusal, StreamKey,
+        flv::Metadata,
         server::{Accepted, PublishRequest, Publishers},
     },
 };
@@ -41,6 +42,11 @@ pub struct Admitted {
 pub trait Gate: Send + Sync + 'static {
     /// Judges a stream key as the encoder sent it (`alice?key=...`).
     async fn admit(&self, stream_key: &StreamKey) -> Result<Admitted, Refusal>;
+}
+
+/// Who is told what encoders say beside media.
+pub trait Hears: Send + Sync + 'static {
+    fn metadata(&self, stream: &StreamId, metadata: &Metadata);
 }
 
 /// The nodes that share the streams, this one among them.
@@ -62,13 +68,20 @@ pub struct Ingest {
     gate: Arc<dyn Gate>,
     chunk_ms: u32,
     relays: Option<Relays>,
+    hears: Arc<dyn Hears>,
     sessions: TaskTracker,
 }
 
 impl Ingest {
     /// `chunk_ms` is the nominal chunk duration. With `relays` sessions go where these lead, else to the lines of this node.
-    pub fn new(lines: Lines, gate: Arc<dyn Gate>, chunk_ms: u32, relays: Option<Relays>) -> Self {
-        Self { lines, gate, chunk_ms, relays, sessions: TaskTracker::new() }
+    pub fn new(
+        lines: Lines,
+        gate: Arc<dyn Gate>,
+        chunk_ms: u32,
+        relays: Option<Relays>,
+        hears: Arc<dyn Hears>,
+    ) -> Self {
+        Self { lines, gate, chunk_ms, relays, hears, sessions: TaskTracker::new() }
     }
 
     /// Waits until every session has handed its last packet to its line.
@@ -89,7 +102,7 @@ impl Publishers for Ingest {
             None => Way::Line(self.lines.attach(&stream, settings, fenced.clone()).await.map_err(stopping)?),
         };
         info!(%stream, peer = %request.peer, encoder = %request.encoder, "publisher connected");
-        let session = Session::new(stream, feed, self.chunk_ms, self.sessions.token());
+        let session = Session::new(stream, feed, self.chunk_ms, self.hears.clone(), self.sessions.token());
         let words = Refusal::new(Code::Rejected, Ended::Fenced.to_string());
         Ok(Accepted { sink: Box::new(session), stop: fenced, words })
     }

@@ -1,12 +1,12 @@
 //! One publisher's session: tags in, marked packets out.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, info, warn};
 
-use super::relay;
+use super::{Hears, relay};
 use crate::{
     id::StreamId,
     line::{Begin, Begun, Feed, Fenced, Parting},
@@ -91,6 +91,7 @@ pub struct Session {
     audio: Option<AudioConfig>,
     /// Why the session's media are taken no more.
     over: Option<Ended>,
+    hears: Arc<dyn Hears>,
     _running: TaskTrackerToken,
 }
 
@@ -127,10 +128,10 @@ impl Sink for Session {
 
 impl Session {
     /// Begins a session of `stream`. `running` is held to its end.
-    pub fn new(stream: StreamId, feed: Way, chunk_ms: u32, running: TaskTrackerToken) -> Self {
+    pub fn new(stream: StreamId, feed: Way, chunk_ms: u32, hears: Arc<dyn Hears>, running: TaskTrackerToken) -> Self {
         // Whether to encode is known when the line has seen the video's size.
         let timeline = Timeline::new(Config { chunk_ms, encode: true });
-        Self { stream, feed, timeline, video: None, audio: None, over: None, _running: running }
+        Self { stream, feed, timeline, video: None, audio: None, over: None, hears, _running: running }
     }
 
     async fn tags(&mut self, tags: Vec<Tag>) -> Result<(), Ended> {
@@ -165,6 +166,7 @@ impl Session {
             Tag::Audio { time_ms, payload } => Input::Audio { time_ms, payload },
             Tag::Metadata(metadata) => {
                 debug!(stream = %self.stream, ?metadata, "encoder's metadata");
+                self.hears.metadata(&self.stream, &metadata);
                 return Ok(());
             }
             Tag::VideoEnd => return Ok(()),

@@ -21,7 +21,7 @@ use crate::{
     id::{BroadcastId, Rendition, StreamId},
     media::{Epoch, Mode, VIDEO_TIMESCALE, timeline::Warning},
     package::{
-        Chunk, Chunker, History, Part, Parts, Report,
+        Chunk, Chunker, History, Mark, Part, Parts, Report,
         history::Size,
         window::{Entry, List, PartEntry, Window},
     },
@@ -98,6 +98,8 @@ pub struct Broadcast {
     waited: bool,
     /// What the multivariant playlist was rendered from.
     rendered: Vec<RenditionRow>,
+    /// What is told beside the chunks, in every rendition the same.
+    marks: Arc<[Mark]>,
 }
 
 impl Broadcast {
@@ -132,6 +134,7 @@ impl Broadcast {
             offered_epoch: 0,
             waited: false,
             rendered: Vec::new(),
+            marks: Arc::default(),
         }
     }
 
@@ -239,6 +242,16 @@ impl Broadcast {
     pub fn warn(&mut self, warning: Warning) {
         self.live.warnings.retain(|old| old.code() != warning.code());
         self.live.warnings.push(warning);
+    }
+
+    /// Sets what is told beside the chunks; whether that is something new.
+    pub fn set_marks(&mut self, marks: &Arc<[Mark]>) -> bool {
+        if Arc::ptr_eq(marks, &self.marks) {
+            return false;
+        }
+        self.marks = marks.clone();
+        self.tracks.values_mut().for_each(|track| track.dirty = true);
+        true
     }
 
     /// Another session begins: what was said of the one before is over.
@@ -558,7 +571,7 @@ impl Broadcast {
             }
             track.dirty = false;
             let Some(list) = &track.list else { continue };
-            let shown = list.window();
+            let shown = list.window().with_marks(self.marks.clone());
             let first = shown.media_sequence();
             let (stored, spare) = (&track.stored, window);
             // What is not stored (the store is slow or gone) stays for one window more, then memory's bound wins.

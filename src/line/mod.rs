@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -37,6 +37,7 @@ use crate::{
     cluster::{feed::Places, names::Names},
     id::StreamId,
     media::{Message, VIDEO_TIMESCALE, timeline::Warning},
+    package::Mark,
     time::unix_now,
     transcode,
 };
@@ -158,6 +159,12 @@ pub trait Peers: Send + Sync + 'static {
     fn has_others(&self) -> bool;
 }
 
+/// What is told beside the chunks of streams.
+pub trait Marks: Send + Sync + 'static {
+    /// That of a stream as it is and as it changes, in the order of its starts.
+    fn of(&self, stream: &StreamId) -> watch::Receiver<Arc<[Mark]>>;
+}
+
 struct Shared {
     config: Config,
     /// The other nodes, where there are any.
@@ -165,6 +172,7 @@ struct Shared {
     stores: Stores,
     transcoding: Option<transcode::Pool>,
     announcements: Announcements,
+    marks: OnceLock<Arc<dyn Marks>>,
     tasks: TaskTracker,
 }
 
@@ -195,7 +203,8 @@ impl Lines {
         announcements: Announcements,
         peers: Option<Arc<dyn Peers>>,
     ) -> Self {
-        let shared = Shared { config, peers, stores, transcoding, announcements, tasks: TaskTracker::new() };
+        let (marks, tasks) = (OnceLock::new(), TaskTracker::new());
+        let shared = Shared { config, peers, stores, transcoding, announcements, marks, tasks };
         Self {
             shared: Arc::new(shared),
             lines: Arc::default(),
@@ -203,6 +212,12 @@ impl Lines {
             closing: CancellationToken::new(),
             draining: CancellationToken::new(),
         }
+    }
+
+    /// Lists what is told beside chunks, from now on.
+    pub fn lists(&self, marks: Arc<dyn Marks>) {
+        // Once, at start.
+        let _ = self.shared.marks.set(marks);
     }
 
     /// Tells the gateways of all feeds that this node is about to stop.
@@ -345,7 +360,8 @@ impl Lines {
         let (standing_tx, standing) = watch::channel(Standing::default());
         let (keeper, writer) = keeper::Keeper::new(stream.clone(), self.shared.stores.clone(), stored_tx);
         let task = Task::new(self.shared.clone(), stream.clone(), shown, standing_tx, keeper, event_tx, restored);
-        let inputs = Inputs { commands: inbox, events, stored };
+        let marks = self.shared.marks.get().map_or_else(|| watch::channel(Arc::default()).1, |marks| marks.of(stream));
+        let inputs = Inputs { commands: inbox, events, stored, marks };
         self.shared.tasks.spawn(writer);
         let (registry, name, mine) = (self.lines.clone(), stream.clone(), commands.downgrade());
         let closing = self.closing.clone();

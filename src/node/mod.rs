@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{Semaphore, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
@@ -26,7 +26,7 @@ use peers::{Peers, Place, Upstreams};
 pub use stores::Opened;
 
 use crate::{
-    audience::{self, Audience, pending::Pending, tell::Teller},
+    audience::{self, Audience, now::Playing, pending::Pending, tell::Teller},
     auth,
     cache::{
         self, Cache,
@@ -174,6 +174,10 @@ impl Node {
         if let Some(peers) = &peers {
             peers.has(lines.clone());
         }
+        let links = pulling.as_ref().map(|(.., links)| links.clone());
+        let upstreams = pulling.as_ref().filter(|_| !is_origin).map(|(nodes, ..)| nodes.clone());
+        let playing = Playing::new(stores.meta.clone(), links, upstreams);
+        lines.lists(Arc::new(playing.clone()));
         let gate: Arc<dyn Gate> = match open {
             true => Arc::new(gate::Open(stores.meta.clone())),
             false => Arc::new(gate::Keys(stores.meta.clone())),
@@ -181,7 +185,7 @@ impl Node {
         let chunk_ms = config.live.chunk.as_millis() as u32;
         let relays =
             peers.clone().map(|route| Relays { route, chunk_ms, standby: config.live.standby, ring_bytes: RING_BYTES });
-        let ingest = Arc::new(Ingest::new(lines.clone(), gate, chunk_ms, relays));
+        let ingest = Arc::new(Ingest::new(lines.clone(), gate, chunk_ms, relays, Arc::new(playing.clone())));
         let nodes = pulling.as_ref().map(|(nodes, ..)| nodes.clone());
         let (cache, links) = pulling.map(|(_, cache, links)| (cache, links)).unzip();
         let (rtmp, no_more_viewers) = (rtmp::server::Stop::default(), CancellationToken::new());
@@ -221,6 +225,8 @@ impl Node {
             viewers: http::reports::Viewers::new(audience, config.live.even_part()),
             counted: Pending::default(),
             directories: quick_cache::sync::Cache::new(http::api::DIRECTORIES),
+            playing,
+            listeners: Arc::new(Semaphore::new(config.http.requests_max as usize / 2)),
             lines: lines.clone(),
             library,
             jobs: jobs.clone(),

@@ -13,6 +13,7 @@ pub mod extent;
 #[cfg(test)]
 mod ffmpeg_tests;
 pub mod history;
+pub mod mark;
 pub mod parts;
 pub mod playlist;
 pub mod progressive;
@@ -26,6 +27,7 @@ pub use chunker::{Chunk, Chunker, Part};
 pub use cmaf::Init;
 pub use extent::{BadClip, Clip, Extent};
 pub use history::{History, Item, Slice};
+pub use mark::Mark;
 pub use parts::Parts;
 pub use playlist::{AudioVariant, Report, Variant};
 pub use reload::{BadReload, Reload};

@@ -185,6 +185,11 @@ impl<'a> Text<'a> {
         let window = self.window;
         let part_target = window.part_target_ms();
         self.head(out)?;
+        // Also in a delta update: only whoever says CAN-SKIP-DATERANGES may leave some out. A playlist from the start lists none,
+        // as it could never let go of one.
+        for mark in window.marks().iter().filter(|_| self.kind == Kind::Live) {
+            writeln!(out, "{mark}")?;
+        }
         let (mut map, mut clock) = ("", Clock { always: self.kind == Kind::Live, next_us: None });
         // What is skipped is looked at for the clock alone: what is said of an entry is the same in every version.
         let mut skip = self.skip;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::{
-    package::{Clip, Entry, History, List, PartEntry, history, window::LEN_MAX},
+    package::{Clip, Entry, History, List, Mark, PartEntry, history, window::LEN_MAX},
     time::UnixMs,
 };
 
@@ -142,6 +142,44 @@ fn low_latency(open: usize) -> List {
     let init = if open > 0 { "fedcba9876543210" } else { "" };
     list.set_open(Some(Entry { epoch: 4, parts: parts(open), init: init.into(), ..entry(22, duration_us) }));
     list
+}
+
+#[test]
+fn what_is_told_beside_chunks_is_in_every_version_of_a_live_playlist() {
+    let first = 1_767_225_600_000;
+    let mark = |ms: i64, title: &str| Mark {
+        id: crate::id::EventId::first_at(UnixMs(first + ms)),
+        start: UnixMs(first + ms),
+        title: Some(title.into()),
+        artist: Some("Ann \"The\" Author".into()),
+        artwork: (ms > 20_000).then(|| "https://example.org/a.jpg?x=1,2".into()),
+    };
+    let nothing = Mark { title: None, artist: None, artwork: None, ..mark(46_000, "") };
+    let marks: Arc<[Mark]> =
+        [mark(0, "Left the window"), mark(9000, "Runs where it begins"), mark(30_500, "Caf\u{e9}"), nothing].into();
+    let window = low_latency(2).window().with_marks(marks.clone());
+    golden("marks.m3u8", &media(&window, &reports()));
+    let tags = |text: &str| -> Vec<String> {
+        text.lines().filter(|line| line.starts_with("#EXT-X-DATERANGE:")).map(str::to_owned).collect()
+    };
+    let told: Vec<_> = marks[1..].iter().map(ToString::to_string).collect();
+    assert_eq!(tags(&media(&window, &[])), told);
+    // Nothing says that clients may be told less of them (rfc8216bis 4.4.5.2).
+    assert_eq!(tags(&delta(&window, &[]).unwrap()), told);
+    assert!(!media(&window, &[]).contains("CAN-SKIP-DATERANGES"));
+    assert!(tags(&from_start(&[], &window, &[])).is_empty());
+    assert!(tags(&media(&List::new(2, LEN_MAX).window().with_marks(marks), &[])).is_empty());
+    m3u8_rs::parse_media_playlist_res(media(&window, &[]).as_bytes()).unwrap();
+    let text = media(&window, &[]);
+    let mut reader = Reader::from_str(&text, ParsingOptionsBuilder::new().with_parsing_for_all_tags().build());
+    let mut read = Vec::new();
+    while let Some(line) = reader.read_line().unwrap() {
+        if let HlsLine::KnownTag(KnownTag::Hls(Tag::Daterange(tag))) = line {
+            assert!(tag.end_on_next());
+            read.push(tag.class().unwrap().to_owned());
+        }
+    }
+    assert_eq!(read, ["weir.now"; 3]);
 }
 
 fn reports() -> [Report; 2] {

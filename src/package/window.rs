@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use super::Error;
+use super::{Error, Mark, mark::heard_from};
 use crate::time::UnixMs;
 
 /// How many chunks a live playlist lists (30 s of 2 s chunks).
@@ -52,9 +52,20 @@ pub struct Window {
     entries: Arc<[Entry]>,
     open: Option<Entry>,
     ended: bool,
+    marks: Arc<[Mark]>,
 }
 
 impl Window {
+    /// With what is told beside the chunks, in the order of its starts; of it the window tells what it needs.
+    pub fn with_marks(self, marks: Arc<[Mark]>) -> Self {
+        Self { marks, ..self }
+    }
+
+    /// What is told beside the chunks: what runs where the window begins, and what begins later.
+    pub fn marks(&self) -> &[Mark] {
+        self.entries.first().map_or(&[], |first| heard_from(&self.marks, first.wall))
+    }
+
     /// Makes a snapshot of stored entries: a recording, or the last chunks of a broadcast before a restart.
     ///
     /// `target` is EXT-X-TARGETDURATION in seconds, `discontinuity_sequence` the number of discontinuities before the
@@ -265,6 +276,7 @@ impl List {
             entries: self.shared.get_or_init(|| self.entries.iter().cloned().collect()).clone(),
             open: self.open.clone(),
             ended: self.ended,
+            marks: Arc::default(),
         }
     }
 

@@ -28,11 +28,16 @@ pub enum Tag {
     VideoEnd,
 }
 
+/// Letters of what an encoder says that it plays.
+const TITLE_MAX: usize = 700;
+
 /// The parts of onMetaData that are worth showing.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Metadata {
     pub encoder: Option<String>,
+    /// What it plays, as radio software tells it.
     pub title: Option<String>,
+    pub artist: Option<String>,
     pub width: Option<u32>,
     pub height: Option<u32>,
     pub fps: Option<f64>,
@@ -201,18 +206,25 @@ fn skip_modifiers(mut packet: u8, body: &mut Bytes) -> Option<u8> {
 
 /// Picks what is worth showing from the properties of onMetaData.
 pub fn metadata(properties: &HashMap<String, Amf0Value>) -> Metadata {
-    let text = |name: &str| {
+    let text = |name: &str, len_max| {
         let text = properties.get(name).and_then(amf::text)?;
-        Some(super::printable(text, 128)).filter(|t| !t.is_empty())
+        Some(super::printable(text, len_max)).filter(|t| !t.is_empty())
     };
+    let title = |name| text(name, TITLE_MAX);
+    // Shoutcast's form: both in one text.
+    let both = title("StreamTitle").or_else(|| title("streamTitle"));
+    let both =
+        both.as_deref().map(|both| both.split_once(" - ").map_or((None, both), |(a, t)| (Some(a.to_owned()), t)));
+    let (of_both, title_of_both) = both.map(|(artist, title)| (artist, Some(title.to_owned()))).unwrap_or_default();
     let number = |name: &str| {
         let value = properties.get(name).and_then(amf::number)?;
         (value.is_finite() && value > 0.0 && value < 1e7).then_some(value)
     };
     let whole = |name: &str| number(name).map(|n| n.round() as u32);
     Metadata {
-        encoder: text("encoder"),
-        title: text("title"),
+        encoder: text("encoder", 128),
+        title: title("title").or(title_of_both),
+        artist: title("artist").or(of_both),
         width: whole("width"),
         height: whole("height"),
         fps: number("framerate"),
@@ -358,5 +370,16 @@ mod tests {
                 ..Metadata::default()
             }
         );
+        for (properties, title, artist) in [
+            (vec![("StreamTitle", "Ann - A song - live")], Some("A song - live"), Some("Ann")),
+            (vec![("streamTitle", "A song")], Some("A song"), None),
+            (vec![("title", "T"), ("StreamTitle", "Ann - A song")], Some("T"), Some("Ann")),
+            (vec![("title", "T"), ("artist", "A")], Some("T"), Some("A")),
+            (vec![("title", ""), ("artist", "\u{0}")], None, None),
+        ] {
+            let text = |(name, text): &(&str, &str)| (name.to_string(), Amf0Value::Utf8String(text.to_string()));
+            let found = metadata(&properties.iter().map(text).collect());
+            assert_eq!((found.title.as_deref(), found.artist.as_deref()), (title, artist), "{properties:?}");
+        }
     }
 }

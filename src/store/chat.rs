@@ -19,6 +19,8 @@ pub enum ChatLog {
     Marks,
     /// What only moderators are told; as long as those.
     Staff,
+    /// What the stream played, and when; as long as those.
+    Now,
     /// What was said while a broadcast ran; as long as that is recorded.
     Of(BroadcastId),
     /// The marks of those.
@@ -44,6 +46,7 @@ impl fmt::Display for ChatLog {
             ChatLog::Live => f.write_str("live"),
             ChatLog::Marks => f.write_str("marks"),
             ChatLog::Staff => f.write_str("staff"),
+            ChatLog::Now => f.write_str("now"),
             ChatLog::Of(broadcast) => write!(f, "of/{broadcast}"),
             ChatLog::MarksOf(broadcast) => write!(f, "marks-of/{broadcast}"),
         }

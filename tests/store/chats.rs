@@ -31,6 +31,7 @@ pub async fn chats_page_both_ways_over_quiet_years(meta: Arc<impl Meta>) {
         put_rows(&*meta, &stream, &ChatLog::Live, lot).await;
     }
     put_rows(&*meta, &stream, &ChatLog::Staff, &ids[3..4]).await;
+    put_rows(&*meta, &stream, &ChatLog::Now, &ids[4..5]).await;
     put_rows(&*meta, &other, &ChatLog::Live, &ids[5..6]).await;
 
     let numbers = |rows: &[ChatRow]| rows.iter().map(|row| row.id).collect::<Vec<_>>();
@@ -65,6 +66,7 @@ pub async fn chats_page_both_ways_over_quiet_years(meta: Arc<impl Meta>) {
     assert_eq!(numbers(&before), [ids[11], ids[10], ids[9]]);
     assert_eq!(meta.chat(&stream, &ChatLog::Live, EventId(0), 0).await.unwrap(), []);
     assert_eq!(numbers(&meta.chat(&stream, &ChatLog::Staff, EventId(0), 9).await.unwrap()), ids[3..4]);
+    assert_eq!(numbers(&meta.chat_back(&stream, &ChatLog::Now, EventId::MAX, 9).await.unwrap()), ids[4..5]);
     assert_eq!(numbers(&meta.chat_back(&other, &ChatLog::Live, EventId::MAX, 9).await.unwrap()), ids[5..6]);
     assert_eq!(meta.chat(&fresh("talk"), &ChatLog::Live, EventId(0), 9).await.unwrap(), []);
 }

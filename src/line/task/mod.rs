@@ -30,7 +30,7 @@ use crate::{
         ring::{self, Ring},
         timeline::{Break, Warning},
     },
-    package::{Chunk, Chunker, Parts},
+    package::{Chunk, Chunker, Mark, Parts},
     store::{self, BroadcastRow, EpochRow, RenditionChunk, RenditionRow},
     time::{Timestamp, UnixMs, now, unix_now},
     transcode::{self, Granted, Item, Rung, Transcoder},
@@ -237,6 +237,7 @@ pub struct Inputs {
     pub commands: mpsc::Receiver<Command>,
     pub events: mpsc::Receiver<(u64, Option<transcode::Event>)>,
     pub stored: mpsc::Receiver<Stored>,
+    pub marks: watch::Receiver<Arc<[Mark]>>,
 }
 
 impl Task {
@@ -287,6 +288,9 @@ impl Task {
     /// Runs until the stream has neither a session nor a broadcast to show, and `release` says that nobody holds the line.
     pub async fn run(mut self, mut inputs: Inputs, release: impl Fn() -> bool + Send) {
         loop {
+            if let Some(broadcast) = &mut self.broadcast {
+                self.changed |= broadcast.set_marks(&inputs.marks.borrow());
+            }
             if self.changed {
                 self.publish();
             } else if self.parts_changed
@@ -305,6 +309,8 @@ impl Task {
                 biased;
                 Some(stored) = inputs.stored.recv() => self.stored(stored),
                 Some((epoch, event)) = inputs.events.recv() => self.encoded(epoch, event),
+                // Looked at above.
+                Ok(()) = inputs.marks.changed() => {}
                 command = inputs.commands.recv() => match command {
                     Some(command) => self.command(command).await,
                     None => self.close(),

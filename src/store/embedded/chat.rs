@@ -16,7 +16,7 @@ use crate::{
 /// Rows that are deleted at a time.
 const LOT: usize = 1000;
 /// Logs whose rows go when they are old.
-const AGEING: [ChatLog; 3] = [ChatLog::Live, ChatLog::Marks, ChatLog::Staff];
+const AGEING: [ChatLog; 4] = [ChatLog::Live, ChatLog::Marks, ChatLog::Staff, ChatLog::Now];
 
 pub(super) fn puts(stream: &StreamId, writes: Vec<ChatWrite>) -> Vec<Put> {
     let put = |write| match write {

@@ -79,7 +79,7 @@ async fn old_rows_of_chats_go_and_those_of_recordings_stay() {
     let dir = tempfile::tempdir().unwrap();
     let store = Embedded::open(dir.path()).unwrap();
     let streams = ["a", "a1", "b"].map(|name| name.parse::<StreamId>().unwrap());
-    let logs = [ChatLog::Live, ChatLog::Marks, ChatLog::Staff, ChatLog::Of("01a".parse().unwrap())];
+    let logs = [ChatLog::Live, ChatLog::Marks, ChatLog::Staff, ChatLog::Now, ChatLog::Of("01a".parse().unwrap())];
     let row =
         |log: &ChatLog, id| ChatWrite::Row { log: log.clone(), row: ChatRow { id: EventId(id), body: "{}".into() } };
     for stream in &streams {

@@ -32,6 +32,7 @@ interface Card {
   poster: string;
   badge: HTMLElement;
   viewers: HTMLElement;
+  playing: HTMLElement;
   line: HTMLElement;
 }
 
@@ -73,6 +74,7 @@ function draw({ streams, next }: Live, clockOffsetMs: number): void {
     card.badge.dataset['state'] = stream.state;
     setText(card.badge, stream.state === 'away' ? 'Away' : 'Live');
     setText(card.viewers, watching(stream.viewers));
+    setText(card.playing, [stream.now?.title, stream.now?.artist].filter(Boolean).join(' · '));
     setText(card.line, describe(stream, Date.now() + clockOffsetMs));
     void showPoster(card, stream.poster);
   }
@@ -99,16 +101,17 @@ function makeCard(id: string): Card {
   const badge = make('span', 'badge');
   const line = make('p', 'card-line');
   const viewers = make('span', 'card-viewers');
+  const playing = make('p', 'card-playing');
   const picture = make('div', 'card-picture', art(id), badge, viewers);
   const link = make(
     'a',
     'card',
     picture,
-    make('div', 'card-body', make('h2', 'card-name', id), line),
+    make('div', 'card-body', make('h2', 'card-name', id), playing, line),
   );
   link.href = `/watch/${encodeURIComponent(id)}`;
   cards.append(make('li', '', link));
-  return { link, picture, poster: '', badge, viewers, line };
+  return { link, picture, poster: '', badge, viewers, playing, line };
 }
 
 /** Puts the newest picture of a stream over the drawn one, once it is here; without one the drawn one stays. */

@@ -36,6 +36,8 @@ export interface Stream {
   poster: string | null;
   /** How many watch; null where that is not told. */
   viewers: number | null;
+  /** What it plays, where that is told. */
+  now: { title: string | null; artist: string | null } | null;
 }
 
 export interface Failure {
@@ -186,6 +188,7 @@ export function readStream(body: unknown): Stream | null {
     shed: list(body['shed'], text),
     poster: text(body['poster']),
     viewers: number(body['viewers']),
+    now: isObject(body['now']) ? { title: text(body['now']['title']), artist: text(body['now']['artist']) } : null,
   };
 }
 

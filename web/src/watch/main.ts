@@ -37,7 +37,7 @@ const place = placeOf(location);
 const { stream: id } = place;
 const what: What = place.clip !== null ? 'clip' : place.broadcast !== null ? 'recording' : 'stream';
 const NOTHING_LIVE: Stream = {
-  id, state: 'offline', broadcast: null, started: null, mode: null, playback: 'public', renditions: [], warnings: [], shed: [], poster: null, viewers: null,
+  id, state: 'offline', broadcast: null, started: null, mode: null, playback: 'public', renditions: [], warnings: [], shed: [], poster: null, viewers: null, now: null,
 };
 let ticket = ticketIn(location.hash);
 /** Asked while the player's code, by far the most of the page, is still on its way; null once it was heard. */
@@ -268,6 +268,7 @@ function buildRest(): void {
     if (of === null) start(id, () => ticket, `/chat/${encodeURIComponent(id)}`);
     else replay({ stream: id, broadcast: of, ticket: () => ticket, pictureMs: () => player.pictureMs, goesOn: () => api === 'live' || api === 'away' });
   });
+  if (what === 'stream') void import('./now').then(({ start }) => start(id, () => ticket));
   void import('./rest').then(({ start }) => {
     rest = start({
       player,
