@@ -28,6 +28,8 @@ pub mod ingest;
 
 pub mod cache;
 
+pub mod hooks;
+
 pub mod chat;
 
 pub mod auth;
