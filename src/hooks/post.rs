@@ -152,15 +152,16 @@ struct Inner {
 pub struct Hooks(Option<Arc<Inner>>);
 
 impl Hooks {
-    /// Reads what waits from before. The future delivers until its token is cancelled.
+    /// Reads what waits from before. The future delivers until `stop`.
     ///
     /// # Errors
     /// The folder cannot be used.
     pub async fn open(
         config: Config,
         client: Client,
-    ) -> io::Result<(Self, impl Future<Output = ()> + Send + use<>, CancellationToken)> {
-        let (dir, stop) = (config.dir.clone(), CancellationToken::new());
+        stop: CancellationToken,
+    ) -> io::Result<(Self, impl Future<Output = ()> + Send + use<>)> {
+        let dir = config.dir.clone();
         let (files, found) = spawn_blocking(move || Files::open(&dir)).await.map_err(io::Error::other)??;
         let limits = Limits {
             waiting: WAITING,
@@ -183,8 +184,8 @@ impl Hooks {
         let (ask_tx, asks) = mpsc::channel(ASKS);
         let failing = vec![false; shared.config.targets.len()];
         let post = Post { shared: shared.clone(), queue, files, sending: JoinSet::new(), failing, disk_said: None };
-        let run = post.run(changes, events, asks, stop.clone());
-        Ok((Self(Some(Arc::new(Inner { shared, events: event_tx, asks: ask_tx }))), run, stop))
+        let run = post.run(changes, events, asks, stop);
+        Ok((Self(Some(Arc::new(Inner { shared, events: event_tx, asks: ask_tx }))), run))
     }
 
     /// Whether anybody is told.
