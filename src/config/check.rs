@@ -93,7 +93,7 @@ impl Config {
                 found.add(key, why.to_string());
             }
             if auth.url_secret.is_none() {
-                let what = format!("is empty: what is asked of {key} is signed with it");
+                let what = "needs auth.url_secret: what is asked there is signed with it".into();
                 found.0.push(Wrong { keys: vec!["auth.url_secret".into(), key.into()], what });
             }
         }
