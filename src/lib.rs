@@ -29,6 +29,8 @@ pub mod ingest;
 pub mod cache;
 
 pub mod audience;
+pub mod hooks;
+
 pub mod chat;
 
 pub mod auth;

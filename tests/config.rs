@@ -211,6 +211,32 @@ fn faults_say_where_and_what() {
             "weir.toml:2: ladder[1].height: two rungs are named \"720p\": ladder[0] and ladder[1]; give one a `name`",
         ),
         (
+            "webhooks.targets = [{ url = \"https://a.example/\", secret = \"short\" }]",
+            "weir.toml:1: webhooks.targets[0].secret: a secret is \"whsec_\" and base64 of 24 to 64 random bytes, or a text of \
+             24 to 64 letters",
+        ),
+        (
+            "[[webhooks.targets]]\nurl = \"http://169.254.169.254/?token=x\"\nsecret = \"a-secret-of-24-letters..\"",
+            "weir.toml:2: webhooks.targets[0].url: is a private address: set webhooks.allow_private = true if it is yours",
+        ),
+        (
+            "webhooks.targets = [{ url = \"a.example?token\", secret = \"a-secret-of-24-letters..\" }]",
+            "weir.toml:1: webhooks.targets[0].url: is no URL (relative URL without a base), such as \
+             \"https://example.com/weir\"",
+        ),
+        (
+            "webhooks.targets = [{ url = \"https://a.example\", secert = \"x\" }]",
+            "weir.toml:1: webhooks.targets[0].secert: unknown key, the nearest is secret",
+        ),
+        (
+            "auth.play_url = \"http://localhost:9/\"\nauth.url_secret = \"a-secret-of-24-letters..\"",
+            "weir.toml:1: auth.play_url: is a private address: set webhooks.allow_private = true if it is yours",
+        ),
+        (
+            "auth.publish_url = \"https://a.example/\"",
+            "weir.toml:1: auth.publish_url: needs auth.url_secret: what is asked there is signed with it",
+        ),
+        (
             "ladder = [{ height = 720, bitrate_kbps = 99, name = \"audio\" }]",
             "weir.toml:1: ladder[0].name: \"audio\" is taken by a rendition that always has that name",
         ),

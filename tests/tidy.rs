@@ -22,6 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["recording"],
     &["ingest"],
     &["cache"],
+    &["hooks"],
     &["chat", "audience"],
     &["auth"],
     &["http"],

@@ -119,6 +119,8 @@ pub struct Crowd {
     done: Mutex<Done>,
     /// When somebody was there last, us.
     used: AtomicU64,
+    /// The step of viewers that was passed last.
+    passed: AtomicU64,
 }
 
 /// What viewers did here, by span: each row is written as a whole, again and again.
@@ -170,6 +172,7 @@ impl Crowd {
             hits: Default::default(),
             done: Mutex::default(),
             used: AtomicU64::new(0),
+            passed: AtomicU64::new(0),
         }
     }
 
@@ -314,6 +317,14 @@ impl Crowd {
 
     pub(super) fn use_at(&self, now: Timestamp) {
         self.used.store(now.0, Ordering::Relaxed);
+    }
+
+    /// The step that viewers have passed for the first time since the last look: 10, 20, 50, 100 and so on.
+    pub fn step(&self) -> Option<u64> {
+        let viewers = self.viewers();
+        let steps = (1..=12).flat_map(|power| [1, 2, 5].map(|digit| digit * 10_u64.pow(power)));
+        let step = steps.take_while(|step| *step <= viewers).last()?;
+        (self.passed.fetch_max(step, Ordering::Relaxed) < step).then_some(step)
     }
 
     /// How it is now, with what other nodes said lately.

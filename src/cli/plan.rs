@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use crate::{
     config::{Config, Publish, Role, stores::Kind, text::print_duration},
+    hooks::address,
     transcode::Choice,
 };
 
@@ -15,13 +16,15 @@ pub fn render(config: &Config) -> String {
     line("node", format!("{}: {}", config.node.id, roles.join(", ")));
     let has = |role| config.node.roles.contains(&role);
     if has(Role::Gateway) {
-        let key = match config.auth.publish {
-            Publish::Keys => "with a stream key",
-            Publish::Open => "WITHOUT a stream key",
+        let key = match (&config.auth.publish_url, config.auth.publish) {
+            (Some(url), _) => format!("whom {} lets in", address::shown(url)),
+            (None, Publish::Keys) => "with a stream key".into(),
+            (None, Publish::Open) => "WITHOUT a stream key".into(),
         };
         line("publishers", format!("rtmp://{}/live, {key}", config.rtmp.listen));
     }
-    line("viewers", format!("http://{}/", config.http.listen));
+    let whom = config.auth.play_url.as_ref().map(|url| format!(", whom {} lets in", address::shown(url)));
+    line("viewers", format!("http://{}/{}", config.http.listen, whom.unwrap_or_default()));
     if config.https.certificate.is_some() {
         line("", format!("https://{}/", config.https.listen));
     }
@@ -35,6 +38,9 @@ pub fn render(config: &Config) -> String {
     }
     if let Some(url) = &config.blobs.url {
         line("chunk bytes", url.to_string());
+    }
+    for url in config.webhooks.targets.iter().filter_map(|target| target.url.as_ref()) {
+        line("webhook", address::shown(url));
     }
     if has(Role::Origin) {
         tell_chunks(config, line);

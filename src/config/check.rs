@@ -2,11 +2,17 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, time::Duration};
 
-use super::{Config, Publish, Role, stores::Kind, text::print_duration};
-use crate::id::Rendition;
+use super::{Config, Publish, Role, hooks::Fail, stores::Kind, text::print_duration};
+use crate::{
+    hooks::{address, sign},
+    id::Rendition,
+};
 
 /// Letters of `internal.secret`; fewer can be guessed.
 const SECRET_MIN: usize = 16;
+
+/// Targets that are told what happens: each has a queue of its own.
+const TARGETS_MAX: usize = 16;
 
 /// Something impossible: the keys it is about, the first one to blame, and the words.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,13 +31,14 @@ impl Config {
         self.check_edge(&mut found);
         self.check_stores(&mut found);
         self.check_ports(&mut found);
+        self.check_hooks(&mut found);
         found.0
     }
 
     /// Lists what is possible but dangerous, in words for the log.
     pub fn warnings(&self) -> Vec<String> {
         let mut list = Vec::new();
-        if self.auth.publish == Publish::Open {
+        if self.auth.publish == Publish::Open && self.auth.publish_url.is_none() {
             list.push(format!(
                 "auth.publish is \"open\": ANYONE who reaches {} can publish under any stream name",
                 self.rtmp.listen
@@ -43,7 +50,56 @@ impl Config {
                 self.internal.listen
             ));
         }
+        let asks = self.auth.publish_url.is_some() || self.auth.play_url.is_some();
+        if asks && self.auth.url_fail == Fail::Open {
+            list.push("auth.url_fail is \"open\": while your backend does not answer ANYONE is let in".into());
+        }
         list
+    }
+
+    fn check_hooks(&self, found: &mut Found) {
+        let (hooks, auth) = (&self.webhooks, &self.auth);
+        let second = Duration::from_secs;
+        found.duration("webhooks.timeout", hooks.timeout, second(1)..=second(60));
+        found.duration("webhooks.retry_for", hooks.retry_for, second(1)..=second(7 * 86_400));
+        // A publisher is told something after 10 s, whatever happens.
+        found.duration("auth.url_timeout", auth.url_timeout, Duration::from_millis(100)..=second(8));
+        if hooks.targets.len() > TARGETS_MAX {
+            let count = hooks.targets.len();
+            found.add("webhooks.targets", format!("has {count} targets, at most {TARGETS_MAX} are possible"));
+        }
+        for (i, target) in hooks.targets.iter().enumerate() {
+            let key = |field: &str| format!("webhooks.targets[{i}].{field}");
+            match &target.url {
+                None => found.add(key("url"), "is empty: it says who is told, such as \"https://example.com/weir\""),
+                Some(url) => {
+                    if let Err(why) = address::check(url, hooks.allow_private) {
+                        found.add(key("url"), why.to_string());
+                    }
+                    if let Some(first) = hooks.targets[..i].iter().position(|other| other.url.as_ref() == Some(url)) {
+                        found.add(key("url"), format!("is that of webhooks.targets[{first}], too"));
+                    }
+                }
+            }
+            match target.secret.as_ref().map(sign::Key::new) {
+                None => found.add(key("secret"), "is empty: what is sent is signed with it"),
+                Some(Err(why)) => found.add(key("secret"), why.to_string()),
+                Some(Ok(_)) => {}
+            }
+        }
+        let urls = [("auth.publish_url", &auth.publish_url), ("auth.play_url", &auth.play_url)];
+        for (key, url) in urls.iter().filter_map(|(key, url)| Some((*key, url.as_ref()?))) {
+            if let Err(why) = address::check(url, hooks.allow_private) {
+                found.add(key, why.to_string());
+            }
+            if auth.url_secret.is_none() {
+                let what = "needs auth.url_secret: what is asked there is signed with it".into();
+                found.0.push(Wrong { keys: vec!["auth.url_secret".into(), key.into()], what });
+            }
+        }
+        if let Some(Err(why)) = auth.url_secret.as_ref().map(sign::Key::new) {
+            found.add("auth.url_secret", why.to_string());
+        }
     }
 
     fn check_ranges(&self, found: &mut Found) {

@@ -13,13 +13,13 @@ use std::{
     str::FromStr,
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use toml::{
     Spanned, Table, Value,
     de::{DeTable, DeValue, ValueDeserializer},
 };
 
-use super::Config;
+use super::{Config, hooks::Target};
 use crate::{id::Rendition, transcode::Entry};
 
 /// Environment variables that start with `WEIR_` and are no settings, with what they are for.
@@ -263,7 +263,11 @@ impl Merge {
         let mut whole = Table::new();
         let mut unread = Vec::new();
         for (key, leaf) in &self.leaves {
-            let faults = if key == "ladder" { read_ladder(leaf) } else { read(key, &leaf.value) };
+            let faults = match key.as_str() {
+                "ladder" => read_list::<Entry>(key, leaf, good_rung()),
+                "webhooks.targets" => read_list::<Target>(key, leaf, good_target()),
+                _ => read(key, &leaf.value),
+            };
             if faults.is_empty() {
                 put(&mut whole, key, leaf.value.clone());
             } else {
@@ -344,16 +348,24 @@ fn read(key: &str, value: &Value) -> Vec<(String, String)> {
     }
 }
 
-/// Reads the ladder rung by rung and field by field, each on top of a good rung, for the same reason.
-fn read_ladder(leaf: &Leaf) -> Vec<(String, String)> {
+fn good_rung() -> Table {
     let good = Entry { height: 720, bitrate_kbps: 2800, fps_max: Some(30), name: Some(Rendition::source()) };
-    let good = Table::try_from(good).expect("a rung is TOML");
-    let Value::Array(rungs) = &leaf.value else { return read("ladder", &leaf.value) };
+    Table::try_from(good).expect("a rung is TOML")
+}
+
+fn good_target() -> Table {
+    let good = Target { url: None, secret: None, events: Default::default() };
+    Table::try_from(good).expect("a target is TOML")
+}
+
+/// Reads a list element by element and field by field, each on top of a good element, for the same reason.
+fn read_list<T: DeserializeOwned>(list: &str, leaf: &Leaf, good: Table) -> Vec<(String, String)> {
+    let Value::Array(elements) = &leaf.value else { return read(list, &leaf.value) };
     let mut faults = Vec::new();
-    for (i, rung) in rungs.iter().enumerate() {
+    for (i, element) in elements.iter().enumerate() {
         let before = faults.len();
-        for (name, value) in rung.as_table().into_iter().flatten() {
-            let key = format!("ladder[{i}].{name}");
+        for (name, value) in element.as_table().into_iter().flatten() {
+            let key = format!("{list}[{i}].{name}");
             if !good.contains_key(name) {
                 let what = format!("unknown key, the nearest is {}", nearest(name, good.keys()));
                 faults.push((key, what));
@@ -361,14 +373,14 @@ fn read_ladder(leaf: &Leaf) -> Vec<(String, String)> {
             }
             let mut alone = good.clone();
             alone.insert(name.clone(), value.clone());
-            if let Err(error) = Entry::deserialize(Value::Table(alone)) {
+            if let Err(error) = T::deserialize(Value::Table(alone)) {
                 faults.push((key, error.message().into()));
             }
         }
         if before == faults.len()
-            && let Err(error) = Entry::deserialize(rung.clone())
+            && let Err(error) = T::deserialize(element.clone())
         {
-            faults.push((format!("ladder[{i}]"), error.message().into()));
+            faults.push((format!("{list}[{i}]"), error.message().into()));
         }
     }
     faults
@@ -385,7 +397,10 @@ fn nearest<'a, T: AsRef<str> + ?Sized + 'a>(key: &str, valid: impl IntoIterator<
     let valid = valid.into_iter().map(AsRef::as_ref);
     valid.max_by(|a, b| score(a).total_cmp(&score(b))).unwrap_or_default().to_owned()
 }
-/// Whether the value of a key is not to be seen.
+
+/// Whether the value of a key is not to be seen: it is a secret, or holds one.
 fn is_secret(key: &str) -> bool {
-    ["secret", "password"].iter().any(|ending| key.trim_end().ends_with(ending))
+    ["secret", "password", "publish_url", "play_url", "webhooks.targets", "webhooks", "auth"]
+        .iter()
+        .any(|ending| key.trim_end().ends_with(ending))
 }

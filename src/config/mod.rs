@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod check;
+pub mod hooks;
 mod load;
 pub mod stores;
 pub mod text;
@@ -45,6 +46,7 @@ pub struct Config {
     pub recording: Recording,
     pub chat: Chat,
     pub audience: Audience,
+    pub webhooks: hooks::Webhooks,
     pub node: Node,
     pub edge: Edge,
     pub transcode: Transcode,
@@ -68,6 +70,7 @@ impl Default for Config {
             recording: Recording::default(),
             chat: Chat::default(),
             audience: Audience::default(),
+            webhooks: hooks::Webhooks::default(),
             node: Node::default(),
             edge: Edge::default(),
             transcode: Transcode::default(),
@@ -185,12 +188,42 @@ impl Default for Data {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+/// Who may do what.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Auth {
     pub publish: Publish,
     pub playback: Playback,
     pub clips: Clips,
+    /// A backend that alone decides who may publish.
+    #[serde(with = "text::link")]
+    pub publish_url: Option<Url>,
+    /// One that alone decides who may watch.
+    #[serde(with = "text::link")]
+    pub play_url: Option<Url>,
+    /// What they are asked is signed with it.
+    #[serde(with = "text::secret")]
+    pub url_secret: Option<Secret>,
+    /// What they may take to answer.
+    #[serde(with = "text::duration")]
+    pub url_timeout: Duration,
+    /// What happens when they do not.
+    pub url_fail: hooks::Fail,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self {
+            publish: Publish::default(),
+            playback: Playback::default(),
+            clips: Clips::default(),
+            publish_url: None,
+            play_url: None,
+            url_secret: None,
+            url_timeout: Duration::from_secs(2),
+            url_fail: hooks::Fail::default(),
+        }
+    }
 }
 
 /// Who may make clips.

@@ -106,6 +106,22 @@ pub mod url {
     }
 }
 
+/// An optional URL that may hold a token, so that it is in no message; the empty text is none.
+pub mod link {
+    use super::*;
+    use ::url::Url;
+
+    pub fn serialize<S: Serializer>(value: &Option<Url>, to: S) -> Result<S::Ok, S::Error> {
+        super::url::serialize(value, to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Url>, D::Error> {
+        let text = String::deserialize(from)?;
+        let wrong = |why| D::Error::custom(format!("is no URL ({why}), such as \"https://example.com/weir\""));
+        (!text.is_empty()).then(|| Url::parse(&text).map_err(wrong)).transpose()
+    }
+}
+
 /// An optional secret; the empty text is none.
 pub mod secret {
     use super::*;

@@ -179,9 +179,9 @@ impl Stream {
             renditions: rows.iter().map(Rendition::from).collect(),
             warnings: warnings.collect(),
             shed: live.shed.iter().map(ToString::to_string).collect(),
-            poster: poster.filter(|_| !tickets.needs_ticket(live.stream.as_str())),
+            poster: poster.filter(|_| app.is_public(live.stream.as_str())),
             viewers: None,
-            now: app.briefly(&live.stream).filter(|_| !tickets.needs_ticket(live.stream.as_str())),
+            now: app.briefly(&live.stream).filter(|_| app.is_public(live.stream.as_str())),
         }
     }
 }
@@ -384,13 +384,18 @@ async fn status(_: Admin, State(app): Shared) -> Response {
         "ready": reasons.is_empty(),
         "reasons": reasons,
         "degraded": app.degraded(),
-        "publish": if app.open { "open" } else { "keys" },
+        "publish": app.publish,
         "streams": live,
     });
     Json(status).into_response()
 }
 
 impl App {
+    /// Whether anyone may watch a stream.
+    pub(super) fn is_public(&self, stream: &str) -> bool {
+        self.asker.is_none() && !self.tickets.needs_ticket(stream)
+    }
+
     /// Ends a stream's session, wherever it is: its key is no longer valid.
     async fn kick(&self, stream: &StreamId) {
         self.lines.kick(stream).await;

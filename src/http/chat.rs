@@ -89,7 +89,7 @@ impl Chats {
 /// answered without a look at more than this.
 pub fn kept_slot(app: &App, path: &str, headers: &HeaderMap) -> Option<axum::http::Response<Content>> {
     let (stream, slot) = path.strip_prefix("/api/v1/streams/")?.split_once("/chat/slots/")?;
-    if app.tickets.needs_ticket(stream) {
+    if !app.is_public(stream) {
         return None;
     }
     let text = app.chats.rooms.kept_slot(stream, slot.parse().ok()?, app.chats.enabled)?;
@@ -376,10 +376,10 @@ async fn slot(
             array(app.chats.rooms.stored_slot(&stream, begin, end).await?.iter()).into()
         }
     };
-    // Where the stream is played with a ticket no cache in between is to keep it for others.
-    let cache = match app.tickets.needs_ticket(stream.as_str()) {
-        true => "private, max-age=31536000, immutable",
-        false => PUBLIC_SLOT,
+    // Where not everybody may watch no cache in between is to keep it for others.
+    let cache = match app.is_public(stream.as_str()) {
+        true => PUBLIC_SLOT,
+        false => "private, max-age=31536000, immutable",
     };
     Ok(([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, cache)], bytes).into_response())
 }

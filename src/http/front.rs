@@ -32,7 +32,10 @@ use super::{
     serve::Counted,
     viewer::{self, Came, Peer, Viewer},
 };
-use crate::cache::{Object, upstream};
+use crate::{
+    cache::{Object, upstream},
+    hooks::ask::Verdict,
+};
 
 /// Everything that one port answers with. Cheap to clone.
 #[derive(Clone)]
@@ -235,7 +238,7 @@ impl Door {
         };
         let told = reports::split(path, request.headers()).filter(|_| matches!(peer, Peer::Public(_)));
         if told.is_none()
-            && let Some(answer) = self.kept(path, request.headers())
+            && let Some(answer) = self.kept(peer, ticket, path, request.headers())
         {
             return Step::Ready(Some(Box::new(answer)));
         }
@@ -267,15 +270,17 @@ impl Door {
         ))
     }
 
-    /// What was pulled and is kept under this very name, for viewers who need no ticket. A node that makes chunks gives others
-    /// only what it makes or has stored: two would give each other what one of them had once, for ever.
-    fn kept(&self, path: &str, headers: &HeaderMap) -> Option<Response<Content>> {
+    /// What was pulled and is kept under this very name, for viewers who need no ticket, or of whom it is known that they are let
+    /// in. A node that makes chunks gives others only what it makes or has stored: two would give each other what one of them had
+    /// once, for ever.
+    fn kept(&self, peer: Peer, ticket: Option<&str>, path: &str, headers: &HeaderMap) -> Option<Response<Content>> {
         let app = &self.connection.front.shared.app;
         let cache = app.cache.as_ref()?;
         let stream = path.strip_prefix("/hls/")?.split('/').next()?;
-        let open = match self.connection.peer {
-            Peer::Node { .. } => !app.is_origin,
-            Peer::Public(_) => !app.tickets.needs_ticket(stream),
+        let open = match (peer, &app.asker) {
+            (Peer::Node { .. }, _) => !app.is_origin,
+            (Peer::Public(address), Some(asker)) => asker.known(stream, ticket, address) == Some(Verdict::Admitted),
+            (Peer::Public(_), None) => !app.tickets.needs_ticket(stream),
         };
         if !open || app.lines.is_shown(stream) {
             return None;

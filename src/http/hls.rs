@@ -47,7 +47,7 @@ pub async fn object(
     headers: &HeaderMap,
 ) -> Result<Response<Content>, Problem> {
     let broadcast = object.broadcast().cloned().or_else(|| app.current(&object.stream));
-    viewer.admit(app, &object.stream, broadcast.as_ref(), !object.is_playlist())?;
+    viewer.admit(app, &object.stream, broadcast.as_ref(), !object.is_playlist()).await?;
     if let What::Download(broadcast, rendition, extent) = &object.what {
         return app.download(&object.stream, broadcast, rendition.as_ref(), extent, headers).await;
     }
@@ -135,7 +135,7 @@ pub async fn ticket(
         Some((broadcast, _)) => Some(parse(broadcast)?),
         None => app.current(&stream),
     };
-    viewer.admit(&app, &stream, broadcast.as_ref(), !rest.ends_with(".m3u8"))?;
+    viewer.admit(&app, &stream, broadcast.as_ref(), !rest.ends_with(".m3u8")).await?;
     let mut response = StatusCode::NO_CONTENT.into_response();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)

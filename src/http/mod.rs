@@ -25,6 +25,7 @@ mod content;
 mod feed;
 pub mod front;
 mod hls;
+mod hooks;
 mod link;
 mod nodes;
 pub mod now;
@@ -46,6 +47,7 @@ use crate::{
         Cache,
         link::{Access, Links},
     },
+    hooks::{Hooks, ask::Asker},
     id::StreamId,
     line::{Lines, Text, announce::Announcements},
     recording::{Archive, Jobs, Library, Pictures},
@@ -88,6 +90,10 @@ pub struct App {
     pub readiness: Readiness,
     pub admin: auth::Secret,
     pub tickets: auth::tickets::Tickets,
+    /// The backend that alone decides who may watch (`auth.play_url`).
+    pub asker: Option<Arc<Asker>>,
+    /// Who is told what happens here.
+    pub hooks: Hooks,
     /// Addresses that viewers are behind (`http.trusted_proxies`).
     pub proxies: Vec<ipnet::IpNet>,
     /// Streams need a ticket unless they are set otherwise (`auth.playback = "ticket"`).
@@ -112,8 +118,10 @@ pub struct App {
     pub is_origin: bool,
     /// Names this process to other nodes, in `Via`.
     pub via: String,
-    /// Any stream name may publish (`auth.publish = "open"`).
+    /// A stream that has no row may publish (`auth.publish = "open"`, `auth.publish_url`).
     pub open: bool,
+    /// Who may publish, in a word: `keys`, `open` or `url`.
+    pub publish: &'static str,
     /// Nominal chunk duration: playlists may be cached for half of it.
     pub chunk: Duration,
     /// RTMP port, for the addresses that are told to streamers; `None` when this node takes none.
@@ -148,6 +156,7 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(recordings::routes())
         .merge(chat::routes())
         .merge(audience::routes())
+        .merge(hooks::routes())
         .merge(tickets::routes())
         .merge(ops::routes())
         .merge(pages::routes())

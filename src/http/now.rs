@@ -66,7 +66,7 @@ pub fn internal_routes() -> Router<Arc<App>> {
 pub fn kept(app: &App, path: &str, headers: &HeaderMap) -> Option<HttpResponse<Content>> {
     let path = path.split_once('?').map_or(path, |(path, _)| path);
     let stream = path.strip_prefix("/api/v1/streams/")?.strip_suffix("/now")?;
-    if app.tickets.needs_ticket(stream) {
+    if !app.is_public(stream) {
         return None;
     }
     Some(match app.playing.board().kept(stream)? {
@@ -98,7 +98,7 @@ fn authorization(headers: &HeaderMap) -> Option<String> {
 impl Reader {
     /// Whoever may watch may know what plays, as may whoever sets it.
     async fn admit(&self, app: &App, stream: &StreamId) -> Result<(), Problem> {
-        match self.viewer.admit(app, stream, app.current(stream).as_ref(), false) {
+        match self.viewer.admit(app, stream, app.current(stream).as_ref(), false).await {
             Err(why) if self.authorization.is_some() => {
                 app.may_set(stream, self.authorization.as_deref()).await.map_err(|_| why)
             }
@@ -184,7 +184,7 @@ async fn show(
     let stream = parse(&id)?;
     reader.admit(&app, &stream).await?;
     let shown = app.playing_now(&stream).await?;
-    let cache = if app.tickets.needs_ticket(stream.as_str()) { PRIVATE } else { PUBLIC };
+    let cache = if app.is_public(stream.as_str()) { PUBLIC } else { PRIVATE };
     Ok(content::json(&shown.text, &headers, cache).map(Body::new))
 }
 

@@ -20,12 +20,13 @@ use super::{
 };
 use crate::{
     auth::{self, Secret, keys::PublishKey},
+    hooks::{Event, Kind},
     id::{BroadcastId, ClipId, StreamId},
     line::{Keep, State as LiveState},
     package::{Clip, Extent},
     recording::{Moment, NewClip, Picture, Refused, Shown},
     store::{self, BroadcastRow, ClipRow, ClipsOf, RenditionRow},
-    time::UnixMs,
+    time::{UnixMs, unix_now},
 };
 
 /// Broadcasts and clips listed at once, where nothing is said and at most.
@@ -121,7 +122,7 @@ impl Asker {
     ) -> Result<Role, Problem> {
         let role = self.role(app, stream).await?;
         if role == Role::Viewer {
-            self.viewer.admit(app, stream, broadcast, false)?;
+            self.viewer.admit(app, stream, broadcast, false).await?;
         }
         Ok(role)
     }
@@ -285,7 +286,10 @@ async fn make_clip(
     }
     let Json(MakeClip { from, to, title }) = body.map_err(|why| bad(why.body_text()))?;
     let clip = app.library.make_clip(&row, NewClip { from: from.moment()?, to: to.moment()?, title }).await?;
-    Ok((StatusCode::CREATED, Json(told_clip(&clip))).into_response())
+    let told = told_clip(&clip);
+    let event = Event::of(Kind::ClipCreated, unix_now(), clip.stream, clip.broadcast).detailed(clip.id.as_str());
+    app.hooks.tell(event.with("clip", told.clone()));
+    Ok((StatusCode::CREATED, Json(told)).into_response())
 }
 
 async fn clips(

@@ -31,6 +31,7 @@ use crate::{
         cmcd::{self, Report},
     },
     cache::{File, Object, What},
+    hooks::ask::Verdict,
     id::{BroadcastId, Rendition, StreamId},
     time::{Timestamp, now, unix_now},
 };
@@ -349,9 +350,17 @@ impl App {
 
     fn hear_report(&self, crowd: &Crowd, report: &Report, sender: &Sender, agent: &[u8]) {
         let counted = &self.viewers.counted;
+        // Whoever was refused does not watch.
+        let known = self
+            .asker
+            .as_ref()
+            .and_then(|asker| asker.known(crowd.subject.stream.as_str(), sender.ticket.as_deref(), sender.address));
+        if matches!(known, Some(Verdict::Refused(_))) {
+            return counted.refused.increment(1);
+        }
         let claims = sender.ticket.as_deref().and_then(|ticket| self.tickets.verify(ticket).ok());
         let Subject { stream, broadcast, .. } = &crowd.subject;
-        if self.tickets.needs_ticket(stream.as_str()) {
+        if self.asker.is_none() && self.tickets.needs_ticket(stream.as_str()) {
             let admitted = claims.as_ref().is_some_and(|claims| {
                 self.tickets.admit(claims, stream, Some(broadcast), sender.address, unix_now(), false).is_ok()
             });

@@ -1,10 +1,10 @@
 //! Who watches: the ticket in a request's path, and where the request comes from.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     extract::{FromRequestParts, Request},
-    http::{HeaderMap, HeaderName, Uri, request::Parts, uri::PathAndQuery},
+    http::{HeaderMap, HeaderName, StatusCode, Uri, request::Parts, uri::PathAndQuery},
 };
 
 use ipnet::IpNet;
@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use super::{App, problem::Problem, reports};
 use crate::{
     auth::tickets::Refusal,
+    hooks::ask::{Refused, Verdict},
     id::{BroadcastId, StreamId},
     time::unix_now,
 };
@@ -144,7 +145,7 @@ impl Viewer {
     }
 
     /// Lets the viewer in, or says why not. `listed`: what is asked for was named by a playlist.
-    pub fn admit(
+    pub async fn admit(
         &self,
         app: &App,
         stream: &StreamId,
@@ -153,6 +154,15 @@ impl Viewer {
     ) -> Result<(), Problem> {
         // A node has looked at the ticket of whom it asks for.
         let Peer::Public(address) = self.peer else { return Ok(()) };
+        if let Some(asker) = &app.asker {
+            let ticket = self.ticket.as_ref().map(|Ticket(ticket)| &**ticket);
+            let verdict = match asker.known(stream.as_str(), ticket, address) {
+                Some(known) => known,
+                // Rare, and larger than all else that a request waits for.
+                None => Box::pin(asker.play(stream.as_str(), ticket, address)).await,
+            };
+            return judged(verdict);
+        }
         if !app.tickets.needs_ticket(stream.as_str()) {
             return Ok(());
         }
@@ -167,6 +177,23 @@ impl Viewer {
             metrics::counter!("weir_ticket_refusals_total", "reason" => refusal.code()).increment(1);
             refusal.into()
         })
+    }
+}
+
+/// What a backend's verdict means for a request.
+fn judged(verdict: Verdict) -> Result<(), Problem> {
+    match verdict {
+        Verdict::Admitted => Ok(()),
+        Verdict::Refused(Refused { unknown, words }) => {
+            let status = if unknown { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN };
+            let words = words.as_deref().unwrap_or("you may not watch this stream");
+            Err(Problem::new(status, words).with_code("play_refused"))
+        }
+        Verdict::Unsure => {
+            let words = "it cannot be found out now whether you may watch this stream; try again in a moment";
+            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, words).with_code("play_unsure");
+            Err(problem.again_in(Duration::from_secs(2)))
+        }
     }
 }
 

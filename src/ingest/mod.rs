@@ -6,7 +6,7 @@
 //! [`Ingest`] answers `rtmp::server`'s publish requests; a `session` per publisher, driven by its connection, turns FLV tags
 //! into marked packets. It holds no socket and no store: whether a key is good is asked of the [`Gate`].
 
-use std::{io, sync::Arc};
+use std::{io, net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -41,7 +41,7 @@ pub struct Admitted {
 #[async_trait]
 pub trait Gate: Send + Sync + 'static {
     /// Judges a stream key as the encoder sent it (`alice?key=...`).
-    async fn admit(&self, stream_key: &StreamKey) -> Result<Admitted, Refusal>;
+    async fn admit(&self, stream_key: &StreamKey, peer: IpAddr) -> Result<Admitted, Refusal>;
 }
 
 /// Who is told what encoders say beside media.
@@ -94,7 +94,7 @@ impl Ingest {
 #[async_trait]
 impl Publishers for Ingest {
     async fn publish(&self, request: PublishRequest) -> Result<Accepted, Refusal> {
-        let Admitted { stream, settings } = self.gate.admit(&request.stream_key).await?;
+        let Admitted { stream, settings } = self.gate.admit(&request.stream_key, request.peer.ip()).await?;
         let fenced = CancellationToken::new();
         let stopping = |_| Refusal::new(Code::Rejected, "this server is stopping; try again in a moment");
         let feed = match &self.relays {

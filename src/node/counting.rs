@@ -9,9 +9,11 @@ use tracing::warn;
 
 use crate::{
     audience::{
+        Subject,
         share::{TheirCrowd, Told},
         tell::Teller,
     },
+    hooks::{Event, Kind},
     http::App,
     id::StreamId,
     store::{AudienceRow, Error},
@@ -44,11 +46,27 @@ pub async fn run(app: Arc<App>, mut teller: Option<Teller>, stop: CancellationTo
     while stop.run_until_cancelled(beat.tick()).await.is_some() {
         let rows = app.viewers.audience.tick(now(), unix_now(), &*app);
         app.counted.add(rows);
+        tell_peaks(&app);
         if let Some(teller) = &mut teller {
             teller.tell((!app.is_origin).then_some(&app.counted)).await;
         }
     }
     let _ = storing.await;
+}
+
+/// Tells webhooks of broadcasts that more watch than before: the node that makes them.
+fn tell_peaks(app: &App) {
+    if !app.hooks.is_on() {
+        return;
+    }
+    for crowd in app.viewers.audience.table.crowds() {
+        let Subject { stream, broadcast, live } = &crowd.subject;
+        let is_made_here = *live && app.lines.live(stream).is_some_and(|live| live.broadcast == *broadcast);
+        if let Some(step) = is_made_here.then(|| crowd.step()).flatten() {
+            let event = Event::of(Kind::ViewerPeak, unix_now(), stream.clone(), broadcast.clone());
+            app.hooks.tell(event.detailed(&step.to_string()).with("passed", step).with("viewers", crowd.viewers()));
+        }
+    }
 }
 
 /// Stores what was counted. An edge has its upstream do it.

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 mod counting;
 mod gate;
+mod hooks;
 mod peers;
 mod stores;
 mod welcome;
@@ -35,6 +36,7 @@ use crate::{
     },
     chat,
     config::{self, Config},
+    hooks::watch::Watcher,
     http::{self, App, Peer, Readiness, front::Front, serve::serve as serve_http, tls::Tls},
     ingest::{Gate, Ingest, relay::Relays},
     line::{
@@ -178,9 +180,18 @@ impl Node {
         let upstreams = pulling.as_ref().filter(|_| !is_origin).map(|(nodes, ..)| nodes.clone());
         let playing = Playing::new(stores.meta.clone(), links, upstreams);
         lines.lists(Arc::new(playing.clone()));
-        let gate: Arc<dyn Gate> = match open {
-            true => Arc::new(gate::Open(stores.meta.clone())),
-            false => Arc::new(gate::Keys(stores.meta.clone())),
+        let (servers, no_more_viewers) = (TaskTracker::new(), CancellationToken::new());
+        let (told, asks) = hooks::open(&config, &servers, no_more_viewers.clone()).await?;
+        let publish_asker = asks.clone().filter(|asker| asker.asks_of_publishers());
+        let (open, publish) = match (&publish_asker, open) {
+            (Some(_), _) => (true, "url"),
+            (None, true) => (true, "open"),
+            (None, false) => (false, "keys"),
+        };
+        let gate: Arc<dyn Gate> = match (publish_asker, open) {
+            (Some(asker), _) => Arc::new(gate::Asked { asker, meta: stores.meta.clone() }),
+            (None, true) => Arc::new(gate::Open(stores.meta.clone())),
+            (None, false) => Arc::new(gate::Keys(stores.meta.clone())),
         };
         let chunk_ms = config.live.chunk.as_millis() as u32;
         let relays =
@@ -188,7 +199,7 @@ impl Node {
         let ingest = Arc::new(Ingest::new(lines.clone(), gate, chunk_ms, relays, Arc::new(playing.clone())));
         let nodes = pulling.as_ref().map(|(nodes, ..)| nodes.clone());
         let (cache, links) = pulling.map(|(_, cache, links)| (cache, links)).unzip();
-        let (rtmp, no_more_viewers) = (rtmp::server::Stop::default(), CancellationToken::new());
+        let rtmp = rtmp::server::Stop::default();
 
         let archive = Arc::new(Archive::new(stores.clone()));
         let library = Library::new(stores.clone(), lines.clone(), archive.clone());
@@ -237,6 +248,8 @@ impl Node {
             readiness: Readiness::default(),
             admin,
             tickets: auth::tickets::Tickets::default(),
+            asker: asks.filter(|asker| asker.asks_of_viewers()),
+            hooks: told.clone(),
             viewers_clip: config.auth.clips == config::Clips::Viewers,
             proxies: config.http.trusted_proxies.clone(),
             ticketed: config.auth.playback == config::Playback::Ticket,
@@ -250,6 +263,7 @@ impl Node {
             is_origin,
             via,
             open,
+            publish,
             chunk: config.live.chunk,
             rtmp_port: rtmp_addr.map(|address| address.port()),
             metrics: Arc::new(move || metrics.render()),
@@ -259,7 +273,6 @@ impl Node {
         });
         // Nobody is let in by what is not known yet.
         app.reload_access().await.context("cannot read who may watch")?;
-        let servers = TaskTracker::new();
         let stop = || no_more_viewers.clone();
         let requests_max = config.http.requests_max as usize;
         let public = Front::new(app.clone(), http::router(app.clone()), requests_max);
@@ -296,8 +309,23 @@ impl Node {
             }
         }
 
+        // What is not taken up ended while nobody looked.
+        let ended = async { stores.meta.open_broadcasts().await.context("cannot read what was running") };
+        let ended = if told.is_on() && is_origin { ended.await? } else { Vec::new() };
         // What was running is taken up before its encoder can come back.
         lines.recover().await.context("cannot take up the broadcasts that were running")?;
+        if told.is_on() {
+            let watcher = Watcher {
+                hooks: told,
+                lines: lines.clone(),
+                library: app.library.clone(),
+                meta: stores.meta.clone(),
+                health: stores.health.clone(),
+                node: config.node.id.clone(),
+                open: ended,
+            };
+            servers.spawn(watcher.run(stop()));
+        }
         if let Some(listener) = rtmp_listener {
             let settings = config.rtmp();
             servers.spawn(rtmp::server::Server::run(listener, ingest.clone(), settings, rtmp.clone()));

@@ -27,6 +27,11 @@ pub async fn welcome(meta: &Arc<dyn Meta>, config: &Config, rtmp: Option<SocketA
     let server = format!("rtmp://{}/live", reachable(rtmp));
     println!("  OBS: Settings > Stream > Service: Custom...");
     println!("    Server      {server}");
+    if config.auth.publish_url.is_some() {
+        println!("    Stream Key  whatever your backend lets in (auth.publish_url)");
+        println!("\n  Watch         {site}/watch/<name>\n");
+        return Ok(());
+    }
     if config.auth.publish == Publish::Open {
         println!("    Stream Key  any name, such as  {DEMO}");
         println!("\n  Watch         {site}/watch/<name>\n");

@@ -14,6 +14,7 @@ pub mod netns;
 pub mod page;
 pub mod proxy;
 pub mod readers;
+pub mod receiver;
 pub mod rtmp;
 pub mod servers;
 pub mod upstream;
