@@ -23,10 +23,13 @@ pub struct Files {
     dir: PathBuf,
 }
 
+/// A delivery that was found: where, under which number, and what it is.
+pub type Found = (Place, u64, Delivery);
+
 impl Files {
     /// Opens a folder, making it as needed, and reads what it holds: first the dead, then what waits, each oldest first. What
     /// cannot be read is told and left where it is.
-    pub fn open(dir: &Path) -> io::Result<(Self, Vec<(Place, u64, Delivery)>)> {
+    pub fn open(dir: &Path) -> io::Result<(Self, Vec<Found>)> {
         let files = Self { dir: dir.to_owned() };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir.join(DEAD))?;
         let mut found = Vec::new();

@@ -174,10 +174,10 @@ async fn read(mut body: Incoming) -> Result<String, Problem> {
             let early = |_| Problem::new(StatusCode::BAD_REQUEST, "the body ended early");
             let Ok(piece) = frame.map_err(early)?.into_data() else { continue };
             length += piece.len();
-            match length {
-                ..=BODY_MAX => bytes.extend_from_slice(&piece),
-                ..=HEARD_OUT => {}
-                _ => break,
+            if length <= BODY_MAX {
+                bytes.extend_from_slice(&piece);
+            } else if length > HEARD_OUT {
+                break;
             }
         }
         Ok::<_, Problem>(())
