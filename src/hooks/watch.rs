@@ -309,11 +309,11 @@ mod tests {
         let mut watch = Watch::new("n");
         assert!(ids(&mut watch, &[sight("a")]).is_empty());
         let playable = Sight { playable: true, ..sight("a") };
-        assert_eq!(ids(&mut watch, &[playable.clone()]), ["stream_live_a"]);
+        assert_eq!(ids(&mut watch, std::slice::from_ref(&playable)), ["stream_live_a"]);
         // The encoder comes back within the broadcast.
-        assert!(ids(&mut watch, &[playable.clone()]).is_empty());
+        assert!(ids(&mut watch, std::slice::from_ref(&playable)).is_empty());
         let ended = Sight { ended: true, ..playable };
-        assert_eq!(ids(&mut watch, &[ended.clone()]), ["stream_ended_a"]);
+        assert_eq!(ids(&mut watch, std::slice::from_ref(&ended)), ["stream_ended_a"]);
         assert!(ids(&mut watch, &[ended]).is_empty());
         // The next show comes at once.
         assert!(ids(&mut watch, &[sight("b")]).is_empty());
@@ -330,9 +330,9 @@ mod tests {
             Sight { restored: true, ..sight("a") },
         ] {
             let mut watch = Watch::new("n");
-            assert!(ids(&mut watch, &[first.clone()]).is_empty());
+            assert!(ids(&mut watch, std::slice::from_ref(&first)).is_empty());
             let playable = Sight { playable: true, ..first };
-            assert!(ids(&mut watch, &[playable.clone()]).is_empty());
+            assert!(ids(&mut watch, std::slice::from_ref(&playable)).is_empty());
             assert_eq!(ids(&mut watch, &[Sight { ended: true, ..playable }]), ["stream_ended_a"]);
         }
         // What nobody could play did not end either.
