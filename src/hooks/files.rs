@@ -17,6 +17,9 @@ const STAGED: &str = ".new";
 /// A file is smaller: what is larger is none of ours.
 const FILE_MAX: u64 = 1 << 20;
 
+/// What files hold: where each lies, its id, and the delivery.
+pub type Found = Vec<(Place, u64, Delivery)>;
+
 /// See the module. Everything here may wait for the disk.
 #[derive(Debug, Clone)]
 pub struct Files {
@@ -29,7 +32,7 @@ pub type Found = (Place, u64, Delivery);
 impl Files {
     /// Opens a folder, making it as needed, and reads what it holds: first the dead, then what waits, each oldest first. What
     /// cannot be read is told and left where it is.
-    pub fn open(dir: &Path) -> io::Result<(Self, Vec<Found>)> {
+    pub fn open(dir: &Path) -> io::Result<(Self, Found)> {
         let files = Self { dir: dir.to_owned() };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir.join(DEAD))?;
         let mut found = Vec::new();
