@@ -1,8 +1,9 @@
 //! Weir beside its peer: the same publishers, the same machine, in turns.
 //!
-//! `cargo bench --bench peers -- [ingest|idle|first|latency|herd|serve|now|crowd|export|chat|strain|scale|soak|cluster]... [--rounds N] [--seconds N]`; all but chat, strain, scale, soak and cluster when none is named.
+//! `cargo bench --bench peers -- [ingest|idle|first|latency|herd|serve|now|audience|crowd|export|chat|strain|scale|soak|cluster]... [--rounds N] [--seconds N]`; all but chat, strain, scale, soak and cluster when none is named.
 //! `--seconds` is how long latency is watched, or soaked. Each prints its rows of the table in benches/README.md. Exit code 1 means that a measurement could not be made, never that a goal was missed.
 
+mod audience;
 mod browser;
 mod chat;
 mod clip;
@@ -76,8 +77,8 @@ fn run() -> Result<()> {
                 rounds = Some(count.max(1));
             }
             "--seconds" => seconds = arguments.next().context("--seconds takes a number")?.parse::<u32>()?.max(30),
-            "ingest" | "idle" | "first" | "latency" | "herd" | "serve" | "now" | "crowd" | "export" | "chat"
-            | "strain" | "scale" | "soak" | "cluster" => wanted.push(argument),
+            "ingest" | "idle" | "first" | "latency" | "herd" | "serve" | "now" | "audience" | "crowd" | "export"
+            | "chat" | "strain" | "scale" | "soak" | "cluster" => wanted.push(argument),
             other => bail!(
                 "{other} is not known: ingest, idle, first, latency, herd, serve, now, crowd, export, chat, strain, scale, soak, cluster, --rounds N, --seconds N"
             ),
@@ -85,7 +86,8 @@ fn run() -> Result<()> {
     }
     if wanted.is_empty() {
         wanted.extend(
-            ["ingest", "idle", "first", "latency", "herd", "serve", "now", "crowd", "export"].map(String::from),
+            ["ingest", "idle", "first", "latency", "herd", "serve", "now", "audience", "crowd", "export"]
+                .map(String::from),
         );
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -105,6 +107,7 @@ fn run() -> Result<()> {
                 "cluster" => cluster::measure().await,
                 "soak" => crowd::soak(seconds).await,
                 "now" => now::measure(rounds.unwrap_or(5)).await,
+                "audience" => audience::measure().await,
                 "serve" => serve::measure(rounds.unwrap_or(5)).await,
                 "first" => first::measure(rounds.unwrap_or(3)).await,
                 _ => latency::measure(seconds).await,

@@ -411,6 +411,14 @@ impl Session {
 
     /// Takes what a report says.
     fn take(&mut self, crowd: &Crowd, report: &Report, begins: Begins, viewer: impl Fn() -> Viewer) {
+        let rung = match (report.rendition.as_deref(), report.kbps) {
+            (None, None) => self.rung,
+            (name, kbps) => crowd.rung(name, kbps),
+        };
+        if begins == Begins::No && report.event.is_none() && self.is(TIMED) {
+            // A request for media of a player that reports its events: those say more of how it plays, and were numbered apart.
+            return self.set(crowd, self.presence, rung);
+        }
         let mut news = News::default();
         let stalls = rise(&mut self.stalls, report.stalls);
         let stalls_ms = rise(&mut self.stalls_ms, report.stalls_ms);
@@ -432,14 +440,9 @@ impl Session {
             news.error = Some(report.error.as_deref().unwrap_or("other"));
         }
         if let Some(ts) = ts {
-            self.ts = ts;
+            (self.ts, self.sn) = (ts, report.sn.unwrap_or(self.sn));
             self.mark(TIMED, true);
         }
-        self.sn = report.sn.unwrap_or(self.sn);
-        let rung = match (report.rendition.as_deref(), report.kbps) {
-            (None, None) => self.rung,
-            (name, kbps) => crowd.rung(name, kbps),
-        };
         let presence = match report.playing {
             Some(Playing::Over) => Presence::Gone,
             Some(Playing::Paused | Playing::Preloading) => Presence::Paused,

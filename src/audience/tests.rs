@@ -236,7 +236,11 @@ fn a_session_is_heard_through_its_life() {
     say(7, "e=t,sta=p,sn=1,ts=13000,weir-rendition=\"360p\"");
     let now = audience.table.find(&subject()).unwrap().now(time(7));
     assert_eq!(now.renditions, [("360p".parse().unwrap(), 1)]);
-    say(8, "e=ps,sta=q,sn=2,ts=14000");
+    // Requests for media carry what was, under numbers of their own.
+    say(7, "br=(2300),bs,sta=r,sn=900");
+    assert_eq!((say(7, "e=t,sta=p,sn=2,ts=13000"), tally().stalls), (Heard::Counted, 1));
+    say(8, "e=ps,sta=q,sn=3,ts=14000");
+    say(8, "br=(2300),sta=p,sn=901");
     assert_eq!((count(&audience), audience.table.len()), (0, 1));
     audience.tick(time(200), UnixMs(1_764_360_200_000), &Shows);
     assert!(audience.table.is_empty());
