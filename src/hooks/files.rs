@@ -26,9 +26,6 @@ pub struct Files {
     dir: PathBuf,
 }
 
-/// A delivery that was found: where, under which number, and what it is.
-pub type Found = (Place, u64, Delivery);
-
 impl Files {
     /// Opens a folder, making it as needed, and reads what it holds: first the dead, then what waits, each oldest first. What
     /// cannot be read is told and left where it is.
