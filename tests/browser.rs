@@ -64,7 +64,15 @@ fn a_ticketed_stream_plays_at_low_latency() {
     let node = Node::start(&["ladder=[]", "auth.playback=ticket"]);
     let _publisher = Publisher::test_picture(&node, "vip", "320x180", 30, "-g 60 -b:v 200k", "-b:a 64k", 60);
     node.wait_stream("vip", "some chunks on", |s| s["k"].as_u64() >= Some(3));
-    let report = report(play(&node, &format!("vip#ticket={}", node.ticket("vip")), &["--seconds", "10"]));
+    let page = play(&node, &format!("vip#ticket={}", node.ticket("vip")), &["--seconds", "10"]);
+    // Its player reports with the ticket, and counts.
+    node.wait_stream("vip", "a viewer", |s| s["viewers"] == 1);
+    let report = report(page);
+    let told = node.admin("GET", "/api/v1/streams/vip/audience", None);
+    let told: serde_json::Value = serde_json::from_slice(&told.body).unwrap();
+    let total = &told["total"];
+    assert_eq!((&total["joins"], &total["uniques"], &total["peak"]), (&1.into(), &1.into(), &1.into()), "{told}");
+    assert!(total["startup_ms"]["p50"].is_u64() && total["renditions"][0]["name"] == "source", "{told}");
     assert_eq!((&report["fatalErrors"], &report["restarts"]), (&0.into(), &0.into()), "{report}");
     // Three chunks would be six seconds.
     assert!(report["behind"].as_f64().is_some_and(|behind| behind < 3.0), "{report}");

@@ -22,6 +22,8 @@ use crate::{
 
 /// Renditions that are told apart; number 0 is for "not known".
 pub(super) const RUNGS: usize = 32;
+/// A broadcast that nobody shows for so long is over for its viewers.
+const OVER: Duration = Duration::from_secs(15);
 /// What another node said of its viewers counts so long.
 const HEARSAY: Duration = Duration::from_secs(5);
 
@@ -119,6 +121,8 @@ pub struct Crowd {
     done: Mutex<Done>,
     /// When somebody was there last, us.
     used: AtomicU64,
+    /// When its broadcast was seen to be live last, us.
+    live: AtomicU64,
     /// The step of viewers that was passed last.
     passed: AtomicU64,
 }
@@ -172,6 +176,7 @@ impl Crowd {
             hits: Default::default(),
             done: Mutex::default(),
             used: AtomicU64::new(0),
+            live: AtomicU64::new(0),
             passed: AtomicU64::new(0),
         }
     }
@@ -317,6 +322,15 @@ impl Crowd {
 
     pub(super) fn use_at(&self, now: Timestamp) {
         self.used.store(now.0, Ordering::Relaxed);
+        self.live.store(now.0, Ordering::Relaxed);
+    }
+
+    /// Notes whether its broadcast is live now; whether it was a moment ago. Where another node takes over nobody shows it for a while.
+    pub(super) fn was_live(&self, now: Timestamp, is_live: bool) -> bool {
+        if is_live {
+            self.live.store(now.0, Ordering::Relaxed);
+        }
+        now - Timestamp(self.live.load(Ordering::Relaxed)) < OVER
     }
 
     /// The step that viewers have passed for the first time since the last look: 10, 20, 50, 100 and so on.

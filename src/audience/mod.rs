@@ -251,8 +251,9 @@ impl Audience {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|_, crowd| is_live(crowd) == crowd.subject.live && self.table.find(&crowd.subject).is_some());
-        self.table
-            .sweep(now, |crowd| crowd.subject.live && shown.contains_key(&crowd.subject.stream) && !is_live(crowd));
+        let lives: HashMap<u32, bool> =
+            crowds.iter().map(|crowd| (crowd.index, crowd.was_live(now, is_live(crowd)))).collect();
+        self.table.sweep(now, |crowd| crowd.subject.live && lives.get(&crowd.index) == Some(&false));
         crowds.iter().for_each(|crowd| crowd.pass(now, wall, passed, self.config.knows_all));
         let writes = now - load.written >= WRITTEN;
         let mut rows = Vec::new();

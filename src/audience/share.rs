@@ -19,8 +19,9 @@ use crate::{
     time::Timestamp,
 };
 
-/// Sessions of one message.
-pub const LOT: usize = 40_000;
+/// Sessions of one message, and how many of them a crowd's own words are as long as.
+const LOT: usize = 40_000;
+const CROWD: usize = 32;
 /// A message is at most so long.
 pub const BYTES_MAX: usize = 2 << 20;
 /// Bytes of a session: key, rendition, state, age (half seconds), beat (5 s).
@@ -86,12 +87,13 @@ impl Lots {
             let Some(crowd) = table.at(crowd) else { continue };
             let (mut rest, mut is_first) = (&records[..], true);
             while is_first || !rest.is_empty() {
-                if left == 0 {
+                if left <= CROWD {
                     messages.push(Vec::new());
                     left = LOT;
                 }
+                left -= CROWD;
                 let (some, more) = rest.split_at(rest.len().min(left * RECORD));
-                left -= (some.len() / RECORD).max(1).min(left);
+                left -= some.len() / RECORD;
                 let (subject, names, sums) = (crowd.subject.clone(), crowd.names(), crowd.sums());
                 let sessions = BASE64_STANDARD_NO_PAD.encode(some);
                 messages.last_mut().expect("there is one").push(TheirCrowd { subject, names, sessions, sums });

@@ -109,7 +109,10 @@ impl Teller {
     }
 
     async fn post(&self, node: usize, crowds: Vec<TheirCrowd>, rows: Vec<(StreamId, AudienceRow)>) -> Option<String> {
-        let told = Told { node: self.audience.node().to_owned(), edge: !self.audience.knows_all(), crowds, rows };
+        let edge = !self.audience.knows_all();
+        // Edges are no cluster: two may have one name.
+        let name = if edge { self.audience.process() } else { self.audience.node() };
+        let told = Told { node: name.to_owned(), edge, crowds, rows };
         let body = serde_json::to_vec(&told).expect("plain data");
         let answered = async {
             let answer = self.nodes.post(node, PATH, body.into()).await.ok()?;

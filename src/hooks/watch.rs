@@ -1,6 +1,6 @@
 //! Looks at what the node's lines show and how its store is, and tells what has changed.
 //!
-//! One task looks again and again; what it says of the changes is [`Watch`]'s to decide, which is pure.
+//! One task looks again and again; what it says of the changes is `Watch`'s to decide, which is pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     body::Body,
     extract::{DefaultBodyLimit, Path, Query, State, rejection::JsonRejection},
     http::{StatusCode, header},
@@ -17,6 +17,7 @@ use serde_json::json;
 use super::{
     App, Shared,
     api::{parse, unknown},
+    front::Lasting,
     problem::Problem,
     recordings::Asker,
 };
@@ -190,17 +191,20 @@ async fn table(
 /// Tells how it is now, every two seconds (Server-Sent Events).
 async fn events(State(app): Shared, Path(id): Path<String>, asker: Asker) -> Result<Response, Problem> {
     let stream = app.owned(&id, &asker).await?;
+    let full = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "as many listen as may: ask for the numbers instead");
+    let place = app.listeners.clone().try_acquire_owned().map_err(|_| full())?;
     let stopping = app.stopping.clone();
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let lines = futures::stream::unfold((app, stream, ticks), |(app, stream, mut ticks)| async {
+    let lines = futures::stream::unfold((app, stream, ticks, place), |(app, stream, mut ticks, place)| async {
         ticks.tick().await;
         let now = serde_json::to_string(&app.now_watching(&stream)).expect("plain data");
-        Some((Ok::<_, Infallible>(format!("event: now\ndata: {now}\n\n")), (app, stream, ticks)))
+        Some((Ok::<_, Infallible>(format!("event: now\ndata: {now}\n\n")), (app, stream, ticks, place)))
     });
     let lines = futures::StreamExt::take_until(lines, async move { stopping.cancelled().await });
-    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
-    Ok((headers, Body::from_stream(lines)).into_response())
+    // nginx would keep events until there are many.
+    let headers = [("content-type", "text/event-stream"), ("cache-control", "no-store"), ("x-accel-buffering", "no")];
+    Ok((Extension(Lasting), headers, Body::from_stream(lines)).into_response())
 }
 
 /// How the encoder does: as the node measures it that makes the stream.

@@ -18,7 +18,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use metrics::Counter;
 use quick_cache::sync::Cache;
-use tokio::time::timeout;
+use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
     App,
@@ -54,6 +54,8 @@ const REPORTS_MAX: usize = 256;
 const HEARD_OUT: usize = 4 << 20;
 /// A body that takes longer is not waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The store is asked for so many content ids at a time; reports of more count as of nothing.
+const LOOKS: usize = 8;
 /// Content ids that are known to mean nothing, and for how long.
 const NOTHING_MAX: usize = 10_000;
 const NOTHING_FOR: Duration = Duration::from_secs(10);
@@ -65,6 +67,8 @@ pub struct Viewers {
     pub part: Duration,
     counted: Counters,
     nothing: Cache<String, Timestamp>,
+    /// Looks into the store for content ids, at a time.
+    looks: Semaphore,
 }
 
 /// Reports by what became of them.
@@ -90,7 +94,7 @@ impl Viewers {
             malformed: counter("malformed"),
             refused: counter("refused"),
         };
-        Self { audience, part, counted, nothing: Cache::new(NOTHING_MAX) }
+        Self { audience, part, counted, nothing: Cache::new(NOTHING_MAX), looks: Semaphore::new(LOOKS) }
     }
 }
 
@@ -339,6 +343,7 @@ impl App {
         if self.viewers.nothing.get(cid).is_some_and(|since| now() - since < NOTHING_FOR) {
             return None;
         }
+        let _look = self.viewers.looks.try_acquire().ok()?;
         let row = self.meta.broadcast(&stream, &broadcast).await.ok().flatten().filter(|row| row.deleted.is_none());
         let Some(row) = row else {
             self.viewers.nothing.insert(cid.to_owned(), now());
