@@ -8,7 +8,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use ring::hmac;
 use serde_json::{Value, json};
 use support::{
-    Node, Publisher, free_port, get,
+    Node, Publisher, free_port, get, request,
     receiver::{Post, Receiver},
     rtmp::Connection,
     secs, wait,
@@ -69,8 +69,13 @@ fn a_show_is_told_from_its_begin_to_its_clips() {
     publish(&node, "alice", 3).wait(secs(20));
     let live = event(&receiver, "stream.live");
     assert_eq!((live["stream"].as_str(), live["node"].as_str()), (Some("alice"), Some("node-1")));
-    // The encoder comes back within its broadcast: nothing is told.
-    publish(&node, "alice", 2).wait(secs(20));
+    // The encoder comes back within its broadcast: nothing is told. Some watch.
+    let mut again = publish(&node, "alice", 2);
+    let reports: String = (0..12).map(|n| format!("cid=\"alice\",e=t,sid=\"v{n}\",sn=0,sta=p,ts=1,v=2\n")).collect();
+    assert_eq!(request("POST", &node.url("/api/v1/cmcd"), &[], Some(&reports)).status, 204);
+    let peak = event(&receiver, "viewer.peak");
+    assert_eq!(peak["data"], json!({ "passed": 10, "viewers": 12 }));
+    again.wait(secs(20));
     let ended = event(&receiver, "stream.ended");
     let stored = event(&receiver, "broadcast.stored");
     let broadcast = live["broadcast"].as_str().unwrap();
@@ -97,7 +102,7 @@ fn a_show_is_told_from_its_begin_to_its_clips() {
     assert_eq!(target["target"], format!("http://127.0.0.1:{}", receiver.port));
     assert_eq!(target["state"], "ok", "{target}");
     assert_eq!(get(&node.url("/api/v1/webhooks")).status, 401);
-    assert!(get(&node.url("/metrics")).text().contains("weir_webhooks_total{result=\"delivered\"} 4"));
+    assert!(get(&node.url("/metrics")).text().contains("weir_webhooks_total{result=\"delivered\"} 5"));
     assert!(!node.log().contains("hidden") && !node.log().contains(SECRET));
 }
 

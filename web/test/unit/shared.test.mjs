@@ -46,13 +46,14 @@ test('a stream is read as the server writes it', () => {
     id: 'alice', state: 'live', broadcast: '01h', started: '2026-11-21T09:00:00.000Z', mode: 'follow', playback: 'ticket',
     renditions: [{ name: 'source', codec: 'avc1.64001f', width: 1280, height: 720, fps: 30, kbps: 3000 }],
     warnings: [{ code: 'long_keyframe_interval', text: 'a', fix: 'b' }], shed: ['720p'], poster: '/hls/alice/01h/poster.jpg', viewers: 12,
+    now: { title: 'A song', artist: null },
   };
   assert.deepEqual(readStream(body), body);
 });
 
 test('what is missing is empty, and what is no stream is refused', () => {
   assert.deepEqual(readStream({ id: 'a', state: 'offline' }), {
-    id: 'a', state: 'offline', broadcast: null, started: null, mode: null, playback: 'public', renditions: [], warnings: [], shed: [], poster: null, viewers: null,
+    id: 'a', state: 'offline', broadcast: null, started: null, mode: null, playback: 'public', renditions: [], warnings: [], shed: [], poster: null, viewers: null, now: null,
   });
   assert.deepEqual(readStream({ id: 'a', state: 'live', renditions: [null, 3, { name: 1 }], warnings: 'x', shed: [1, 'a'] }).shed, ['a']);
   for (const body of [null, [], 'x', {}, { id: 1, state: 'live' }, { id: 'a', state: 'gone' }]) assert.equal(readStream(body), null);
