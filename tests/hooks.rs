@@ -8,8 +8,9 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use ring::hmac;
 use serde_json::{Value, json};
 use support::{
-    Node, Publisher, free_port, get, request,
+    Node, Publisher, free_port, get,
     receiver::{Post, Receiver},
+    request,
     rtmp::Connection,
     secs, wait,
 };
