@@ -166,6 +166,11 @@ impl Links {
         self.cache.alive().get(upstream).is_some_and(|alive| *alive)
     }
 
+    /// The first upstream that is there.
+    pub fn first_alive(&self) -> Option<usize> {
+        (0..self.len()).find(|upstream| self.is_alive(*upstream))
+    }
+
     fn heard(&self) -> Vec<Arc<Mutex<Heard>>> {
         self.heard.read().expect("no panic while held").clone()
     }

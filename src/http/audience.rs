@@ -93,10 +93,7 @@ fn moment(text: &str) -> Result<UnixMs, Problem> {
     match text.parse::<i64>() {
         Ok(ms) if (0..=253_402_300_799_999).contains(&ms) => Ok(UnixMs(ms)),
         Ok(_) => Err(wrong()),
-        // Seconds will do.
-        Err(_) => UnixMs::parse(text)
-            .or_else(|| UnixMs::parse(&format!("{}.000Z", text.strip_suffix('Z')?)))
-            .ok_or_else(wrong),
+        Err(_) => UnixMs::parse_rfc3339(text).ok_or_else(wrong),
     }
 }
 
@@ -131,7 +128,10 @@ async fn of_stream(
     let scale = range.scale(UnixMs(at.0 - LATELY_MS), at)?;
     let broadcast = app.current_offered(&stream).map(|(broadcast, _)| broadcast);
     let total = match &broadcast {
-        Some(broadcast) => app.total(&stream, broadcast, None).await?.0,
+        Some(broadcast) => {
+            let started = app.meta.broadcast(&stream, broadcast).await?.map_or(broadcast.made(), |row| row.started);
+            app.total(&stream, broadcast, at.0 - started.0).await?.0
+        }
         None => None,
     };
     let (series, marks) = app.series(&stream, &scale, None).await?;
@@ -154,7 +154,8 @@ async fn of_broadcast(
     asker: Asker,
 ) -> Result<Response, Problem> {
     let (row, scale) = app.owned_broadcast(&id, &range, &asker).await?;
-    let (total, recorded) = app.total(&row.stream, &row.id, row.ended).await?;
+    let lasted_ms = row.ended.unwrap_or_else(unix_now).0 - row.started.0;
+    let (total, recorded) = app.total(&row.stream, &row.id, lasted_ms).await?;
     let (series, marks) = app.series(&row.stream, &scale, Some(&row.id)).await?;
     Ok(no_store(json!({
         "stream": row.stream,
@@ -332,20 +333,13 @@ impl App {
         }))
     }
 
-    async fn total(
-        &self,
-        stream: &StreamId,
-        broadcast: &BroadcastId,
-        ended: Option<UnixMs>,
-    ) -> Result<Totals, Problem> {
+    async fn total(&self, stream: &StreamId, broadcast: &BroadcastId, lasted_ms: i64) -> Result<Totals, Problem> {
         let rows = self.meta.audience_of(stream, broadcast).await?;
-        let started = self.meta.broadcast(stream, broadcast).await?.map_or(broadcast.made(), |row| row.started);
-        let lasted = ended.unwrap_or_else(unix_now).0 - started.0;
         let total = |live: bool| {
             let subject = Subject { stream: stream.clone(), broadcast: broadcast.clone(), live };
             let crowd = self.viewers.audience.table.find(&subject);
             let here = crowd.as_ref().map(|crowd| (crowd.part.as_str(), crowd.whole()));
-            history::total(&rows, here, !live, lasted)
+            history::total(&rows, here, !live, lasted_ms)
         };
         Ok((total(true), total(false)))
     }

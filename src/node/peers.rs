@@ -307,7 +307,7 @@ impl Upstreams {
 
 impl chat::Places for Upstreams {
     fn host(&self, _: &StreamId) -> Option<usize> {
-        Some((0..self.links.len()).find(|upstream| self.links.is_alive(*upstream)).unwrap_or(0))
+        Some(self.links.first_alive().unwrap_or(0))
     }
 
     fn changes(&self) -> watch::Receiver<()> {
@@ -326,7 +326,7 @@ impl Others for Peers {
 impl Others for Upstreams {
     /// The first that is there: it tells the others.
     fn there(&self) -> Vec<(usize, Option<String>)> {
-        (0..self.links.len()).find(|at| self.links.is_alive(*at)).map(|at| (at, None)).into_iter().collect()
+        self.links.first_alive().map(|at| (at, None)).into_iter().collect()
     }
 }
 

@@ -165,8 +165,7 @@ impl Playing {
 
     /// An upstream that is there.
     fn upstream(&self) -> Option<usize> {
-        let links = self.0.links.as_ref()?;
-        (0..links.len()).find(|upstream| links.is_alive(*upstream))
+        self.0.links.as_ref()?.first_alive()
     }
 
     async fn ask(&self, nodes: &Nodes, stream: &StreamId) -> Answer {
