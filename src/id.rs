@@ -11,13 +11,15 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::time::UnixMs;
 
 /// Names an event of a chat: later ones are greater, by number and by text. Milliseconds since the start of 2025, and 22 bits
 /// that tell apart those of one millisecond.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(value_type = String, pattern = "^[0-9a-f][0-9a-hjkmnp-tv-z]{12}$")]
 pub struct EventId(pub u64);
 
 /// 2025-01-01T00:00:00Z, ms since 1970.
@@ -106,10 +108,11 @@ pub struct Error {
 }
 
 macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $what:literal, $rule:literal, $legal:expr) => {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $rule:literal, $pattern:literal, $legal:expr) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
         #[serde(try_from = "String", into = "String")]
+        #[schema(value_type = String, pattern = $pattern)]
         pub struct $name(Arc<str>);
 
         impl $name {
@@ -179,28 +182,33 @@ fn starts_and_holds(text: &str, len_max: usize, extra: &[u8]) -> bool {
 name!(
     /// A stream: the permanent named thing a streamer owns.
     StreamId, "stream name", "1 to 63 of a-z, 0-9, '-', '_', starting with a letter or digit",
+    "^[a-z0-9][a-z0-9_-]{0,62}$",
     |t| starts_and_holds(t, 63, b"-_")
 );
 name!(
     /// A broadcast: one show of a stream. Text order is time order.
     BroadcastId, "broadcast id", "1 to 26 of a-z, 0-9",
+    "^[a-z0-9]{1,26}$",
     |t| starts_and_holds(t, 26, b"")
 );
 name!(
     /// A rendition: `source`, `audio`, or the name of an encoded rung such as `720p`.
     Rendition, "rendition", "1 to 32 of a-z, 0-9, '-', '_', starting with a letter or digit",
+    "^[a-z0-9][a-z0-9_-]{0,31}$",
     |t| starts_and_holds(t, 32, b"-_")
 );
 
 name!(
     /// A clip: a named part of a broadcast. Text order is time order.
     ClipId, "clip id", "1 to 26 of a-z, 0-9",
+    "^[a-z0-9]{1,26}$",
     |t| starts_and_holds(t, 26, b"")
 );
 
 name!(
     /// Somebody who writes in chats.
     UserId, "user", "1 to 40 of a-z, 0-9, '-', '_', starting with a letter or digit",
+    "^[a-z0-9][a-z0-9_-]{0,39}$",
     |t| starts_and_holds(t, 40, b"-_")
 );
 

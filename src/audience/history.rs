@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     crowd::{Crowd, Now},
@@ -52,9 +53,10 @@ impl Scale {
 }
 
 /// One step of a series. What nobody told is absent.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = AudiencePoint)]
 pub struct Point {
-    /// RFC 3339.
+    #[schema(format = DateTime)]
     pub at: String,
     /// Mean number of viewers.
     pub viewers: f64,
@@ -121,7 +123,8 @@ pub fn series(rows: &[AudienceRow], scale: &Scale, recorded: bool, now: UnixMs) 
 }
 
 /// What a broadcast came to.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = AudienceTotal)]
 pub struct Total {
     /// Views that began, and different viewers.
     pub joins: u64,
@@ -130,6 +133,7 @@ pub struct Total {
     pub minutes: f64,
     pub average: f64,
     pub peak: u64,
+    #[schema(format = DateTime)]
     pub peak_at: Option<String>,
     pub startup_ms: Quantiles,
     pub stalls: u64,
@@ -144,19 +148,21 @@ pub struct Total {
     pub renditions: Vec<Share>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Quantiles {
     pub p50: Option<u64>,
     pub p95: Option<u64>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = PlayerError)]
 pub struct Fault {
     pub code: String,
     pub count: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = RenditionMinutes)]
 pub struct Share {
     pub name: Rendition,
     pub minutes: f64,
@@ -201,8 +207,10 @@ pub fn total(rows: &[AudienceRow], here: Option<(&str, Body)>, recorded: bool, l
 }
 
 /// How it is now, as it is told.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = AudienceNow)]
 pub struct Current {
+    #[schema(format = DateTime)]
     pub at: String,
     pub viewers: u64,
     /// Of them, or beside them, those who have paused: they are not among the viewers.
@@ -216,7 +224,8 @@ pub struct Current {
     pub stalled: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = RenditionViewers)]
 pub struct Viewers {
     pub name: Rendition,
     pub viewers: u64,

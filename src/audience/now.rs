@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use unicode_normalization::UnicodeNormalization;
 use url::Url;
+use utoipa::ToSchema;
 
 use crate::{
     id::EventId,
@@ -48,14 +49,19 @@ pub struct Now {
     pub data: Option<Value>,
 }
 
-/// The same as it is told.
-#[derive(Serialize)]
-struct Told<'a> {
+/// What a stream plays, as it is told. All is `null` where nothing plays.
+#[derive(Serialize, ToSchema)]
+#[schema(as = NowPlaying)]
+pub struct Told<'a> {
+    /// Grows with each change.
     id: Option<EventId>,
     title: Option<&'a str>,
     artist: Option<&'a str>,
+    #[schema(format = DateTime)]
     started: Option<String>,
+    /// Address of a picture, or path of one on this server.
     artwork: Option<&'a str>,
+    /// Whatever its program wants to tell.
     data: Option<&'a Value>,
 }
 
@@ -108,15 +114,19 @@ pub struct Wish {
     pub data: Option<Value>,
 }
 
-/// The same as a client sends it.
-#[derive(Debug, Default, Deserialize)]
+/// What a stream plays from now on: a title, an artist, artwork or data at least.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = SetNowPlaying)]
 pub struct Asked {
     title: Option<String>,
     artist: Option<String>,
-    /// RFC 3339.
+    /// When it began; now, where nothing is said.
+    #[schema(format = DateTime)]
     started: Option<String>,
+    /// Address of a picture (http or https), or path of one on this server.
     artwork: Option<String>,
+    /// Whatever is to be told: 4 KB at most.
     data: Option<Value>,
 }
 

@@ -17,6 +17,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
 use super::{Secret, people::Person};
 use crate::{
@@ -63,8 +64,14 @@ pub struct Claims {
 }
 
 /// An address prefix; a text without a length is one address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(
+    as = AddressPrefix,
+    value_type = String,
+    pattern = "^[0-9A-Fa-f:.]{2,45}(/[0-9]{1,3})?$",
+    example = "203.0.113.0/24",
+)]
 pub struct Prefix(IpNet);
 
 impl TryFrom<String> for Prefix {

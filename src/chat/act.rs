@@ -1,9 +1,13 @@
 //! What people do in a room, and what they are answered.
 
-use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
+use std::{borrow::Cow, fmt, net::IpAddr, str::FromStr, time::Duration};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
+};
 
 use super::event::Role;
 use crate::id::{EventId, UserId};
@@ -25,63 +29,58 @@ impl Who {
 }
 
 /// What somebody does.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+#[schema(as = ChatAct)]
 pub enum Act {
+    /// Says something: 500 letters at most.
     Say {
         text: String,
+        /// The message that it answers.
         #[serde(default)]
         reply: Option<EventId>,
     },
     /// Shows a message no more: one's own, or any for moderators.
-    Delete {
-        message: EventId,
-    },
+    Delete { message: EventId },
     /// Shows nothing of what a user said so far.
-    Purge {
-        user: UserId,
-    },
+    Purge { user: UserId },
     /// The user may say nothing for so many seconds, or ever (`seconds` absent).
     Ban {
         user: UserId,
+        /// Two weeks at most.
         #[serde(default)]
+        #[schema(minimum = 1, maximum = 1209600)]
         seconds: Option<u32>,
         #[serde(default)]
         reason: String,
     },
     /// Nobody from these addresses may say anything.
     BanAddress {
+        #[schema(value_type = String, example = "192.0.2.0/24")]
         prefix: IpNet,
         #[serde(default)]
         reason: String,
     },
     /// Takes a ban of a user back.
-    Unban {
-        user: UserId,
-    },
+    Unban { user: UserId },
+    /// Takes a ban of addresses back.
     UnbanAddress {
+        #[schema(value_type = String, example = "192.0.2.0/24")]
         prefix: IpNet,
     },
     /// Makes a user a moderator, or no longer. For the streamer.
-    Moderator {
-        user: UserId,
-        on: bool,
-    },
+    Moderator { user: UserId, on: bool },
     /// Shows a message that waits for a moderator, or lets it go.
-    Judge {
-        message: EventId,
-        show: bool,
-    },
-    /// Gives an emote this picture, or takes it away. For the streamer.
+    Judge { message: EventId, show: bool },
+    /// Gives an emote this picture, or takes it away. For the streamer, by `PUT` and `DELETE .../chat/emotes/NAME`
+    /// alone: this is how the audit log tells of it.
     Emote {
         name: String,
         #[serde(default)]
         picture: Option<Picture>,
     },
-    /// Changes the room.
-    Set {
-        settings: Settings,
-    },
+    /// Changes the room: all of its settings at once.
+    Set { settings: Settings },
 }
 
 impl Act {
@@ -117,13 +116,15 @@ impl Act {
 }
 
 /// What counts in a room.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schema(as = ChatSettings)]
 pub struct Settings {
     /// Whether there is a chat at all, where that is not as the node is configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
     /// Seconds between two messages of one person; 0: as many as the node allows.
+    #[schema(maximum = 3600)]
     pub slow: u32,
     /// Only those who hold a ticket may write.
     pub tickets_only: bool,
@@ -135,9 +136,11 @@ pub struct Settings {
     pub hold_all: bool,
     /// Words whose messages wait so; as those that are blocked.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 500)]
     pub held: Vec<String>,
     /// Words that nobody may write; with `*` at the end: that words may not begin with. Told to moderators alone.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 500)]
     pub blocked: Vec<String>,
 }
 
@@ -170,7 +173,8 @@ impl Refusal {
 }
 
 /// What was done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = ChatActed)]
 pub struct Acted {
     /// The event that it is known by.
     pub id: EventId,
@@ -185,6 +189,22 @@ pub struct Acted {
 pub struct Picture {
     hash: String,
     kind: Kind,
+}
+
+impl ToSchema for Picture {
+    fn name() -> Cow<'static, str> {
+        "ChatPicture".into()
+    }
+}
+
+impl PartialSchema for Picture {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("The picture of an emote, by its name under `.../chat/emotes/`."))
+            .pattern(Some("^[0-9a-f]{32}[.](png|gif|webp)$"))
+            .into()
+    }
 }
 
 /// Kinds of pictures that every browser shows, moving ones too.

@@ -1,13 +1,15 @@
 //! What everybody in a room is told, as it is stored and sent: one JSON object each.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::act::{Picture, Settings};
 use crate::id::{EventId, UserId};
 
 /// What somebody may do in a room, and is seen by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = ChatRole)]
 pub enum Role {
     Streamer,
     Moderator,
@@ -16,21 +18,17 @@ pub enum Role {
     Ticket,
 }
 
-/// See the module. Ids grow within a room; what has one is stored.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// What everybody in a room is told. Ids grow within a room; what has one is stored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
+#[schema(as = ChatEvent)]
 pub enum Event {
+    /// Somebody said something.
     Message(Message),
     /// A message is shown no more.
-    Delete {
-        id: EventId,
-        message: EventId,
-    },
+    Delete { id: EventId, message: EventId },
     /// What this user said before is shown no more.
-    Purge {
-        id: EventId,
-        user: UserId,
-    },
+    Purge { id: EventId, user: UserId },
     /// An emote has this picture from now on; nothing: there is none of this name any more.
     Emote {
         id: EventId,
@@ -39,20 +37,19 @@ pub enum Event {
         picture: Option<Picture>,
     },
     /// What counts in the room from now on.
-    Room {
-        id: EventId,
-        settings: Settings,
-    },
+    Room { id: EventId, settings: Settings },
 }
 
 /// Something that somebody said.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = ChatMessage)]
 pub struct Message {
     pub id: EventId,
     pub user: UserId,
     pub name: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<Role>,
+    /// Plain text, never markup.
     pub text: String,
     /// The message that it answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -10,6 +10,7 @@ use std::{
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{
     act::{Act, Refusal, Settings, Who},
@@ -49,11 +50,15 @@ const EMOTES_MAX: usize = 200;
 const EMOTE_LETTERS: usize = 25;
 
 /// Somebody, or an address, is banned.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = ChatBan)]
 struct Ban {
+    /// Milliseconds since 1970; nothing: it has no end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<i64>)]
     until: Option<UnixMs>,
     #[serde(default)]
+    #[schema(required)]
     reason: String,
     by: UserId,
 }
@@ -501,11 +506,15 @@ impl Room {
 }
 
 /// What moderators are told of the rules.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
+#[schema(as = ChatRules)]
 pub struct Ruled {
     settings: Settings,
     moderators: Vec<UserId>,
+    /// By user.
     bans: BTreeMap<UserId, Ban>,
+    /// By addresses, such as `192.0.2.0/24`.
+    #[schema(value_type = BTreeMap<String, Ban>)]
     addresses: BTreeMap<IpNet, Ban>,
     /// Messages that wait, oldest first.
     held: Vec<Message>,

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::{
     id::{BroadcastId, StreamId},
@@ -9,7 +10,8 @@ use crate::{
 };
 
 /// What can happen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[schema(as = WebhookEvent)]
 pub enum Kind {
     /// The first chunk of a broadcast can be played.
     #[serde(rename = "stream.live")]

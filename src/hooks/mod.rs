@@ -17,5 +17,5 @@ pub mod sign;
 pub mod watch;
 
 pub use event::{Event, Kind};
-pub use post::{Config, Dead, Hooks, Target, Tested, Told};
+pub use post::{Config, Dead, Hooks, Target, TargetState, Tested, Told};
 pub use queue::NoRetry;

@@ -22,6 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use url::Url;
+use utoipa::ToSchema;
 
 use super::{
     address,
@@ -87,43 +88,74 @@ pub struct Config {
 }
 
 /// A target and how it does.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = WebhookTarget)]
 pub struct Told {
     /// Scheme and host of its URL.
     pub target: String,
-    /// What it is told of.
+    /// What it is told of; empty: everything.
     pub events: Vec<Kind>,
-    /// `ok`, `failing` (the last try failed), `gone` (it answered 410), or `idle` (nothing was sent since the start).
-    pub state: &'static str,
+    pub state: TargetState,
+    /// Deliveries that wait.
     pub waiting: usize,
+    /// Deliveries that were given up.
     pub dead: usize,
+    /// When it took something last.
+    #[schema(format = DateTime)]
     pub delivered: Option<String>,
+    /// When it did not.
+    #[schema(format = DateTime)]
     pub failed: Option<String>,
+    /// Why it did not.
     pub why: Option<String>,
 }
 
+/// How a target does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = WebhookState)]
+pub enum TargetState {
+    Ok,
+    /// The last try failed.
+    Failing,
+    /// It answered 410.
+    Gone,
+    /// Nothing was sent since the start.
+    Idle,
+}
+
 /// A dead letter.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = DeadWebhook)]
 pub struct Dead {
     pub id: String,
     /// Scheme and host of its target; nothing where that is not configured any more.
     pub target: Option<String>,
+    /// The id of what happened.
     pub event: String,
     #[serde(rename = "type")]
     pub kind: Kind,
+    /// When it was to be told first.
+    #[schema(format = DateTime)]
     pub told: String,
     pub tries: u32,
+    /// Why the last of them failed.
     pub why: String,
     /// What was to be delivered.
+    #[schema(value_type = Object)]
     pub body: Box<serde_json::value::RawValue>,
 }
 
 /// What a target answered to a test.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = TestedWebhook)]
 pub struct Tested {
+    /// Scheme and host of its URL.
     pub target: String,
     pub delivered: bool,
+    /// The HTTP status of its answer; nothing where there was none.
     pub status: Option<u16>,
+    /// Why it was not delivered.
     pub why: Option<String>,
 }
 
@@ -429,10 +461,10 @@ impl Post {
         let targets = self.shared.config.targets.iter().zip(self.queue.standings()).zip(&self.failing);
         let told = targets.map(|((target, standing), failing)| {
             let state = match (&standing.delivered, &standing.failed) {
-                _ if standing.off => "gone",
-                (None, None) => "idle",
-                _ if *failing => "failing",
-                _ => "ok",
+                _ if standing.off => TargetState::Gone,
+                (None, None) => TargetState::Idle,
+                _ if *failing => TargetState::Failing,
+                _ => TargetState::Ok,
             };
             let (failed, why) = standing.failed.unzip();
             Told {

@@ -1,31 +1,39 @@
 //! The JSON API: who is live (public), streams and keys (admin token).
 
 use axum::{
-    Json, Router,
-    extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State},
+    Json,
+    extract::{DefaultBodyLimit, FromRequestParts, State},
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header, request::Parts},
     response::{IntoResponse, Response},
-    routing::{get, post, put},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     App, Shared,
     content::{self, Content},
-    nodes,
+    extract::{Given, Path, Query},
+    openapi::OfStream,
     problem::Problem,
 };
 use crate::{
     audience::now::Kept,
     auth::{self, tickets::Tickets},
     id::{BroadcastId, StreamId},
-    line::{Live, Standby, State as LiveState, StreamSettings, Text},
+    line::{Keep, Live, Standby, State as LiveState, StreamSettings, Text},
     media::Mode,
     recording::Picture,
     store::{self, RenditionRow, StreamRow},
     time::{now, unix_now},
+    transcode::Entry,
 };
 
 /// Largest request body, bytes: a stream's settings are far smaller.
@@ -39,32 +47,28 @@ const ASKED_MAX: usize = 200;
 /// Streams listed at once.
 const PAGE: usize = 1000;
 
-pub fn routes() -> Router<Arc<App>> {
-    Router::new()
-        .route("/api/v1/streams", get(list).post(create))
-        .route("/api/v1/streams/{id}", get(show).delete(delete))
-        .route("/api/v1/streams/{id}/rotate-key", post(rotate_key))
-        .route("/api/v1/streams/{id}/push", put(set_push))
-        .route("/api/v1/streams/{id}/standby", put(set_standby))
-        .route("/api/v1/status", get(status))
-        .route("/api/v1/drain", post(nodes::drain))
-        .route("/api/v1/nodes", get(nodes::list))
-        .route("/api/v1/nodes/{id}", axum::routing::delete(nodes::remove))
+pub fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(show, delete))
+        .routes(routes!(rotate_key))
+        .routes(routes!(set_push))
+        .routes(routes!(set_standby))
         .layer(DefaultBodyLimit::max(BODY_MAX))
 }
 
 /// A stream as the public sees it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Stream {
     id: StreamId,
-    /// `offline`, `starting` (an encoder is here, its first chunk is being made), `live`, or `away` (the encoder is gone and
-    /// may come back).
-    pub(super) state: &'static str,
-    broadcast: Option<String>,
+    pub(super) state: StreamState,
+    broadcast: Option<BroadcastId>,
+    #[schema(format = DateTime)]
     pub(super) started: Option<String>,
-    /// `public`, or `ticket`: played with a ticket.
-    playback: &'static str,
-    mode: Option<&'static str>,
+    playback: Playback,
+    /// How its chunks are cut.
+    mode: Option<Mode>,
+    /// Grows each time another node, or another run of the encoder, makes the chunks.
     epoch: Option<u64>,
     /// The node that publishes its chunks, the one that holds its publisher, and those that stand by to take over.
     owner: Option<String>,
@@ -85,13 +89,45 @@ pub(super) struct Stream {
     now: Option<Playing>,
 }
 
-#[derive(Debug, Serialize)]
+/// What a stream does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum StreamState {
+    Offline,
+    /// An encoder is here, its first chunk is being made.
+    Starting,
+    Live,
+    /// The encoder is gone and may come back.
+    Away,
+}
+
+/// Who may watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Playback {
+    /// Anyone.
+    Public,
+    /// Whoever has a ticket.
+    Ticket,
+}
+
+impl Playback {
+    pub(super) fn of(tickets: &Tickets, stream: &StreamId) -> Self {
+        if tickets.needs_ticket(stream.as_str()) { Self::Ticket } else { Self::Public }
+    }
+}
+
+/// What a stream plays, in a line.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PlayingBriefly)]
 struct Playing {
     title: Option<String>,
     artist: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+/// One form in which a stream or recording can be watched.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RenditionInfo)]
 pub(super) struct Rendition {
     name: String,
     codec: String,
@@ -103,10 +139,13 @@ pub(super) struct Rendition {
     kbps: u64,
 }
 
-#[derive(Debug, Serialize)]
+/// Something that an encoder does not do well.
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Warning {
+    /// The same in a word, for programs.
     code: &'static str,
     text: String,
+    /// What to set, and where.
     fix: String,
 }
 
@@ -127,9 +166,9 @@ impl Stream {
     fn offline(id: StreamId, tickets: &Tickets) -> Self {
         let (renditions, warnings, shed) = (Vec::new(), Vec::new(), Vec::new());
         Self {
-            playback: playback(tickets, &id),
+            playback: Playback::of(tickets, &id),
             id,
-            state: "offline",
+            state: StreamState::Offline,
             broadcast: None,
             started: None,
             mode: None,
@@ -147,15 +186,15 @@ impl Stream {
         }
     }
 
-    fn of(live: &Live, app: &App) -> Self {
+    pub(super) fn of(live: &Live, app: &App) -> Self {
         let tickets = &app.tickets;
         let state = match live.state {
             // Nothing to play yet: players would get a 404.
-            LiveState::Live if live.multivariants.is_none() => "starting",
-            _ if live.multivariants.is_none() => "offline",
-            LiveState::Live => "live",
-            LiveState::Away => "away",
-            LiveState::Ended => "offline",
+            LiveState::Live if live.multivariants.is_none() => StreamState::Starting,
+            _ if live.multivariants.is_none() => StreamState::Offline,
+            LiveState::Live => StreamState::Live,
+            LiveState::Away => StreamState::Away,
+            LiveState::Ended => StreamState::Offline,
         };
         let rows =
             live.offered.iter().filter_map(|name| live.renditions.get(name)).map(|shown| shown.now().row.clone());
@@ -167,10 +206,10 @@ impl Stream {
         Self {
             id: live.stream.clone(),
             state,
-            broadcast: Some(live.broadcast.to_string()),
+            broadcast: Some(live.broadcast.clone()),
             started: Some(live.started.to_string()),
-            playback: playback(tickets, &live.stream),
-            mode: live.mode.map(mode),
+            playback: Playback::of(tickets, &live.stream),
+            mode: live.mode,
             epoch: Some(live.epoch),
             owner: Some(app.node.clone()),
             gateway: gateway.or_else(|| alone.then(|| app.node.clone())),
@@ -183,18 +222,6 @@ impl Stream {
             viewers: None,
             now: app.briefly(&live.stream).filter(|_| app.is_public(live.stream.as_str())),
         }
-    }
-}
-
-fn playback(tickets: &Tickets, stream: &StreamId) -> &'static str {
-    if tickets.needs_ticket(stream.as_str()) { "ticket" } else { "public" }
-}
-
-fn mode(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Follow => "follow",
-        Mode::Reencode => "reencode",
-        Mode::AudioOnly => "audio-only",
     }
 }
 
@@ -220,15 +247,50 @@ pub fn kept_directory(app: &App, path: &str, headers: &HeaderMap) -> Option<axum
     (now() - at < DIRECTORY).then(|| content::json(&text, headers, DIRECTORY_CACHE))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct ListQuery {
     /// `1`: only those that are live, those with most viewers first; needs no token.
+    #[param(minimum = 0, maximum = 255)]
     live: Option<u8>,
-    /// Streams in an answer, and what a `next` said: those after.
+    /// Streams in an answer.
+    #[param(minimum = 1, maximum = 1000, default = 1000)]
     limit: Option<usize>,
+    /// What the page before it gave as `next`: those after.
     after: Option<String>,
 }
 
+impl ListQuery {
+    fn limit(&self) -> Result<usize, Problem> {
+        let limit = self.limit.unwrap_or(PAGE);
+        let wrong = || Problem::new(StatusCode::BAD_REQUEST, format!("limit: 1 to {PAGE}"));
+        (1..=PAGE).contains(&limit).then_some(limit).ok_or_else(wrong)
+    }
+
+    /// The place after which a page begins, which `read` reads.
+    fn after<T>(&self, read: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Problem> {
+        let wrong = || Problem::new(StatusCode::BAD_REQUEST, "after: what an answer gave as next");
+        self.after.as_deref().map(|text| read(text).ok_or_else(wrong)).transpose()
+    }
+}
+
+/// A page of streams: of all by name, of those that are live by viewers.
+#[derive(Serialize, ToSchema)]
+struct Streams<T = Stream> {
+    streams: Vec<T>,
+    /// What to ask with as `after` for the next page, where there is one.
+    next: Option<String>,
+    /// The port on which this node takes RTMP.
+    rtmp_port: Option<u16>,
+}
+
+/// Lists streams: all of them for the admin, those that are live for anyone.
+#[utoipa::path(
+    get, path = "/api/v1/streams", operation_id = "list_streams",
+    params(ListQuery),
+    responses((status = 200, body = Streams)),
+    security((), ("admin" = [])),
+)]
 async fn list(
     State(app): Shared,
     Query(query): Query<ListQuery>,
@@ -237,7 +299,8 @@ async fn list(
     admin: Result<Admin, Problem>,
 ) -> Result<Response, Problem> {
     if query.live == Some(1) {
-        let text = Arc::new(Text::new(app.directory(&query)?.to_string()));
+        let directory = serde_json::to_string(&app.directory(&query)?).expect("plain data");
+        let text = Arc::new(Text::new(directory));
         let asked = uri.query().unwrap_or_default();
         if asked.len() <= ASKED_MAX {
             app.directories.insert(asked.to_owned(), (now(), text.clone()));
@@ -245,17 +308,25 @@ async fn list(
         return Ok(content::json(&text, &headers, DIRECTORY_CACHE).map(axum::body::Body::new));
     }
     admin?;
-    let rows = app.meta.streams(None, PAGE).await?;
-    let mut streams: Vec<_> = rows.into_iter().map(|row| app.view(row.id)).collect();
+    let (limit, after) = (query.limit()?, query.after(|text| text.parse::<StreamId>().ok())?);
+    let rows = app.meta.streams(after.as_ref(), limit).await?;
+    let last = rows.last().map(|row| row.id.clone()).filter(|_| rows.len() == limit);
     // Where anyone may publish, streams live without a row.
-    for live in app.lines.all() {
-        if streams.iter().all(|stream| stream.id != live.stream) {
-            streams.push(Stream::of(&live, &app));
-        }
-    }
-    Ok(Json(serde_json::json!({ "streams": streams })).into_response())
+    let live = app.lines.all().into_iter().map(|live| live.stream.clone());
+    let live = live.filter(|id| after.as_ref().is_none_or(|after| id > after));
+    let live = live.filter(|id| last.as_ref().is_none_or(|last| id <= last));
+    let names: BTreeSet<_> = rows.into_iter().map(|row| row.id).chain(live).collect();
+    let streams: Vec<_> = names.into_iter().map(|id| app.view(id)).collect();
+    let next = last.map(|last| last.to_string());
+    Ok(Json(Streams { streams, next, rtmp_port: app.rtmp_port }).into_response())
 }
 
+/// Shows a stream.
+#[utoipa::path(
+    get, path = "/api/v1/streams/{id}", operation_id = "show_stream",
+    params(OfStream),
+    responses((status = 200, body = Stream)),
+)]
 async fn show(State(app): Shared, Path(id): Path<String>) -> Result<Response, Problem> {
     let id = parse(&id)?;
     if app.lines.live(&id).is_none() {
@@ -272,95 +343,180 @@ async fn show(State(app): Shared, Path(id): Path<String>) -> Result<Response, Pr
     Ok(public(&Stream { viewers, ..app.view(id) }))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewStream)]
 struct Create {
+    #[schema(value_type = StreamId)]
     id: String,
-    #[serde(default)]
-    settings: Option<StreamSettings>,
+    settings: Option<Settings>,
 }
 
+/// A stream's own settings; what is not set is as the nodes are configured.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = StreamSettings)]
+struct Settings {
+    /// The renditions that are made of it.
+    ladder: Option<Vec<Entry>>,
+    /// Edges fetch each chunk when it is listed, before anyone asks them.
+    #[serde(default)]
+    push: bool,
+    /// How long its recordings are kept.
+    keep: Option<Keep>,
+    /// What a second node does for it.
+    standby: Option<Standby>,
+}
+
+impl From<Settings> for StreamSettings {
+    fn from(Settings { ladder, push, keep, standby }: Settings) -> Self {
+        Self { ladder, push, keep, standby, ..Self::default() }
+    }
+}
+
+/// A stream with what its streamer needs. The key is told this once.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CreatedStream)]
+struct Created {
+    id: StreamId,
+    /// What OBS calls the stream key.
+    key: String,
+    /// What OBS calls the server; nothing where this node takes no RTMP.
+    server: Option<String>,
+    /// Path of its page.
+    watch: String,
+}
+
+/// Makes a stream.
+#[utoipa::path(
+    post, path = "/api/v1/streams", operation_id = "create_stream",
+    request_body = Create,
+    responses((status = 201, body = Created)),
+    security(("admin" = [])),
+)]
 async fn create(
     _: Admin,
     State(app): Shared,
     headers: HeaderMap,
-    body: Result<Json<Create>, axum::extract::rejection::JsonRejection>,
-) -> Result<Response, Problem> {
-    let Json(body) = body.map_err(|why| Problem::new(StatusCode::BAD_REQUEST, why.body_text()))?;
+    Given(body): Given<Create>,
+) -> Result<(StatusCode, Json<Created>), Problem> {
     let id: StreamId =
         body.id.parse().map_err(|why: crate::id::Error| Problem::new(StatusCode::BAD_REQUEST, why.to_string()))?;
-    if let Some(name) = body.settings.iter().flat_map(|settings| settings.newer.keys()).next() {
-        let words = format!("there is no setting {name:?} of a stream: ladder, push, keep, standby");
-        return Err(Problem::new(StatusCode::BAD_REQUEST, words));
-    }
     let secret = auth::Secret::generate();
-    let settings = body.settings.map_or(Value::Null, |s| serde_json::to_value(s).expect("settings are plain data"));
+    let settings =
+        serde_json::to_value(StreamSettings::from(body.settings.unwrap_or_default())).expect("settings are plain data");
     let row = StreamRow { id: id.clone(), key_hash: auth::keys::hash(&secret), created: unix_now(), settings };
     app.meta.create_stream(row).await.map_err(|why| match why {
         store::Error::Exists => Problem::new(StatusCode::CONFLICT, format!("stream {id} exists already")),
         other => other.into(),
     })?;
     app.playing.board().is_made(&id);
-    let told = serde_json::json!({
-        "id": id,
-        "key": format!("{id}?key={}", secret.expose()),
-        "server": app.rtmp_port.map(|port| format!("rtmp://{}:{port}/live", host(&headers))),
-        "watch": format!("/watch/{id}"),
-    });
-    Ok((StatusCode::CREATED, Json(told)).into_response())
+    let created = Created {
+        key: format!("{id}?key={}", secret.expose()),
+        server: app.rtmp_port.map(|port| format!("rtmp://{}:{port}/live", host(&headers))),
+        watch: format!("/watch/{id}"),
+        id,
+    };
+    Ok((StatusCode::CREATED, Json(created)))
 }
 
-async fn rotate_key(_: Admin, State(app): Shared, Path(id): Path<String>) -> Result<Response, Problem> {
+/// A stream's new key, which is told this once.
+#[derive(Debug, Serialize, ToSchema)]
+struct NewKey {
+    id: StreamId,
+    key: String,
+}
+
+/// Gives a stream a new key. Whoever publishes with the old one is disconnected.
+#[utoipa::path(
+    post, path = "/api/v1/streams/{id}/rotate-key",
+    params(OfStream),
+    responses((status = 200, body = NewKey)),
+    security(("admin" = [])),
+)]
+async fn rotate_key(_: Admin, State(app): Shared, Path(id): Path<String>) -> Result<Json<NewKey>, Problem> {
     let id = parse(&id)?;
     let row = app.meta.stream(&id).await?.ok_or_else(|| unknown(&id))?;
     let secret = auth::Secret::generate();
     app.meta.update_stream(StreamRow { key_hash: auth::keys::hash(&secret), ..row }).await?;
     // Whoever publishes with the old key has it no longer.
     app.kick(&id).await;
-    let key = format!("{id}?key={}", secret.expose());
-    Ok(Json(serde_json::json!({ "id": id, "key": key })).into_response())
+    Ok(Json(NewKey { key: format!("{id}?key={}", secret.expose()), id }))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct SetPush {
     /// Edges fetch each chunk when it is listed, before anyone asks them.
     push: bool,
 }
 
-/// Counts when the stream's encoder connects next.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Push)]
+struct PushSet {
+    id: StreamId,
+    push: bool,
+}
+
+/// Sets whether edges are sent what a stream makes. Counts when its encoder connects next.
+#[utoipa::path(
+    put, path = "/api/v1/streams/{id}/push",
+    params(OfStream),
+    request_body = SetPush,
+    responses((status = 200, body = PushSet)),
+    security(("admin" = [])),
+)]
 async fn set_push(
     _: Admin,
     State(app): Shared,
     Path(id): Path<String>,
-    body: Result<Json<SetPush>, axum::extract::rejection::JsonRejection>,
-) -> Result<Response, Problem> {
+    Given(SetPush { push }): Given<SetPush>,
+) -> Result<Json<PushSet>, Problem> {
     let id = parse(&id)?;
-    let Json(SetPush { push }) = body.map_err(|why| Problem::new(StatusCode::BAD_REQUEST, why.body_text()))?;
     app.change_settings(&id, |settings| settings.push = push).await?;
-    Ok(Json(serde_json::json!({ "id": id, "push": push })).into_response())
+    Ok(Json(PushSet { id, push }))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct SetStandby {
     /// What a second node does for the stream; `null` for what the nodes' configuration says.
     standby: Option<Standby>,
 }
 
-/// Counts when the stream's encoder connects next.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = StandbyOf)]
+struct StandbySet {
+    id: StreamId,
+    standby: Option<Standby>,
+}
+
+/// Sets what a second node does for a stream. Counts when its encoder connects next.
+#[utoipa::path(
+    put, path = "/api/v1/streams/{id}/standby",
+    params(OfStream),
+    request_body = SetStandby,
+    responses((status = 200, body = StandbySet)),
+    security(("admin" = [])),
+)]
 async fn set_standby(
     _: Admin,
     State(app): Shared,
     Path(id): Path<String>,
-    body: Result<Json<SetStandby>, axum::extract::rejection::JsonRejection>,
-) -> Result<Response, Problem> {
+    Given(SetStandby { standby }): Given<SetStandby>,
+) -> Result<Json<StandbySet>, Problem> {
     let id = parse(&id)?;
-    let Json(SetStandby { standby }) = body.map_err(|why| Problem::new(StatusCode::BAD_REQUEST, why.body_text()))?;
     app.change_settings(&id, |settings| settings.standby = standby).await?;
-    Ok(Json(serde_json::json!({ "id": id, "standby": standby })).into_response())
+    Ok(Json(StandbySet { id, standby }))
 }
 
+/// Deletes a stream and its key; recordings stay. Whoever publishes it is disconnected.
+#[utoipa::path(
+    delete, path = "/api/v1/streams/{id}", operation_id = "delete_stream",
+    params(OfStream),
+    responses((status = 204)),
+    security(("admin" = [])),
+)]
 async fn delete(_: Admin, State(app): Shared, Path(id): Path<String>) -> Result<StatusCode, Problem> {
     let id = parse(&id)?;
     app.meta.delete_stream(&id).await.map_err(|why| match why {
@@ -372,22 +528,6 @@ async fn delete(_: Admin, State(app): Shared, Path(id): Path<String>) -> Result<
     let _ = app.playing.set(&id, None).await;
     app.playing.board().is_gone(&id);
     Ok(StatusCode::NO_CONTENT)
-}
-
-async fn status(_: Admin, State(app): Shared) -> Response {
-    let reasons = app.not_ready();
-    let live: Vec<_> = app.lines.all().iter().map(|live| Stream::of(live, &app)).collect();
-    let status = serde_json::json!({
-        "node": app.node,
-        "version": env!("CARGO_PKG_VERSION"),
-        "uptime_s": (now() - app.started).as_secs(),
-        "ready": reasons.is_empty(),
-        "reasons": reasons,
-        "degraded": app.degraded(),
-        "publish": app.publish,
-        "streams": live,
-    });
-    Json(status).into_response()
 }
 
 impl App {
@@ -412,33 +552,26 @@ impl App {
     }
 
     /// A page of what is live, by viewers. `next` holds the place of its last stream: one that moves meanwhile may come twice.
-    fn directory(&self, query: &ListQuery) -> Result<Value, Problem> {
-        let wrong = |what| Problem::new(StatusCode::BAD_REQUEST, what);
-        let limit = query.limit.unwrap_or(PAGE);
-        if !(1..=PAGE).contains(&limit) {
-            return Err(wrong(format!("limit: 1 to {PAGE}")));
-        }
-        let place = |text: &str| {
-            Some((std::cmp::Reverse(text.split_once('.')?.0.parse::<u64>().ok()?), text.split_once('.')?.1.to_owned()))
-        };
-        let after = match &query.after {
-            Some(text) => Some(place(text).ok_or_else(|| wrong("after: what an answer gave as next".into()))?),
-            None => None,
-        };
+    fn directory(&self, query: &ListQuery) -> Result<Streams<Value>, Problem> {
+        let limit = query.limit()?;
+        let after = query.after(|text| {
+            let (viewers, id) = text.split_once('.')?;
+            Some((Reverse(viewers.parse::<u64>().ok()?), id.to_owned()))
+        })?;
         let on = |view: &Value| matches!(view["state"].as_str(), Some("live" | "away"));
         let live = self.shown_streams().into_iter().filter(|(_, view)| on(view));
         let placed = live.map(|(id, mut view)| {
             let viewers = self.watching(&id);
             view["viewers"] = viewers.into();
-            ((std::cmp::Reverse(viewers.unwrap_or(0)), id.to_string()), view)
+            ((Reverse(viewers.unwrap_or(0)), id.to_string()), view)
         });
         let mut page: Vec<_> = placed.filter(|(place, _)| after.as_ref().is_none_or(|after| place > after)).collect();
         page.sort_by(|(a, _), (b, _)| a.cmp(b));
         let more = page.len() > limit;
         page.truncate(limit);
         let next = page.last().filter(|_| more).map(|((viewers, id), _)| format!("{}.{id}", viewers.0));
-        let streams: Vec<_> = page.into_iter().map(|(_, view)| view).collect();
-        Ok(serde_json::json!({ "streams": streams, "next": next, "rtmp_port": self.rtmp_port }))
+        let streams = page.into_iter().map(|(_, view)| view).collect();
+        Ok(Streams { streams, next, rtmp_port: self.rtmp_port })
     }
 
     /// Those that are made here.

@@ -1,25 +1,28 @@
 //! The API of audiences: how many watch now and did before, for whoever the stream belongs to; and what nodes tell each other of it.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Extension, Json, Router,
-    body::Body,
-    extract::{DefaultBodyLimit, Path, Query, State, rejection::JsonRejection},
+    Json, Router,
+    extract::{DefaultBodyLimit, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     App, Shared,
-    api::{parse, unknown},
-    front::Lasting,
+    api::{StreamState, Warning, parse, unknown},
+    events::{self, Event},
+    extract::{Given, Path, Query},
+    openapi::{OfBroadcast, OfStream},
     problem::Problem,
     recordings::Asker,
+    reports,
 };
 use crate::{
     audience::{
@@ -48,15 +51,18 @@ const INGEST_MAX: usize = 64 << 10;
 const LABEL_MAX: usize = 100;
 const MARKS_MAX: usize = 500;
 
-pub fn routes() -> Router<Arc<App>> {
-    Router::new()
-        .route("/api/v1/streams/{id}/audience", get(of_stream))
-        .route("/api/v1/streams/{id}/audience/events", get(events))
-        .route("/api/v1/streams/{id}/ingest", get(ingest))
-        .route("/api/v1/streams/{id}/marks", post(mark))
-        .route("/api/v1/broadcasts/{id}/audience", get(of_broadcast))
-        .route("/api/v1/broadcasts/{id}/audience.csv", get(table))
-        .layer(DefaultBodyLimit::max(4 << 10))
+pub fn routes() -> OpenApiRouter<Arc<App>> {
+    let mut routes = OpenApiRouter::new()
+        .routes(routes!(of_stream))
+        .routes(routes!(follow))
+        .routes(routes!(ingest))
+        .routes(routes!(mark))
+        .routes(routes!(of_broadcast))
+        .routes(routes!(table))
+        .layer(DefaultBodyLimit::max(4 << 10));
+    // Reports are taken before they come to the router.
+    routes.get_openapi_mut().merge(reports::document());
+    routes
 }
 
 pub fn internal_routes() -> Router<Arc<App>> {
@@ -75,11 +81,17 @@ async fn take(State(app): Shared, body: Bytes) -> Result<Json<Taken>, Problem> {
     Ok(Json(Taken { process: app.viewers.audience.process().to_owned() }))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Range {
-    /// RFC 3339, or ms since 1970.
+    /// Begin of the series: RFC 3339, or ms since 1970.
+    #[param(pattern = "^([0-9]{1,12}|20[0-9]{2}-0[1-9]-[0-2][1-8]T[01][0-9]:[0-5][0-9]:[0-5][0-9]([.][0-9]{3})?Z)$")]
     from: Option<String>,
+    /// Its end, at most 400 days later.
+    #[param(pattern = "^([0-9]{1,12}|20[0-9]{2}-0[1-9]-[0-2][1-8]T[01][0-9]:[0-5][0-9]:[0-5][0-9]([.][0-9]{3})?Z)$")]
     to: Option<String>,
+    /// Points in the series at most.
+    #[param(minimum = 1, maximum = 1000, default = 1000)]
     points: Option<usize>,
 }
 
@@ -116,7 +128,37 @@ fn no_store(body: impl serde::Serialize) -> Response {
     ([(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
 }
 
-/// Now, the running broadcast, and what was lately.
+/// A moment that somebody marked.
+#[derive(Debug, Serialize, ToSchema)]
+struct Mark {
+    #[schema(format = DateTime)]
+    at: String,
+    label: String,
+}
+
+/// Who watches a stream.
+#[derive(Serialize, ToSchema)]
+#[schema(as = StreamAudience)]
+struct OfStreamNow {
+    stream: StreamId,
+    /// What it shows now.
+    broadcast: Option<BroadcastId>,
+    now: Current,
+    /// Of that broadcast so far.
+    total: Option<Total>,
+    /// Seconds of a point of the series.
+    step_s: i64,
+    series: Vec<Point>,
+    marks: Vec<Mark>,
+}
+
+/// Tells who watches a stream: now, in its running broadcast, and lately (or between `from` and `to`).
+#[utoipa::path(
+    get, path = "/api/v1/streams/{id}/audience", operation_id = "stream_audience",
+    params(OfStream, Range),
+    responses((status = 200, body = OfStreamNow)),
+    security(("key" = []), ("admin" = [])),
+)]
 async fn of_stream(
     State(app): Shared,
     Path(id): Path<String>,
@@ -135,18 +177,38 @@ async fn of_stream(
         None => None,
     };
     let (series, marks) = app.series(&stream, &scale, None).await?;
-    Ok(no_store(json!({
-        "stream": stream,
-        "broadcast": broadcast,
-        "now": app.now_watching(&stream),
-        "total": total,
-        "step_s": scale.step_ms / 1000,
-        "series": series,
-        "marks": marks,
-    })))
+    let (now, step_s) = (app.now_watching(&stream), scale.step_ms / 1000);
+    Ok(no_store(OfStreamNow { stream, broadcast, now, total, step_s, series, marks }))
 }
 
-/// A broadcast, running or over.
+/// Who watches, and watched, a broadcast.
+#[derive(Serialize, ToSchema)]
+#[schema(as = BroadcastAudience)]
+struct OfBroadcastSoFar {
+    stream: StreamId,
+    broadcast: BroadcastId,
+    #[schema(format = DateTime)]
+    started: String,
+    #[schema(format = DateTime)]
+    ended: Option<String>,
+    /// While it runs.
+    now: Option<Current>,
+    /// Of those who watched it live, and of those who watched the recording.
+    total: Option<Total>,
+    recorded: Option<Total>,
+    /// Seconds of a point of the series.
+    step_s: i64,
+    series: Vec<Point>,
+    marks: Vec<Mark>,
+}
+
+/// Tells who watches, and watched, a broadcast that runs or is over.
+#[utoipa::path(
+    get, path = "/api/v1/broadcasts/{id}/audience", operation_id = "broadcast_audience",
+    params(OfBroadcast, Range),
+    responses((status = 200, body = OfBroadcastSoFar)),
+    security(("key" = []), ("admin" = [])),
+)]
 async fn of_broadcast(
     State(app): Shared,
     Path(id): Path<String>,
@@ -157,21 +219,27 @@ async fn of_broadcast(
     let lasted_ms = row.ended.unwrap_or_else(unix_now).0 - row.started.0;
     let (total, recorded) = app.total(&row.stream, &row.id, lasted_ms).await?;
     let (series, marks) = app.series(&row.stream, &scale, Some(&row.id)).await?;
-    Ok(no_store(json!({
-        "stream": row.stream,
-        "broadcast": row.id,
-        "started": row.started.to_string(),
-        "ended": row.ended.map(|at| at.to_string()),
-        "now": row.ended.is_none().then(|| app.now_watching(&row.stream)),
-        "total": total,
-        "recorded": recorded,
-        "step_s": scale.step_ms / 1000,
-        "series": series,
-        "marks": marks,
-    })))
+    Ok(no_store(OfBroadcastSoFar {
+        started: row.started.to_string(),
+        ended: row.ended.map(|at| at.to_string()),
+        now: row.ended.is_none().then(|| app.now_watching(&row.stream)),
+        stream: row.stream,
+        broadcast: row.id,
+        total,
+        recorded,
+        step_s: scale.step_ms / 1000,
+        series,
+        marks,
+    }))
 }
 
-/// The same as a table.
+/// Tells the series of a broadcast's viewers as a table.
+#[utoipa::path(
+    get, path = "/api/v1/broadcasts/{id}/audience.csv", operation_id = "broadcast_audience_table",
+    params(OfBroadcast, Range),
+    responses((status = 200, body = String, content_type = "text/csv")),
+    security(("key" = []), ("admin" = [])),
+)]
 async fn table(
     State(app): Shared,
     Path(id): Path<String>,
@@ -189,8 +257,14 @@ async fn table(
     Ok((headers, history::csv(&series)).into_response())
 }
 
-/// Tells how it is now, every two seconds (Server-Sent Events).
-async fn events(State(app): Shared, Path(id): Path<String>, asker: Asker) -> Result<Response, Problem> {
+/// Tells who watches a stream, every two seconds: events named `now` (Server-Sent Events).
+#[utoipa::path(
+    get, path = "/api/v1/streams/{id}/audience/events", operation_id = "audience_events",
+    params(OfStream),
+    responses((status = 200, body = Event, content_type = "text/event-stream")),
+    security(("key" = []), ("admin" = [])),
+)]
+async fn follow(State(app): Shared, Path(id): Path<String>, asker: Asker) -> Result<Response, Problem> {
     let stream = app.owned(&id, &asker).await?;
     let full = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "as many listen as may: ask for the numbers instead");
     let place = app.listeners.clone().try_acquire_owned().map_err(|_| full())?;
@@ -200,15 +274,69 @@ async fn events(State(app): Shared, Path(id): Path<String>, asker: Asker) -> Res
     let lines = futures::stream::unfold((app, stream, ticks, place), |(app, stream, mut ticks, place)| async {
         ticks.tick().await;
         let now = serde_json::to_string(&app.now_watching(&stream)).expect("plain data");
-        Some((Ok::<_, Infallible>(format!("event: now\ndata: {now}\n\n")), (app, stream, ticks, place)))
+        Some((format!("event: now\ndata: {now}\n\n"), (app, stream, ticks, place)))
     });
-    let lines = futures::StreamExt::take_until(lines, async move { stopping.cancelled().await });
-    // nginx would keep events until there are many.
-    let headers = [("content-type", "text/event-stream"), ("cache-control", "no-store"), ("x-accel-buffering", "no")];
-    Ok((Extension(Lasting), headers, Body::from_stream(lines)).into_response())
+    Ok(events::told(futures::StreamExt::take_until(lines, async move { stopping.cancelled().await })))
 }
 
-/// How the encoder does: as the node measures it that makes the stream.
+/// How an encoder does: as the node measures it that makes the stream.
+#[derive(Serialize, ToSchema)]
+struct Ingest {
+    state: StreamState,
+    /// The node that it sends to.
+    gateway: Option<String>,
+    #[schema(format = DateTime)]
+    since: Option<String>,
+    #[serde(flatten)]
+    measured: Measured,
+    warnings: Vec<Warning>,
+    /// Lately, oldest first.
+    history: Vec<IngestPast>,
+}
+
+#[derive(Default, Serialize, ToSchema)]
+#[schema(as = IngestMeasured)]
+struct Measured {
+    /// Of picture and sound together, and of sound alone.
+    kbps: Option<u64>,
+    audio_kbps: Option<u64>,
+    fps: Option<f64>,
+    /// Seconds between the last two keyframes.
+    keyframe_s: Option<f64>,
+    width: Option<u32>,
+    height: Option<u32>,
+    /// Codecs (RFC 6381).
+    video: Option<String>,
+    audio: Option<String>,
+    /// Pictures that did not come.
+    dropped: u64,
+    /// How much later packets come than the first one did, by their own times.
+    behind_ms: Option<u64>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct IngestPast {
+    #[schema(format = DateTime)]
+    at: String,
+    kbps: u64,
+    fps: f64,
+}
+
+impl Ingest {
+    /// Of a stream whose encoder is not here.
+    fn none() -> Self {
+        let (measured, warnings, history) = (Measured::default(), Vec::new(), Vec::new());
+        Self { state: StreamState::Offline, gateway: None, since: None, measured, warnings, history }
+    }
+}
+
+/// Tells how the encoder of a stream does.
+#[utoipa::path(
+    get, path = "/api/v1/streams/{id}/ingest", operation_id = "stream_ingest",
+    params(OfStream),
+    responses((status = 200, body = Ingest)),
+    security(("key" = []), ("admin" = [])),
+)]
 async fn ingest(State(app): Shared, Path(id): Path<String>, asker: Asker) -> Result<Response, Problem> {
     let stream = app.owned(&id, &asker).await?;
     if let Some(told) = app.own_ingest(&stream) {
@@ -219,7 +347,7 @@ async fn ingest(State(app): Shared, Path(id): Path<String>, asker: Asker) -> Res
         None => None,
     };
     let told = told.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
-    Ok(no_store(told.unwrap_or_else(|| json!({ "state": "offline", "warnings": [], "history": [] }))))
+    Ok(told.map_or_else(|| no_store(Ingest::none()), no_store))
 }
 
 /// The same for another node.
@@ -228,20 +356,27 @@ async fn own_ingest(State(app): Shared, Path(id): Path<String>) -> Result<Respon
     app.own_ingest(&stream).map(no_store).ok_or_else(|| Problem::not_found("this node does not make the stream"))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Mark {
+struct NewMark {
+    #[schema(min_length = 1, max_length = 100)]
     label: String,
 }
 
-/// Notes a moment, for whoever looks at the numbers later.
+/// Marks this moment of a running broadcast, for whoever looks at the numbers later.
+#[utoipa::path(
+    post, path = "/api/v1/streams/{id}/marks",
+    params(OfStream),
+    request_body = NewMark,
+    responses((status = 201, body = Mark)),
+    security(("key" = []), ("admin" = [])),
+)]
 async fn mark(
     State(app): Shared,
     Path(id): Path<String>,
     asker: Asker,
-    body: Result<Json<Mark>, JsonRejection>,
-) -> Result<Response, Problem> {
-    let Json(Mark { label }) = body.map_err(|why| Problem::new(StatusCode::BAD_REQUEST, why.body_text()))?;
+    Given(NewMark { label }): Given<NewMark>,
+) -> Result<(StatusCode, Json<Mark>), Problem> {
     let stream = app.owned(&id, &asker).await?;
     let label: String = label.trim().chars().filter(|c| !c.is_control()).collect();
     if label.is_empty() || label.chars().count() > LABEL_MAX {
@@ -258,7 +393,7 @@ async fn mark(
         crate::store::Error::Later(_) => Ok(()),
         why => Err(why),
     })?;
-    Ok((StatusCode::CREATED, Json(json!({ "at": at.to_string(), "label": label }))).into_response())
+    Ok((StatusCode::CREATED, Json(Mark { at: at.to_string(), label })))
 }
 
 /// The total of those who watched live, and of those who watched the recording.
@@ -307,30 +442,27 @@ impl App {
     }
 
     /// How the encoder of a stream does that is made here.
-    fn own_ingest(&self, stream: &StreamId) -> Option<serde_json::Value> {
+    fn own_ingest(&self, stream: &StreamId) -> Option<Ingest> {
         let live = self.lines.live(stream)?;
         let read = live.meter.read(now());
         let view = self.view(stream.clone());
-        let past =
-            |past: &crate::line::meter::Past| json!({ "at": past.at.to_string(), "kbps": past.kbps, "fps": past.fps });
+        let history = read.history.iter();
+        let history = history.map(|past| IngestPast { at: past.at.to_string(), kbps: past.kbps, fps: past.fps });
         let (video, audio) = (read.video.as_ref(), read.audio.as_ref());
-        Some(json!({
-            "state": view.state,
-            "gateway": view.gateway,
-            "since": view.started,
-            "kbps": read.kbps,
-            "audio_kbps": read.audio_kbps,
-            "fps": read.fps,
-            "keyframe_s": read.keyframe_s,
-            "width": video.map(|video| video.width),
-            "height": video.map(|video| video.height),
-            "video": video.map(|video| &video.codec),
-            "audio": audio.map(|audio| &audio.codec),
-            "dropped": read.missing,
-            "behind_ms": read.behind_ms,
-            "warnings": view.warnings,
-            "history": read.history.iter().map(past).collect::<Vec<_>>(),
-        }))
+        let measured = Measured {
+            kbps: read.kbps,
+            audio_kbps: read.audio_kbps,
+            fps: read.fps,
+            keyframe_s: read.keyframe_s,
+            width: video.map(|video| video.width),
+            height: video.map(|video| video.height),
+            video: video.map(|video| video.codec.clone()),
+            audio: audio.map(|audio| audio.codec.clone()),
+            dropped: read.missing,
+            behind_ms: read.behind_ms,
+        };
+        let (warnings, history) = (view.warnings, history.collect());
+        Some(Ingest { state: view.state, gateway: view.gateway, since: view.started, measured, warnings, history })
     }
 
     async fn total(&self, stream: &StreamId, broadcast: &BroadcastId, lasted_ms: i64) -> Result<Totals, Problem> {
@@ -349,7 +481,7 @@ impl App {
         stream: &StreamId,
         scale: &Scale,
         of: Option<&BroadcastId>,
-    ) -> Result<(Vec<Point>, serde_json::Value), Problem> {
+    ) -> Result<(Vec<Point>, Vec<Mark>), Problem> {
         let between = (scale.from, scale.to);
         let mut rows = self.meta.audience(stream, scale.span, between, ROWS_MAX).await?;
         // What is counted here now is newer than what is stored of it.
@@ -364,8 +496,8 @@ impl App {
         for rows in [&mut rows, &mut marks] {
             rows.retain(|row| of.is_none_or(|of| *of == row.broadcast));
         }
-        let marks: Vec<_> = marks.iter().map(|row| json!({ "at": row.at.to_string(), "label": row.body })).collect();
-        Ok((history::series(&rows, scale, false, unix_now()), json!(marks)))
+        let marks = marks.into_iter().map(|row| Mark { at: row.at.to_string(), label: row.body });
+        Ok((history::series(&rows, scale, false, unix_now()), marks.collect()))
     }
 }
 

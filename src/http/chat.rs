@@ -1,35 +1,40 @@
 //! The API of chats: who somebody is, what is said, by socket or by polling, and what moderators do.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
     body::Body,
-    extract::{DefaultBodyLimit, Path, Query, Request, State, rejection::JsonRejection},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    extract::{DefaultBodyLimit, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::get,
 };
 use bytes::Bytes;
 use quick_cache::sync::Cache;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     App, Shared,
     api::parse,
     content::{self, Content},
+    extract::{Given, Path, Query},
+    openapi::OfStream,
     problem::Problem,
 };
 use crate::{
     chat::{
-        Act, Acted, PATH, Posted, Refusal, Role, Rooms, Settings, Who,
+        Act, Acted, Event, PATH, Posted, Refusal, Role, Rooms, Settings, Who,
+        act::Picture,
         hub::{self, Hub, SLOT, array},
         known::Known,
         lines,
         rooms::{FIRST_PAGE, Handle},
     },
-    id::{EventId, StreamId},
+    id::{EventId, StreamId, UserId},
     time::{Timestamp, now, unix_now},
 };
 
@@ -96,23 +101,24 @@ pub fn kept_slot(app: &App, path: &str, headers: &HeaderMap) -> Option<axum::htt
     Some(content::json(&text, headers, HeaderValue::from_static(PUBLIC_SLOT)))
 }
 
-pub fn routes() -> Router<Arc<App>> {
-    let emote = get(emotes::picture).put(emotes::put).delete(emotes::delete);
-    let emote = emote.layer(DefaultBodyLimit::max(emotes::BYTES_MAX));
-    Router::new()
-        .route("/api/v1/streams/{id}/chat", get(enter).post(say).put(switch))
-        .route("/api/v1/streams/{id}/chat/acts", post(act))
-        .route("/api/v1/streams/{id}/chat/me", post(who::name))
-        .route("/api/v1/streams/{id}/chat/bots", post(who::bot))
-        .route("/api/v1/streams/{id}/chat/poll", get(poll))
-        .route("/api/v1/streams/{id}/chat/slots/{slot}", get(slot))
-        .route("/api/v1/streams/{id}/chat/rules", get(staff::rules))
-        .route("/api/v1/streams/{id}/chat/audit", get(staff::audit))
-        .route("/api/v1/streams/{id}/chat/emotes", get(emotes::list))
-        .route("/api/v1/streams/{id}/chat/emotes/{name}", emote)
-        .route("/api/v1/streams/{id}/chat/history", get(past::history))
-        .route("/api/v1/broadcasts/{id}/chat", get(past::replay))
-        .route("/api/v1/broadcasts/{id}/chat.jsonl", get(past::export))
+pub fn routes() -> OpenApiRouter<Arc<App>> {
+    let emote = OpenApiRouter::new()
+        .routes(routes!(emotes::picture, emotes::put, emotes::delete))
+        .layer(DefaultBodyLimit::max(emotes::BYTES_MAX));
+    OpenApiRouter::new()
+        .routes(routes!(enter, say, switch))
+        .routes(routes!(act))
+        .routes(routes!(who::name))
+        .routes(routes!(who::bot))
+        .routes(routes!(poll))
+        .routes(routes!(slot))
+        .routes(routes!(staff::rules))
+        .routes(routes!(staff::audit))
+        .routes(routes!(emotes::list))
+        .merge(emote)
+        .routes(routes!(past::history))
+        .routes(routes!(past::replay))
+        .routes(routes!(past::export))
         .layer(DefaultBodyLimit::max(BODY_MAX))
 }
 
@@ -160,14 +166,81 @@ impl App {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct After {
-    /// The newest event that is known.
+    /// The newest event that is known: what came after it is told. Without it, the last ten messages and what came
+    /// since.
     #[serde(default)]
     after: Option<EventId>,
 }
 
-/// What a page needs to begin: how to go on, what was said last, and who its visitor is.
+/// How somebody gets to know what is said.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = ChatMode)]
+enum Mode {
+    Socket,
+    Poll,
+}
+
+impl Mode {
+    fn of(takes_sockets: bool) -> Self {
+        if takes_sockets { Self::Socket } else { Self::Poll }
+    }
+}
+
+/// Who somebody is in a room.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ChatYou)]
+struct You {
+    user: UserId,
+    name: String,
+    roles: Vec<Role>,
+}
+
+/// What a page needs to begin.
+#[derive(ToSchema)]
+#[schema(as = ChatBegin)]
+#[expect(dead_code, reason = "events are put into it as they were encoded once")]
+struct Begin {
+    /// How to go on: by a socket, or by polling where there are as many of them as there may be.
+    mode: Mode,
+    /// How often to poll, ms.
+    poll_ms: u64,
+    /// How long a slot is, ms.
+    slot_ms: u64,
+    /// Number of the slot that runs.
+    slot: u64,
+    /// Nothing where somebody has not chosen a name for this room.
+    you: Option<You>,
+    settings: Settings,
+    /// Names of emotes and their pictures.
+    emotes: BTreeMap<String, Picture>,
+    /// The database is away: what is said is stored later.
+    delayed: bool,
+    /// Some of what came after the event that was asked with is not here.
+    gap: bool,
+    /// With what to go on as `after`.
+    next: EventId,
+    /// Oldest first.
+    events: Vec<Event>,
+}
+
+/// Tells what a page needs to begin: how to go on, what was said last, and who its visitor is.
+///
+/// With `Upgrade: websocket` (version 13) it becomes the room's WebSocket. Each message from the server is an array of
+/// events, and of words to this socket alone (`hello`, `ack`, `refused`, `skipped`, `retry`, `poll`); each message to
+/// it is an act with a `nonce`, as `POST .../chat/acts` takes it.
+#[utoipa::path(
+    get, path = "/api/v1/streams/{id}/chat", operation_id = "enter_chat",
+    params(OfStream, After),
+    responses(
+        (status = 200, body = Begin),
+        (status = 101, description = "The room as a WebSocket, where that was asked for"),
+    ),
+    security((), ("cookie" = []), ("person" = []), ("program" = [])),
+)]
 async fn enter(
     State(app): Shared,
     Path(id): Path<String>,
@@ -184,7 +257,7 @@ async fn enter(
     let found = hub.after(after.unwrap_or_else(|| hub.before_last(FIRST_PAGE)));
     let begin = format!(
         r#"{{"mode":{},"poll_ms":{},"slot_ms":{},"slot":{},"you":{},"settings":{},"emotes":{},"delayed":{},"gap":{},"next":{},"events":{}}}"#,
-        json!(if room.takes_sockets(false) { "socket" } else { "poll" }),
+        json!(Mode::of(room.takes_sockets(false))),
         POLL_EACH.as_millis(),
         SLOT.as_millis(),
         hub::slot_of(unix_now()),
@@ -199,8 +272,8 @@ async fn enter(
     Ok(no_store(begin))
 }
 
-fn you(room: &Handle, who: &Who) -> serde_json::Value {
-    json!({ "user": who.user, "name": who.name, "roles": room.roles(who) })
+fn you(room: &Handle, who: &Who) -> You {
+    You { user: who.user.clone(), name: who.name.clone(), roles: room.roles(who) }
 }
 
 /// From where somebody who knows these events goes on.
@@ -212,57 +285,92 @@ fn no_store(text: String) -> Response {
     ([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], text).into_response()
 }
 
-type Given<T> = Result<Json<T>, JsonRejection>;
+/// An answer of which nobody on its way keeps a copy.
+type Fresh<T> = ([(HeaderName, &'static str); 1], Json<T>);
 
-fn given<T>(body: Given<T>) -> Result<T, Problem> {
-    body.map(|Json(body)| body).map_err(|why| Problem::new(StatusCode::BAD_REQUEST, why.body_text()))
+fn fresh<T>(answer: T) -> Fresh<T> {
+    ([(header::CACHE_CONTROL, "no-store")], Json(answer))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ChatSay)]
 struct Say {
+    /// 500 letters at most.
     text: String,
+    /// The message that it answers.
     #[serde(default)]
     reply: Option<EventId>,
+    /// What its sender calls it: sent again under the same name it is said once.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 64)]
     nonce: Option<String>,
 }
 
 /// Says something, for programs and pollers.
+#[utoipa::path(
+    post, path = "/api/v1/streams/{id}/chat", operation_id = "say_in_chat",
+    params(OfStream),
+    request_body = Say,
+    responses(
+        (status = 201, body = Acted),
+        (status = 202, body = Acted, description = "It waits for a moderator"),
+    ),
+    security(("cookie" = []), ("person" = []), ("program" = [])),
+)]
 async fn say(
     State(app): Shared,
     Path(id): Path<String>,
     visitor: Visitor,
-    body: Given<Say>,
-) -> Result<Response, Problem> {
-    let Say { text, reply, nonce } = given(body)?;
+    Given(Say { text, reply, nonce }): Given<Say>,
+) -> Result<(StatusCode, Json<Acted>), Problem> {
     done(&app, &id, &visitor, nonce, Act::Say { text, reply }).await
 }
 
-#[derive(Debug, Deserialize)]
+/// An act under a name.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = ChatDo)]
 struct Do {
+    /// What its sender calls it: a message that is sent again under the same name is said once.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 64)]
     nonce: Option<String>,
     #[serde(flatten)]
     act: Act,
 }
 
+/// Does something in a chat: says something, or what moderators and the streamer do.
+#[utoipa::path(
+    post, path = "/api/v1/streams/{id}/chat/acts", operation_id = "act_in_chat",
+    params(OfStream),
+    request_body = Do,
+    responses(
+        (status = 201, body = Acted),
+        (status = 202, body = Acted, description = "It waits for a moderator"),
+    ),
+    security(("cookie" = []), ("person" = []), ("program" = [])),
+)]
 async fn act(
     State(app): Shared,
     Path(id): Path<String>,
     visitor: Visitor,
-    body: Given<Do>,
-) -> Result<Response, Problem> {
-    let Do { nonce, act } = given(body)?;
+    Given(Do { nonce, act }): Given<Do>,
+) -> Result<(StatusCode, Json<Acted>), Problem> {
     done(&app, &id, &visitor, nonce, act).await
 }
 
-async fn done(app: &App, id: &str, visitor: &Visitor, nonce: Option<String>, act: Act) -> Result<Response, Problem> {
+async fn done(
+    app: &App,
+    id: &str,
+    visitor: &Visitor,
+    nonce: Option<String>,
+    act: Act,
+) -> Result<(StatusCode, Json<Acted>), Problem> {
     let (stream, room) = app.chat_room(id, visitor).await?;
     let who = visitor.must(app, &stream)?;
     act.is_open()?;
     let acted = room.act(&who, nonce, act).await?;
-    Ok((if acted.held { StatusCode::ACCEPTED } else { StatusCode::CREATED }, Json(acted)).into_response())
+    Ok((if acted.held { StatusCode::ACCEPTED } else { StatusCode::CREATED }, Json(acted)))
 }
 
 impl From<Refusal> for Problem {
@@ -281,11 +389,20 @@ impl From<Refusal> for Problem {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ChatSwitch)]
 struct Switch {
     /// `null`: as the node is configured.
     enabled: Option<bool>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ChatSwitched)]
+struct Switched {
+    id: StreamId,
+    /// `null`: as the node is configured.
+    chat: Option<bool>,
 }
 
 impl App {
@@ -307,13 +424,19 @@ fn operator() -> Who {
 }
 
 /// Turns a stream's chat on or off, for whoever the stream belongs to.
+#[utoipa::path(
+    put, path = "/api/v1/streams/{id}/chat", operation_id = "switch_chat",
+    params(OfStream),
+    request_body = Switch,
+    responses((status = 200, body = Switched)),
+    security(("key" = []), ("admin" = [])),
+)]
 async fn switch(
     State(app): Shared,
     Path(id): Path<String>,
     visitor: Visitor,
-    body: Given<Switch>,
-) -> Result<Response, Problem> {
-    let Switch { enabled } = given(body)?;
+    Given(Switch { enabled }): Given<Switch>,
+) -> Result<Json<Switched>, Problem> {
     app.must_have_store()?;
     let stream = parse(&id)?;
     visitor.asker.must_own(&app, &stream).await?;
@@ -326,10 +449,32 @@ async fn switch(
     let settings = Known::of(&app.meta.chat_rules(&stream).await?).settings;
     let settings = Settings { enabled, ..settings };
     room.act(&operator(), None, Act::Set { settings }).await?;
-    Ok(Json(json!({ "id": stream, "chat": enabled })).into_response())
+    Ok(Json(Switched { id: stream, chat: enabled }))
 }
 
-/// What came after an event: at once, or as soon as there is something.
+/// What came after an event.
+#[derive(ToSchema)]
+#[schema(as = ChatPoll)]
+#[expect(dead_code, reason = "events are put into it as they were encoded once")]
+struct Polled {
+    /// Oldest first.
+    events: Vec<Event>,
+    /// With what to go on as `after`.
+    next: EventId,
+    /// Some of what came after the event that was asked with is not here.
+    gap: bool,
+    /// How often to poll, ms.
+    poll_ms: u64,
+    /// How to go on: there may be room for a socket again.
+    mode: Mode,
+}
+
+/// Tells what came after an event: at once, or as soon as there is something, within 20 seconds.
+#[utoipa::path(
+    get, path = "/api/v1/streams/{id}/chat/poll", operation_id = "poll_chat",
+    params(OfStream, After),
+    responses((status = 200, body = Polled)),
+)]
 async fn poll(
     State(app): Shared,
     Path(id): Path<String>,
@@ -352,12 +497,17 @@ async fn poll(
         json!(newest(hub, &found, Some(after))),
         !is_new && !found.is_whole,
         POLL_EACH.as_millis(),
-        json!(if room.takes_sockets(true) { "socket" } else { "poll" }),
+        json!(Mode::of(room.takes_sockets(true))),
     );
     Ok(no_store(text))
 }
 
-/// What was told in two seconds: the same for everybody, for ever.
+/// Tells what was told in two seconds: the same for everybody, for ever. Any cache may keep it.
+#[utoipa::path(
+    get, path = "/api/v1/streams/{id}/chat/slots/{slot}", operation_id = "chat_slot",
+    params(OfStream, ("slot" = u64, Path, description = "Number of these two seconds since the start of 2025 (UTC)")),
+    responses((status = 200, body = Vec<Event>)),
+)]
 async fn slot(
     State(app): Shared,
     Path((id, slot)): Path<(String, u64)>,

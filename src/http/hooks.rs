@@ -3,43 +3,89 @@
 use std::sync::Arc;
 
 use axum::{
-    Json, Router,
-    extract::{Path, State},
-    http::{StatusCode, header},
-    response::{IntoResponse, Response},
-    routing::{delete, get, post},
+    Json,
+    extract::State,
+    http::{HeaderName, StatusCode, header},
 };
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, Shared, api::Admin, problem::Problem};
-use crate::hooks::NoRetry;
+use super::{App, Shared, api::Admin, extract::Path, problem::Problem};
+use crate::hooks::{Dead, NoRetry, Tested, Told};
 
-pub fn routes() -> Router<Arc<App>> {
-    Router::new()
-        .route("/api/v1/webhooks", get(targets))
-        .route("/api/v1/webhooks/test", post(test))
-        .route("/api/v1/webhooks/dead", get(dead))
-        .route("/api/v1/webhooks/dead/{id}", delete(forget))
-        .route("/api/v1/webhooks/dead/{id}/retry", post(retry))
+pub fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(targets))
+        .routes(routes!(test))
+        .routes(routes!(dead))
+        .routes(routes!(forget))
+        .routes(routes!(retry))
 }
 
-fn fresh(value: Value) -> Response {
-    ([(header::CACHE_CONTROL, "no-store")], Json(value)).into_response()
+/// An answer that nobody keeps.
+type Fresh<T> = ([(HeaderName, &'static str); 1], Json<T>);
+
+fn fresh<T>(told: T) -> Fresh<T> {
+    ([(header::CACHE_CONTROL, "no-store")], Json(told))
 }
 
-async fn targets(_: Admin, State(app): Shared) -> Response {
-    fresh(json!({ "targets": app.hooks.targets().await }))
+/// Who is told of what happens here, in the order of the configuration.
+#[derive(Debug, Serialize, ToSchema)]
+struct WebhookTargets {
+    targets: Vec<Told>,
 }
 
-async fn dead(_: Admin, State(app): Shared) -> Response {
-    fresh(json!({ "dead": app.hooks.dead().await }))
+/// Lists the webhooks and how they do.
+#[utoipa::path(
+    get, path = "/api/v1/webhooks", operation_id = "list_webhooks",
+    responses((status = 200, body = WebhookTargets)),
+    security(("admin" = [])),
+)]
+async fn targets(_: Admin, State(app): Shared) -> Fresh<WebhookTargets> {
+    fresh(WebhookTargets { targets: app.hooks.targets().await })
+}
+
+/// What could not be delivered and is tried no more.
+#[derive(Debug, Serialize, ToSchema)]
+struct DeadWebhooks {
+    /// Oldest first.
+    dead: Vec<Dead>,
+}
+
+/// Lists what could not be delivered.
+#[utoipa::path(
+    get, path = "/api/v1/webhooks/dead", operation_id = "list_dead_webhooks",
+    responses((status = 200, body = DeadWebhooks)),
+    security(("admin" = [])),
+)]
+async fn dead(_: Admin, State(app): Shared) -> Fresh<DeadWebhooks> {
+    fresh(DeadWebhooks { dead: app.hooks.dead().await })
+}
+
+/// What each target answered to a test.
+#[derive(Debug, Serialize, ToSchema)]
+struct TestedWebhooks {
+    targets: Vec<Tested>,
 }
 
 /// Tells each target something that means nothing, and answers with what each said.
-async fn test(_: Admin, State(app): Shared) -> Response {
-    fresh(json!({ "targets": app.hooks.test().await }))
+#[utoipa::path(
+    post, path = "/api/v1/webhooks/test", operation_id = "test_webhooks",
+    responses((status = 200, body = TestedWebhooks)),
+    security(("admin" = [])),
+)]
+async fn test(_: Admin, State(app): Shared) -> Fresh<TestedWebhooks> {
+    fresh(TestedWebhooks { targets: app.hooks.test().await })
 }
 
+/// Has something tried again that could not be delivered.
+#[utoipa::path(
+    post, path = "/api/v1/webhooks/dead/{id}/retry", operation_id = "retry_webhook",
+    params(("id" = String, Path, description = "Id of what could not be delivered")),
+    responses((status = 202)),
+    security(("admin" = [])),
+)]
 async fn retry(_: Admin, State(app): Shared, Path(id): Path<String>) -> Result<StatusCode, Problem> {
     let retried = match id.parse() {
         Ok(id) => app.hooks.retry(id).await,
@@ -51,6 +97,13 @@ async fn retry(_: Admin, State(app): Shared, Path(id): Path<String>) -> Result<S
     })
 }
 
+/// Forgets something that could not be delivered.
+#[utoipa::path(
+    delete, path = "/api/v1/webhooks/dead/{id}", operation_id = "forget_webhook",
+    params(("id" = String, Path, description = "Id of what could not be delivered")),
+    responses((status = 204)),
+    security(("admin" = [])),
+)]
 async fn forget(_: Admin, State(app): Shared, Path(id): Path<String>) -> Result<StatusCode, Problem> {
     let deleted = match id.parse() {
         Ok(id) => app.hooks.delete(id).await,

@@ -17,11 +17,14 @@ use quick_cache::sync::Cache as Cached;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{Any, CorsLayer};
+use utoipa_axum::router::OpenApiRouter;
 
 pub mod api;
 mod audience;
 pub mod chat;
 mod content;
+mod events;
+mod extract;
 mod feed;
 pub mod front;
 mod hls;
@@ -29,6 +32,7 @@ mod hooks;
 mod link;
 mod nodes;
 pub mod now;
+pub mod openapi;
 mod ops;
 mod pace;
 mod pages;
@@ -55,6 +59,7 @@ use crate::{
     time::Timestamp,
 };
 pub use feed::KICK;
+use openapi::headed;
 pub use ops::Readiness;
 pub use viewer::Peer;
 
@@ -138,31 +143,48 @@ type Shared = State<Arc<App>>;
 
 /// All public routes (DESIGN section 10) but media, which [`front`] answers before it comes here.
 pub fn router(app: Arc<App>) -> Router {
-    // Any page may play a stream and show what it plays; the rest of the API is not for other origins' scripts.
-    let cors = CorsLayer::new()
+    let media = Router::new()
+        .route("/hls/{*object}", any(only_reads))
+        .route("/ticket/hls/{stream}/{*rest}", get(hls::ticket))
+        .layer(open_to_pages());
+    let (routes, document) = api_routes().split_for_parts();
+    let document = Arc::new(Text::new(openapi::completed(document).to_json().expect("plain data")));
+    routes
+        .merge(media)
+        .merge(pages::routes())
+        .route(openapi::PATH, get(async move |headers: HeaderMap| openapi::answer(&document, &headers)))
+        .fallback(|| async { problem::Problem::not_found("no such page") })
+        .method_not_allowed_fallback(not_so)
+        .layer(middleware::from_fn(common))
+        .with_state(app)
+}
+
+/// The routes that the document of the API tells of.
+fn api_routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::with_openapi(openapi::base())
+        .merge(headed("Streams", api::routes()))
+        .merge(headed("Recordings", recordings::routes()))
+        .merge(headed("Chat", chat::routes()))
+        .merge(headed("Audience", audience::routes()))
+        .merge(headed("Now playing", now::routes().layer(open_to_pages())))
+        .merge(headed("Tickets", tickets::routes()))
+        .merge(headed("Webhooks", hooks::routes()))
+        .merge(headed("Operation", ops::admin_routes().merge(ops::routes())))
+}
+
+/// The document of the API, as JSON.
+pub fn document() -> String {
+    openapi::completed(api_routes().into_openapi()).to_pretty_json().expect("plain data")
+}
+
+/// Any page may play a stream and show what it plays; the rest of the API is not for other origins' scripts.
+fn open_to_pages() -> CorsLayer {
+    CorsLayer::new()
         .allow_origin(Any)
         .allow_methods([Method::GET, Method::HEAD, Method::OPTIONS])
         .allow_headers([header::RANGE, header::IF_NONE_MATCH])
         .expose_headers([header::CONTENT_LENGTH, header::CONTENT_RANGE, header::ETAG, header::DATE])
-        .max_age(Duration::from_secs(86_400));
-    let hls = Router::new()
-        .route("/hls/{*object}", any(only_reads))
-        .route("/ticket/hls/{stream}/{*rest}", get(hls::ticket))
-        .merge(now::routes())
-        .layer(cors);
-    Router::new()
-        .merge(hls)
-        .merge(api::routes())
-        .merge(recordings::routes())
-        .merge(chat::routes())
-        .merge(audience::routes())
-        .merge(hooks::routes())
-        .merge(tickets::routes())
-        .merge(ops::routes())
-        .merge(pages::routes())
-        .fallback(|| async { problem::Problem::new(StatusCode::NOT_FOUND, "no such page") })
-        .layer(middleware::from_fn(common))
-        .with_state(app)
+        .max_age(Duration::from_secs(86_400))
 }
 
 /// The routes of the internal port but media, which needs no ticket there.
@@ -171,7 +193,7 @@ pub fn internal_router(app: Arc<App>) -> Router {
         .route(crate::cache::link::PATH, get(link::link))
         .route(&format!("{}{{stream}}", crate::cluster::feed::PATH), post(feed::feed))
         .route(&format!("{}{{stream}}", feed::KICK), post(feed::kick))
-        .merge(ops::routes())
+        .merge(Router::from(ops::routes()))
         .merge(chat::internal_routes())
         .merge(audience::internal_routes())
         .merge(now::internal_routes())
@@ -192,6 +214,10 @@ async fn common(request: Request, next: Next) -> Response {
 fn guard(headers: &mut HeaderMap) {
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+}
+
+async fn not_so(method: Method) -> impl IntoResponse {
+    problem::Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not for this path"))
 }
 
 async fn only_reads() -> impl IntoResponse {

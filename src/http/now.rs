@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Extension, Router,
+    Router,
     body::Body,
-    extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State},
+    extract::{DefaultBodyLimit, FromRequestParts, State},
     http::{HeaderMap, HeaderValue, Response as HttpResponse, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
     routing::get,
@@ -18,18 +18,22 @@ use tokio::{
     sync::{OwnedSemaphorePermit, watch},
     time::sleep,
 };
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     App, Shared,
     api::{parse, unknown},
     content::{self, Content},
-    front::Lasting,
+    events::{self, Event},
+    extract::{Path, Query},
+    openapi::OfStream,
     problem::Problem,
     recordings::Asker,
     viewer::Viewer,
 };
 use crate::{
-    audience::now::{self, Asked, By, Kept, PATH, Posted, Set, Shown, Unfit, Wish},
+    audience::now::{self, Asked, By, Kept, PATH, Posted, Set, Shown, Told, Unfit, Wish},
     id::{EventId, StreamId},
     time::unix_now,
 };
@@ -48,11 +52,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// One that lost its connection comes back after this, milliseconds.
 const RETRY_MS: u32 = 3000;
 
-pub fn routes() -> Router<Arc<App>> {
-    Router::new()
-        .route("/api/v1/streams/{id}/now", get(show).put(set).delete(clear))
-        .route("/api/v1/streams/{id}/now/events", get(events))
-        .route("/api/v1/streams/{id}/now/history", get(history))
+pub fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(show, set, clear))
+        .routes(routes!(follow))
+        .routes(routes!(history))
         .layer(DefaultBodyLimit::max(BODY_MAX))
 }
 
@@ -175,6 +179,12 @@ fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|why| Problem::new(StatusCode::BAD_REQUEST, why.to_string()))
 }
 
+/// Tells what a stream plays. Meant to be asked by crowds: caches may keep it for a second, and `If-None-Match` saves the body.
+#[utoipa::path(
+    get, path = "/api/v1/streams/{id}/now", operation_id = "show_now",
+    params(OfStream),
+    responses((status = 200, body = Told), (status = 304, description = "It is as `If-None-Match` said")),
+)]
 async fn show(
     State(app): Shared,
     Path(id): Path<String>,
@@ -188,25 +198,67 @@ async fn show(
     Ok(content::json(&shown.text, &headers, cache).map(Body::new))
 }
 
+/// What was set.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "what plays is kept as a text")]
+struct NowSet<'a> {
+    now: Told<'a>,
+    /// It is in the history too; one that comes too soon after another is not, nor is any while the store does not answer.
+    stored: bool,
+}
+
+/// Sets what a stream plays.
+#[utoipa::path(
+    put, path = "/api/v1/streams/{id}/now", operation_id = "set_now",
+    params(OfStream),
+    request_body = Asked,
+    responses((status = 200, body = NowSet)),
+    security(("program" = []), ("key" = []), ("admin" = [])),
+)]
 async fn set(State(app): Shared, Path(id): Path<String>, headers: HeaderMap, body: Bytes) -> Result<Response, Problem> {
     let wish: Wish = read::<Asked>(&body)?.checked(unix_now())?;
     let posted = Posted { wish: Some(wish), by: By::Program(authorization(&headers)) };
     app.change_now(&parse(&id)?, posted).await
 }
 
+/// Tells that a stream plays nothing that is known.
+#[utoipa::path(
+    delete, path = "/api/v1/streams/{id}/now", operation_id = "clear_now",
+    params(OfStream),
+    responses((status = 200, body = NowSet)),
+    security(("program" = []), ("key" = []), ("admin" = [])),
+)]
 async fn clear(State(app): Shared, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
     let posted = Posted { wish: None, by: By::Program(authorization(&headers)) };
     app.change_now(&parse(&id)?, posted).await
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Before {
-    /// Where the page before it said to go on.
+    /// What the page before it gave as `next`: those that are older.
     before: Option<EventId>,
+    /// Changes in an answer, 100 at most.
+    #[param(minimum = 0, default = 20)]
     limit: Option<usize>,
 }
 
-/// What a stream played, from the newest back.
+/// A page of what a stream played.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "what played is kept as texts")]
+struct NowHistory<'a> {
+    /// Newest first.
+    entries: Vec<Told<'a>>,
+    /// What to ask with as `before` for those that are older.
+    next: Option<EventId>,
+}
+
+/// Tells what a stream played, from the newest back.
+#[utoipa::path(
+    get, path = "/api/v1/streams/{id}/now/history", operation_id = "now_history",
+    params(OfStream, Before),
+    responses((status = 200, body = NowHistory)),
+)]
 async fn history(
     State(app): Shared,
     Path(id): Path<String>,
@@ -223,8 +275,13 @@ async fn history(
     Ok(no_store(format!(r#"{{"entries":[{}],"next":{}}}"#, entries.join(","), json!(next))))
 }
 
-/// What a stream plays, now and as it changes (Server-Sent Events).
-async fn events(State(app): Shared, Path(id): Path<String>, reader: Reader) -> Result<Response, Problem> {
+/// Tells what a stream plays, now and as it changes: events named `now` (Server-Sent Events).
+#[utoipa::path(
+    get, path = "/api/v1/streams/{id}/now/events", operation_id = "now_events",
+    params(OfStream),
+    responses((status = 200, body = Event, content_type = "text/event-stream")),
+)]
+async fn follow(State(app): Shared, Path(id): Path<String>, reader: Reader) -> Result<Response, Problem> {
     let stream = parse(&id)?;
     reader.admit(&app, &stream).await?;
     app.playing_now(&stream).await?;
@@ -232,13 +289,11 @@ async fn events(State(app): Shared, Path(id): Path<String>, reader: Reader) -> R
     let place = app.listeners.clone().try_acquire_owned().map_err(|_| full())?;
     let shown = app.playing.board().follow(&stream);
     let listening = Listening { app, stream, reader, shown, begun: false, _place: place };
-    let events = stream::unfold(listening, |mut listening| async {
+    let changes = stream::unfold(listening, |mut listening| async {
         let event = listening.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(event), listening))
+        Some((event, listening))
     });
-    // nginx would keep events until there are many.
-    let headers = [("content-type", "text/event-stream"), ("cache-control", "no-store"), ("x-accel-buffering", "no")];
-    Ok((Extension(Lasting), headers, Body::from_stream(events)).into_response())
+    Ok(events::told(changes))
 }
 
 /// Somebody who is told what plays as it changes.

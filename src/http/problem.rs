@@ -3,9 +3,12 @@
 use std::{borrow::Cow, time::Duration};
 
 use axum::{
+    Json,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{
     auth::tickets::Refusal,
@@ -22,6 +25,24 @@ pub struct Problem {
     code: Option<Cow<'static, str>>,
     /// When it may be tried again.
     again: Option<Duration>,
+}
+
+/// What was wrong, as it is told (RFC 9457).
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct Body<'a> {
+    r#type: &'static str,
+    /// The status in words.
+    title: &'static str,
+    status: u16,
+    /// What is wrong, for people.
+    detail: &'a str,
+    /// The same in a word, for programs; where the status says too little.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'a str>,
+    /// After so many milliseconds it may be tried again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_ms: Option<u64>,
 }
 
 impl Problem {
@@ -115,19 +136,15 @@ impl From<store::Error> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut body = serde_json::json!({
-            "type": "about:blank",
-            "title": self.status.canonical_reason().unwrap_or("error"),
-            "status": self.status.as_u16(),
-            "detail": self.detail,
-        });
-        if let Some(code) = self.code {
-            body["code"] = code.into();
-        }
-        if let Some(after) = self.again {
-            body["retry_ms"] = (after.as_millis() as u64).into();
-        }
-        let mut response = (self.status, body.to_string()).into_response();
+        let body = Body {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("error"),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            code: self.code.as_deref(),
+            retry_ms: self.again.map(|after| after.as_millis() as u64),
+        };
+        let mut response = (self.status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         // A 404 of this moment may be a playlist of the next one.

@@ -18,7 +18,9 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use metrics::Counter;
 use quick_cache::sync::Cache;
+use serde::Serialize;
 use tokio::{sync::Semaphore, time::timeout};
+use utoipa::{OpenApi, ToSchema};
 
 use super::{
     App,
@@ -124,16 +126,28 @@ pub fn is_report(path: &str) -> bool {
     path.strip_prefix(PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('?'))
 }
 
+/// What a player hears of its report.
+#[derive(Serialize, ToSchema)]
+struct ReportHeard {
+    /// It is to report so often, seconds.
+    interval_s: u64,
+}
+
+/// What the API's document says of reports.
+pub fn document() -> utoipa::openapi::OpenApi {
+    #[derive(OpenApi)]
+    #[openapi(paths(by_post, by_query))]
+    struct Reports;
+    Reports::openapi()
+}
+
 /// Answers a request for [`PATH`].
 pub async fn answer(app: Arc<App>, sender: Sender, request: Request<Incoming>) -> Response<Content> {
     let (parts, body) = request.into_parts();
     let agent = parts.headers.get(header::USER_AGENT).map(HeaderValue::as_bytes).unwrap_or_default();
     let answered = match parts.method {
-        Method::POST => match read(body).await {
-            Ok(text) => app.hear_lines(&text, &sender, agent).await,
-            Err(problem) => Err(problem),
-        },
-        Method::GET | Method::HEAD => app.hear_query(parts.uri.query().unwrap_or_default(), &sender, agent).await,
+        Method::POST => by_post(&app, body, &sender, agent).await,
+        Method::GET | Method::HEAD => by_query(&app, parts.uri.query().unwrap_or_default(), &sender, agent).await,
         Method::OPTIONS => return preflight(),
         _ => {
             let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "reports are sent: POST, or GET with ?CMCD=");
@@ -149,7 +163,8 @@ pub async fn answer(app: Arc<App>, sender: Sender, request: Request<Incoming>) -
                 let mut response = no_content();
                 *response.status_mut() = StatusCode::OK;
                 response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                *response.body_mut() = Content::whole(format!(r#"{{"interval_s":{}}}"#, beat.as_secs()).into());
+                let heard = ReportHeard { interval_s: beat.as_secs() };
+                *response.body_mut() = Content::whole(serde_json::to_vec(&heard).expect("plain data").into());
                 response
             }
         },
@@ -158,6 +173,31 @@ pub async fn answer(app: Arc<App>, sender: Sender, request: Request<Incoming>) -
             problem.into()
         }
     }
+}
+
+/// Takes reports of a player (CTA-5004-B events), one a line. What cannot be counted is answered as what is.
+#[utoipa::path(
+    post, path = "/api/v1/cmcd", operation_id = "report", tag = "Audience",
+    request_body(
+        description = "As text, whatever the type says",
+        content((String = "application/cmcd"), (String = "text/plain")),
+    ),
+    responses((status = 204, description = "It is heard"), (status = 200, body = ReportHeard)),
+)]
+async fn by_post(app: &App, body: Incoming, sender: &Sender, agent: &[u8]) -> Result<(), Problem> {
+    app.hear_lines(&read(body).await?, sender, agent).await
+}
+
+/// Takes one report of a player, in the query.
+#[utoipa::path(
+    get, path = "/api/v1/cmcd", operation_id = "report_by_query", tag = "Audience",
+    params(("CMCD" = String, Query, description = "The report", example = "cid=\"alice\",sid=\"7c2f\",sta=p,e=t,v=2")),
+    responses((status = 204, description = "It is heard"), (status = 200, body = ReportHeard)),
+)]
+async fn by_query(app: &App, query: &str, sender: &Sender, agent: &[u8]) -> Result<(), Problem> {
+    let told = query.split('&').find_map(|pair| pair.strip_prefix(QUERY)).and_then(decoded);
+    let told = told.ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST, "there is no ?CMCD= in the address"))?;
+    app.hear_lines(&told, sender, agent).await
 }
 
 /// Players on other sites ask first whether they may.
@@ -289,12 +329,6 @@ impl App {
             Some((rendition["name"].as_str()?.parse().ok()?, rendition["kbps"].as_u64()? as u32))
         };
         Some((broadcast, view["renditions"].as_array()?.iter().filter_map(named).collect()))
-    }
-
-    async fn hear_query(&self, query: &str, sender: &Sender, agent: &[u8]) -> Result<(), Problem> {
-        let told = query.split('&').find_map(|pair| pair.strip_prefix(QUERY)).and_then(decoded);
-        let told = told.ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST, "there is no ?CMCD= in the address"))?;
-        self.hear_lines(&told, sender, agent).await
     }
 
     /// Hears reports, one a line. An error where none of them is one.

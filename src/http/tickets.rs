@@ -2,19 +2,16 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json, Router,
-    extract::{Path, State, rejection::JsonRejection},
-    http::StatusCode,
-    response::{IntoResponse, Response},
-    routing::{delete, post, put},
-};
-use serde::Deserialize;
-use serde_json::json;
+use axum::{Json, extract::State, http::StatusCode};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     App, Shared,
-    api::{Admin, parse, unknown},
+    api::{Admin, Playback, parse, unknown},
+    extract::{Given, Path},
+    openapi::OfStream,
     problem::Problem,
 };
 use crate::{
@@ -33,19 +30,13 @@ const LIFE: u64 = 86_400;
 /// Letters of a viewer's name in a ticket, at most: it is sent with every request.
 const VIEWER_MAX: usize = 128;
 
-pub fn routes() -> Router<Arc<App>> {
-    Router::new()
-        .route("/api/v1/streams/{id}/playback", put(set_playback))
-        .route("/api/v1/streams/{id}/tickets", post(create).delete(revoke_all))
-        .route("/api/v1/tickets/{id}", delete(revoke))
-        .route("/api/v1/ticket-keys", post(add_key).get(list_keys))
-        .route("/api/v1/ticket-keys/{kid}", delete(remove_key))
-}
-
-type Body<T> = Result<Json<T>, JsonRejection>;
-
-fn body<T>(body: Body<T>) -> Result<T, Problem> {
-    body.map(|Json(body)| body).map_err(|why| bad(why.body_text()))
+pub fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(set_playback))
+        .routes(routes!(create, revoke_all))
+        .routes(routes!(revoke))
+        .routes(routes!(add_key, list_keys))
+        .routes(routes!(remove_key))
 }
 
 fn bad(why: impl Into<String>) -> Problem {
@@ -135,28 +126,36 @@ impl App {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct SetPlayback {
-    /// `public`, `ticket`, or nothing: as the nodes are configured.
+    /// `null`: as the nodes are configured.
     playback: Option<Playback>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Playback {
-    Public,
-    Ticket,
+/// Who may watch a stream from now on.
+#[derive(Debug, Serialize, ToSchema)]
+struct PlaybackOf {
+    id: StreamId,
+    playback: Playback,
 }
 
+/// Sets who may watch a stream and its recordings.
+#[utoipa::path(
+    put, path = "/api/v1/streams/{id}/playback",
+    params(OfStream),
+    request_body = SetPlayback,
+    responses((status = 200, body = PlaybackOf)),
+    security(("admin" = [])),
+)]
 async fn set_playback(
     _: Admin,
     State(app): Shared,
     Path(id): Path<String>,
-    given: Body<SetPlayback>,
-) -> Result<Response, Problem> {
+    Given(SetPlayback { playback }): Given<SetPlayback>,
+) -> Result<Json<PlaybackOf>, Problem> {
     let stream = app.known(&id).await?;
-    match body(given)?.playback {
+    match playback {
         Some(playback) => {
             let ticket = playback == Playback::Ticket;
             app.change(AccessRow::Playback { stream: stream.clone(), ticket }).await?;
@@ -168,35 +167,62 @@ async fn set_playback(
             }
         }
     }
-    let playback = if app.tickets.needs_ticket(stream.as_str()) { "ticket" } else { "public" };
-    Ok(Json(json!({ "id": stream, "playback": playback })).into_response())
+    Ok(Json(PlaybackOf { playback: Playback::of(&app.tickets, &stream), id: stream }))
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Create {
-    /// Seconds.
+/// A ticket as it is wished.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewTicket {
+    /// Seconds that it lasts, from now or from `not_before`.
+    #[schema(minimum = 1, maximum = 2592000, default = 86400)]
     expires_in: Option<u64>,
-    /// Seconds since 1970.
+    /// When it begins to count, seconds since 1970; 30 days from now at most.
     not_before: Option<u64>,
+    /// Who watches.
+    #[schema(max_length = 128)]
     viewer: Option<String>,
+    /// From where it may be used.
     address: Option<Prefix>,
+    /// The one broadcast that it is for.
     broadcast: Option<BroadcastId>,
 }
 
+/// A ticket, and where to watch with it.
+#[derive(Debug, Serialize, ToSchema)]
+struct Ticket {
+    /// A JSON Web Token (RFC 7519).
+    ticket: String,
+    /// What it is revoked by.
+    id: String,
+    #[schema(format = DateTime)]
+    expires: String,
+    /// Path of the stream's page.
+    watch: String,
+    /// Path of its playlist.
+    playlist: String,
+}
+
+/// Makes a ticket for a stream.
+#[utoipa::path(
+    post, path = "/api/v1/streams/{id}/tickets", operation_id = "create_ticket",
+    params(OfStream),
+    request_body = NewTicket,
+    responses((status = 201, body = Ticket)),
+    security(("admin" = [])),
+)]
 async fn create(
     _: Admin,
     State(app): Shared,
     Path(id): Path<String>,
-    given: Body<Create>,
-) -> Result<Response, Problem> {
+    Given(wish): Given<NewTicket>,
+) -> Result<(StatusCode, Json<Ticket>), Problem> {
     let stream = app.known(&id).await?;
-    let wish = body(given)?;
     let life = wish.expires_in.unwrap_or(LIFE);
     if !(1..=LIFE_MAX).contains(&life) {
         return Err(bad(format!("expires_in is 1 to {LIFE_MAX} seconds (30 days)")));
     }
-    if wish.viewer.as_ref().is_some_and(|viewer| viewer.len() > VIEWER_MAX) {
+    if wish.viewer.as_ref().is_some_and(|viewer| viewer.chars().count() > VIEWER_MAX) {
         return Err(bad(format!("viewer has at most {VIEWER_MAX} letters")));
     }
     let now = unix_now().0.max(0) as u64 / 1000;
@@ -205,6 +231,7 @@ async fn create(
         return Err(bad("not_before is more than 30 days away"));
     }
     let (kid, secret) = app.own_key().await?;
+    let id = Secret::generate().expose().to_owned();
     let claims = Claims {
         stream: Some(stream.clone()),
         broadcast: wish.broadcast,
@@ -214,25 +241,39 @@ async fn create(
         iat: Some(app.tickets.revoked_before(&stream).map_or(now, |before| now.max(before + 1))),
         sub: wish.viewer,
         addr: wish.address,
-        jti: Some(Secret::generate().expose().to_owned()),
+        jti: Some(id.clone()),
     };
     let ticket = tickets::sign(&claims, &kid, &secret);
-    let told = json!({
-        "ticket": ticket,
-        "id": claims.jti,
-        "expires": UnixMs(claims.exp as i64 * 1000).to_string(),
-        "watch": format!("/watch/{stream}#ticket={ticket}"),
-        "playlist": format!("/t/{ticket}/hls/{stream}/index.m3u8"),
-    });
-    Ok((StatusCode::CREATED, Json(told)).into_response())
+    let told = Ticket {
+        id,
+        expires: UnixMs(claims.exp as i64 * 1000).to_string(),
+        watch: format!("/watch/{stream}#ticket={ticket}"),
+        playlist: format!("/t/{ticket}/hls/{stream}/index.m3u8"),
+        ticket,
+    };
+    Ok((StatusCode::CREATED, Json(told)))
 }
 
+/// Revokes all tickets of a stream that were made before.
+#[utoipa::path(
+    delete, path = "/api/v1/streams/{id}/tickets", operation_id = "revoke_tickets",
+    params(OfStream),
+    responses((status = 204)),
+    security(("admin" = [])),
+)]
 async fn revoke_all(_: Admin, State(app): Shared, Path(id): Path<String>) -> Result<StatusCode, Problem> {
     let stream = app.known(&id).await?;
     app.change(AccessRow::RevokedStream { stream, before: unix_now() }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Revokes a ticket.
+#[utoipa::path(
+    delete, path = "/api/v1/tickets/{id}", operation_id = "revoke_ticket",
+    params(("id" = String, Path, description = "Id (jti) of the ticket", pattern = "^[!-.0-~]{1,128}$")),
+    responses((status = 204)),
+    security(("admin" = [])),
+)]
 async fn revoke(_: Admin, State(app): Shared, Path(id): Path<String>) -> Result<StatusCode, Problem> {
     if !(1..=128).contains(&id.len()) || !id.bytes().all(|c| c.is_ascii_graphic() && c != b'/') {
         return Err(bad("a ticket's id (jti) is 1 to 128 letters without spaces and slashes"));
@@ -243,33 +284,77 @@ async fn revoke(_: Admin, State(app): Shared, Path(id): Path<String>) -> Result<
     Ok(StatusCode::NO_CONTENT)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct AddKey {
+struct NewTicketKey {
+    /// What tickets call it.
+    #[schema(pattern = "^[A-Za-z0-9_.-]{1,64}$")]
     kid: String,
     algorithm: Signature,
     /// The HS256 secret, or the Ed25519 public key in PEM.
+    #[schema(min_length = 32)]
     key: String,
 }
 
-async fn add_key(_: Admin, State(app): Shared, given: Body<AddKey>) -> Result<Response, Problem> {
-    let AddKey { kid, algorithm, key } = body(given)?;
+/// A key that was added.
+#[derive(Debug, Serialize, ToSchema)]
+struct AddedTicketKey {
+    kid: String,
+    algorithm: Signature,
+}
+
+/// Adds a key: tickets that others sign with it count, for all streams.
+#[utoipa::path(
+    post, path = "/api/v1/ticket-keys", operation_id = "add_ticket_key",
+    request_body = NewTicketKey,
+    responses((status = 201, body = AddedTicketKey)),
+    security(("admin" = [])),
+)]
+async fn add_key(
+    _: Admin,
+    State(app): Shared,
+    Given(NewTicketKey { kid, algorithm, key }): Given<NewTicketKey>,
+) -> Result<(StatusCode, Json<AddedTicketKey>), Problem> {
     tickets::check_key(&kid, algorithm, &key).map_err(|why| bad(why.to_string()))?;
     app.change(AccessRow::TicketKey { kid: kid.clone(), signature: algorithm, text: key, own: false }).await?;
-    Ok((StatusCode::CREATED, Json(json!({ "kid": kid, "algorithm": algorithm }))).into_response())
+    Ok((StatusCode::CREATED, Json(AddedTicketKey { kid, algorithm })))
 }
 
-async fn list_keys(_: Admin, State(app): Shared) -> Result<Response, Problem> {
+/// A key that tickets are signed with.
+#[derive(Debug, Serialize, ToSchema)]
+struct TicketKey {
+    kid: String,
+    algorithm: Signature,
+    /// A node made it, and the nodes sign with it.
+    own: bool,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct TicketKeys {
+    keys: Vec<TicketKey>,
+}
+
+/// Lists the keys that tickets are signed with, but not what they are.
+#[utoipa::path(
+    get, path = "/api/v1/ticket-keys", operation_id = "list_ticket_keys",
+    responses((status = 200, body = TicketKeys)),
+    security(("admin" = [])),
+)]
+async fn list_keys(_: Admin, State(app): Shared) -> Result<Json<TicketKeys>, Problem> {
     let shown = |row| match row {
-        AccessRow::TicketKey { kid, signature, own, .. } => {
-            Some(json!({ "kid": kid, "algorithm": signature, "own": own }))
-        }
+        AccessRow::TicketKey { kid, signature, own, .. } => Some(TicketKey { kid, algorithm: signature, own }),
         _ => None,
     };
-    let keys: Vec<_> = app.meta.access().await?.into_iter().filter_map(shown).collect();
-    Ok(Json(json!({ "keys": keys })).into_response())
+    Ok(Json(TicketKeys { keys: app.meta.access().await?.into_iter().filter_map(shown).collect() }))
 }
 
+/// Removes a key: tickets that were signed with it count no longer.
+#[utoipa::path(
+    delete, path = "/api/v1/ticket-keys/{kid}", operation_id = "remove_ticket_key",
+    params(("kid" = String, Path, description = "Name of the key")),
+    responses((status = 204)),
+    security(("admin" = [])),
+)]
 async fn remove_key(_: Admin, State(app): Shared, Path(kid): Path<String>) -> Result<StatusCode, Problem> {
     app.meta.delete_access(&format!("key/{kid}")).await.map_err(|why| match why {
         store::Error::NotFound => Problem::not_found(format!("there is no ticket key {kid}")),

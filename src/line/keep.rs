@@ -3,6 +3,10 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Type, schema::Schema},
+};
 
 const UNITS: &[(&str, u64)] = &[("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)];
 
@@ -15,6 +19,18 @@ pub enum Keep {
     /// Zero: they go when the broadcast ends.
     For(Duration),
 }
+
+impl PartialSchema for Keep {
+    fn schema() -> RefOr<Schema> {
+        let text = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .pattern(Some("^(forever|0|[0-9]{1,9}[dhms])$"))
+            .description(Some("how long recordings are kept: `forever`, a time such as `30d`, or `0` for not at all"));
+        text.build().into()
+    }
+}
+
+impl ToSchema for Keep {}
 
 /// A text that says no time to keep recordings.
 #[derive(Debug, thiserror::Error)]

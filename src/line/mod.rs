@@ -113,7 +113,7 @@ pub struct StreamSettings {
 }
 
 /// What a second node does for a stream. Where there is but one node, none does anything.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Standby {
     /// Makes all of its chunks, and publishes them the moment the owner is lost.

@@ -46,7 +46,8 @@ pub struct Packet {
 }
 
 /// How chunk starts are chosen in an epoch (DESIGN section 3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// Chunks start at the source's own keyframes; `source` passes through untouched.
     Follow,

@@ -18,6 +18,7 @@ use serde::Serialize;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
+use utoipa::ToSchema;
 
 use super::{
     Export, Library, Recording, deletion,
@@ -66,21 +67,46 @@ pub struct Policy {
 }
 
 /// A job as people see it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = Job)]
 pub struct JobView {
     pub id: String,
-    /// `delete`, `sweep` or `export`.
-    pub kind: &'static str,
-    /// What it is about: a broadcast.
+    pub kind: JobKind,
+    /// What it is about: a broadcast, or a file of one; empty where it is about all.
     pub subject: String,
-    /// `waiting`, `running`, `done` or `failed`.
-    pub state: &'static str,
+    pub state: JobState,
+    #[schema(format = DateTime)]
     pub created: String,
+    #[schema(format = DateTime)]
     pub finished: Option<String>,
-    /// How far it is, of how much; the unit is that of the kind (chunks, broadcasts, bytes).
+    /// How far it is; the unit is that of the kind (chunks, broadcasts, bytes).
     pub done: u64,
+    /// Of how much.
     pub total: u64,
+    /// What it did, or why it could not.
     pub text: String,
+}
+
+/// What a job does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum JobKind {
+    /// Takes away the bytes of a deleted recording.
+    Delete,
+    /// Compares bytes with rows.
+    Sweep,
+    /// Makes or sends a recording, or a part of it, as one file.
+    Export,
+}
+
+/// How it is with a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    Waiting,
+    Running,
+    Done,
+    Failed,
 }
 
 /// How far a job is.
@@ -253,9 +279,9 @@ impl Jobs {
         progress.set(0, total);
         let view = JobView {
             id: id.clone(),
-            kind: "export",
+            kind: JobKind::Export,
             subject,
-            state: "running",
+            state: JobState::Running,
             created: created.to_string(),
             finished: None,
             done: 0,
@@ -456,14 +482,14 @@ impl Drop for Showing {
 
 fn view(row: &JobRow, progress: Option<&Progress>) -> JobView {
     let (kind, subject) = match &row.task {
-        JobTask::Delete { stream, broadcast } => ("delete", format!("{stream}/{broadcast}")),
-        JobTask::Sweep => ("sweep", String::new()),
+        JobTask::Delete { stream, broadcast } => (JobKind::Delete, format!("{stream}/{broadcast}")),
+        JobTask::Sweep => (JobKind::Sweep, String::new()),
     };
     let state = match (row.finished, &row.failure, progress) {
-        (Some(_), Some(_), _) => "failed",
-        (Some(_), None, _) => "done",
-        (None, _, Some(_)) => "running",
-        (None, _, None) => "waiting",
+        (Some(_), Some(_), _) => JobState::Failed,
+        (Some(_), None, _) => JobState::Done,
+        (None, _, Some(_)) => JobState::Running,
+        (None, _, None) => JobState::Waiting,
     };
     JobView {
         id: row.id.clone(),

@@ -32,6 +32,6 @@ where
 pub use archive::{Archive, Standing, Wanted};
 pub use export::Export;
 pub use index::{Cut, Recording, Track};
-pub use jobs::{JobView, Jobs, Policy};
+pub use jobs::{JobKind, JobState, JobView, Jobs, Policy};
 pub use library::{Library, Moment, NewClip, Refused, Shown};
 pub use pictures::{Picture, Pictures, live_left};

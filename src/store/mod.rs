@@ -268,7 +268,8 @@ impl AccessRow {
 }
 
 /// How tickets of a key are signed (RFC 7518 3.1, RFC 8037 3.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = TicketAlgorithm)]
 pub enum Signature {
     /// HMAC with SHA-256: one secret signs and verifies.
     HS256,

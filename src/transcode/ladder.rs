@@ -4,12 +4,14 @@
 //! than `source` is worth nothing. Only re-encode mode, where `source` is not offered, adds a rung of the source's size.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{id::Rendition, media::VideoConfig};
 
 /// One wanted rendition, as the `ladder` key of the configuration lists it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = Rung)]
 pub struct Entry {
     /// Lines of a landscape picture; columns of an upright one. Made even.
     pub height: u32,

@@ -5,21 +5,22 @@ use std::sync::Arc;
 use axum::{
     Json,
     body::Bytes,
-    extract::{Path, State, rejection::BytesRejection},
+    extract::{State, rejection::BytesRejection},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use imagesize::ImageType;
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
-use super::{operator, who::Visitor};
+use super::{Fresh, fresh, operator, who::Visitor};
 use crate::{
     chat::{
         Act,
         act::{Kind, Picture},
         known::Known,
     },
-    http::{App, Shared, api::parse, problem::Problem},
+    http::{App, Shared, api::parse, extract::Path, openapi::OfStream, problem::Problem},
     id::StreamId,
     media::Pieces,
     store::{self, emote_name},
@@ -29,24 +30,65 @@ use crate::{
 pub(super) const BYTES_MAX: usize = 256 << 10;
 const SIDE_MAX: usize = 512;
 
+/// A picture with a name.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ChatEmote)]
+pub(super) struct Emote {
+    name: String,
+    /// Path of its picture.
+    url: String,
+}
+
+impl Emote {
+    fn new(stream: &StreamId, name: &str, picture: &Picture) -> Self {
+        Self { name: name.to_owned(), url: format!("/api/v1/streams/{stream}/chat/emotes/{picture}") }
+    }
+}
+
 /// The emotes of a stream.
-pub(super) async fn list(State(app): Shared, Path(id): Path<String>, visitor: Visitor) -> Result<Response, Problem> {
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ChatEmotes)]
+pub(super) struct Emotes {
+    emotes: Vec<Emote>,
+}
+
+/// Lists the emotes of a stream: `:name:` in a message is shown as the picture.
+#[utoipa::path(
+    get, path = "/api/v1/streams/{id}/chat/emotes", operation_id = "list_emotes",
+    params(OfStream),
+    responses((status = 200, body = Emotes)),
+)]
+pub(super) async fn list(
+    State(app): Shared,
+    Path(id): Path<String>,
+    visitor: Visitor,
+) -> Result<Fresh<Emotes>, Problem> {
     let (stream, room) = app.chat_room(&id, &visitor).await?;
-    let told = room.known();
-    let told = told.emotes.iter().map(
-        |(name, picture)| json!({ "name": name, "url": format!("/api/v1/streams/{stream}/chat/emotes/{picture}") }),
-    );
-    let cache = [(header::CACHE_CONTROL, "no-store")];
-    Ok((cache, Json(json!({ "emotes": told.collect::<Vec<_>>() }))).into_response())
+    let known = room.known();
+    let emotes = known.emotes.iter().map(|(name, picture)| Emote::new(&stream, name, picture)).collect();
+    Ok(fresh(Emotes { emotes }))
 }
 
 /// Gives an emote its picture, for whoever the stream belongs to. One that is refused leaves nothing behind.
+#[utoipa::path(
+    put, path = "/api/v1/streams/{id}/chat/emotes/{name}", operation_id = "put_emote",
+    params(
+        OfStream,
+        ("name" = String, Path, pattern = "^[A-Za-z0-9_+-]{1,25}$", description = "What stands between the colons"),
+    ),
+    request_body(
+        description = "A picture of 256 KB at most, no side longer than 512 pixels; it may move",
+        content((String = "image/png"), (String = "image/gif"), (String = "image/webp")),
+    ),
+    responses((status = 201, body = Emote)),
+    security(("key" = []), ("admin" = [])),
+)]
 pub(super) async fn put(
     State(app): Shared,
     Path((id, name)): Path<(String, String)>,
     visitor: Visitor,
     bytes: Result<Bytes, BytesRejection>,
-) -> Result<Response, Problem> {
+) -> Result<(StatusCode, Json<Emote>), Problem> {
     let (stream, before) = owned(&app, &id, &name, &visitor).await?;
     let bytes = bytes.map_err(|why| Problem::new(why.status(), "a picture has at most 256 KB"))?;
     let unfit = |why: &str| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, why);
@@ -67,10 +109,19 @@ pub(super) async fn put(
     let unused = if acted.is_ok() { before.filter(|before| *before != picture) } else { Some(picture.clone()) };
     app.let_go(&stream, unused).await;
     acted?;
-    let url = format!("/api/v1/streams/{stream}/chat/emotes/{picture}");
-    Ok((StatusCode::CREATED, Json(json!({ "name": name, "url": url }))).into_response())
+    Ok((StatusCode::CREATED, Json(Emote::new(&stream, &name, &picture))))
 }
 
+/// Takes an emote away, for whoever the stream belongs to.
+#[utoipa::path(
+    delete, path = "/api/v1/streams/{id}/chat/emotes/{name}", operation_id = "delete_emote",
+    params(
+        OfStream,
+        ("name" = String, Path, pattern = "^[A-Za-z0-9_+-]{1,25}$", description = "What stands between the colons"),
+    ),
+    responses((status = 204)),
+    security(("key" = []), ("admin" = [])),
+)]
 pub(super) async fn delete(
     State(app): Shared,
     Path((id, name)): Path<(String, String)>,
@@ -112,7 +163,12 @@ impl App {
     }
 }
 
-/// A picture, for anyone who knows its name.
+/// Shows a picture, for anyone who knows its name.
+#[utoipa::path(
+    get, path = "/api/v1/streams/{id}/chat/emotes/{name}", operation_id = "show_emote",
+    params(OfStream, ("name" = Picture, Path, description = "Name of the picture, not of the emote")),
+    responses((status = 200, content((String = "image/png"), (String = "image/gif"), (String = "image/webp")))),
+)]
 pub(super) async fn picture(State(app): Shared, Path((id, name)): Path<(String, String)>) -> Result<Response, Problem> {
     let none = |_| Problem::not_found("there is no such picture");
     let (stream, picture): (StreamId, Picture) = (parse(&id)?, name.parse().map_err(none)?);

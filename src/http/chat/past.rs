@@ -2,16 +2,16 @@
 
 use axum::{
     body::Body,
-    extract::{Path, Query, State},
+    extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
 use futures::stream;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
 
-use super::{no_chat, no_store, who::Visitor};
+use super::{Fresh, fresh, no_chat, who::Visitor};
 use crate::{
     chat::{
         Event, Message,
@@ -19,6 +19,8 @@ use crate::{
     },
     http::{
         App, Shared,
+        extract::{Path, Query},
+        openapi::{OfBroadcast, OfStream},
         problem::Problem,
         recordings::{Role as Proof, answer},
     },
@@ -34,44 +36,69 @@ const PAGE_MAX: usize = 100;
 const SHOWN: usize = 100;
 const SHOWN_MAX: usize = 1000;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Before {
-    /// Where the page before it said to go on.
+    /// What the page before it gave as `next`: those that are older.
     #[serde(default)]
     pub before: Option<EventId>,
+    /// Messages on a page: 10 where nothing is said, 100 at most. Of the audit log 50 acts, and 500.
     #[serde(default)]
+    #[param(minimum = 0)]
     pub limit: Option<usize>,
 }
 
-/// Messages from the newest back.
+/// A page of what was said.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ChatHistory)]
+pub(super) struct History {
+    /// Events of type `message`, newest first.
+    messages: Vec<Event>,
+    /// What to ask with as `before` for those that are older, where there are any.
+    next: Option<EventId>,
+}
+
+/// Tells what was said, from the newest back, without what moderators hid.
+#[utoipa::path(
+    get, path = "/api/v1/streams/{id}/chat/history", operation_id = "chat_history",
+    params(OfStream, Before),
+    responses((status = 200, body = History)),
+)]
 pub(super) async fn history(
     State(app): Shared,
     Path(id): Path<String>,
     Query(Before { before, limit }): Query<Before>,
     visitor: Visitor,
-) -> Result<Response, Problem> {
+) -> Result<Fresh<History>, Problem> {
     let (stream, _) = app.chat_room(&id, &visitor).await?;
     let limit = limit.unwrap_or(PAGE).clamp(1, PAGE_MAX);
     let past = Past::of_room(&*app.meta, &stream).await?;
     let page = past.page(From::Before(before.unwrap_or(EventId::MAX)), limit).await?;
-    let messages: Vec<_> = page.messages.into_iter().map(Event::Message).collect();
-    Ok(no_store(json!({ "messages": messages, "next": page.next }).to_string()))
+    let messages = page.messages.into_iter().map(Event::Message).collect();
+    Ok(fresh(History { messages, next: page.next }))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
-    /// From this time on (RFC 3339).
+    /// Messages from this time on, oldest first. There may be one of `from`, `until`, `after` and `before`; without
+    /// any, messages from the first on.
     #[serde(default)]
+    #[param(format = DateTime, pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[.][0-9]{3}Z$")]
     from: Option<String>,
-    /// Before this time.
+    /// Messages before this time, newest first.
     #[serde(default)]
+    #[param(format = DateTime, pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[.][0-9]{3}Z$")]
     until: Option<String>,
-    /// Those after this one, or before it.
+    /// Messages after this one, oldest first.
     #[serde(default)]
     after: Option<EventId>,
+    /// Messages before this one, newest first.
     #[serde(default)]
     before: Option<EventId>,
+    /// Messages on a page, 1000 at most.
     #[serde(default)]
+    #[param(minimum = 0, default = 100)]
     limit: Option<usize>,
 }
 
@@ -93,9 +120,11 @@ impl Wanted {
     }
 }
 
-/// A message with the time at which it was written.
-#[derive(Debug, Serialize)]
+/// An event of type `message` with the time at which it was written.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ChatSaid)]
 struct Said {
+    #[schema(format = DateTime)]
     time: String,
     #[serde(flatten)]
     event: Event,
@@ -122,7 +151,21 @@ async fn past_of<'a>(app: &'a App, row: &'a BroadcastRow) -> Result<Past<'a>, Pr
     is_on.then_some(past).ok_or_else(no_chat)
 }
 
-/// What was said while a broadcast ran, some of it.
+/// A page of what was said while a broadcast ran.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ChatReplay)]
+struct Replay {
+    messages: Vec<Said>,
+    /// Where to go on, where there are more: as `after`, or as `before` for those that are older.
+    next: Option<EventId>,
+}
+
+/// Tells what was said while a broadcast ran, some of it.
+#[utoipa::path(
+    get, path = "/api/v1/broadcasts/{id}/chat", operation_id = "replay_chat",
+    params(OfBroadcast, Wanted),
+    responses((status = 200, body = Replay)),
+)]
 pub(super) async fn replay(
     State(app): Shared,
     Path(id): Path<String>,
@@ -132,11 +175,16 @@ pub(super) async fn replay(
     let (row, proof) = known(&app, &id, &visitor).await?;
     let past = past_of(&app, &row).await?;
     let page = past.page(wanted.from()?, wanted.limit.unwrap_or(SHOWN).clamp(1, SHOWN_MAX)).await?;
-    let messages: Vec<_> = page.messages.into_iter().map(Said::new).collect();
-    Ok(answer(proof, &json!({ "messages": messages, "next": page.next })))
+    let messages = page.messages.into_iter().map(Said::new).collect();
+    Ok(answer(proof, &Replay { messages, next: page.next }))
 }
 
-/// All that was said while a broadcast ran, as JSON lines.
+/// Tells all that was said while a broadcast ran: JSON lines, each a message as `GET .../chat` tells it.
+#[utoipa::path(
+    get, path = "/api/v1/broadcasts/{id}/chat.jsonl", operation_id = "export_chat",
+    params(OfBroadcast),
+    responses((status = 200, body = String, content_type = "application/x-ndjson")),
+)]
 pub(super) async fn export(State(app): Shared, Path(id): Path<String>, visitor: Visitor) -> Result<Response, Problem> {
     let (row, _) = known(&app, &id, &visitor).await?;
     past_of(&app, &row).await?;

@@ -1,17 +1,22 @@
 //! What moderators look at: what counts in the room, who is banned, what waits for them, and who did what.
 
-use axum::{
-    extract::{Path, Query, State},
-    http::StatusCode,
-    response::Response,
-};
-use serde_json::json;
+use axum::{extract::State, http::StatusCode};
+use serde::Serialize;
+use utoipa::ToSchema;
 
-use super::{no_store, past::Before, who::Visitor};
+use super::{Fresh, fresh, past::Before, who::Visitor};
 use crate::{
-    chat::room::{Audit, Ruled, is_staff},
-    http::{App, Shared, problem::Problem},
-    id::{EventId, StreamId},
+    chat::{
+        Act,
+        room::{Audit, Ruled, is_staff},
+    },
+    http::{
+        App, Shared,
+        extract::{Path, Query},
+        openapi::OfStream,
+        problem::Problem,
+    },
+    id::{EventId, StreamId, UserId},
     store::ChatLog,
     time::unix_now,
 };
@@ -34,27 +39,66 @@ impl App {
     }
 }
 
-/// Settings, moderators, bans, and messages that wait.
-pub(super) async fn rules(State(app): Shared, Path(id): Path<String>, visitor: Visitor) -> Result<Response, Problem> {
+/// Tells settings, moderators, bans, and messages that wait: for moderators, and for whoever the stream belongs to.
+#[utoipa::path(
+    get, path = "/api/v1/streams/{id}/chat/rules", operation_id = "chat_rules",
+    params(OfStream),
+    responses((status = 200, body = Ruled)),
+    security(("admin" = []), ("key" = []), ("cookie" = []), ("person" = []), ("program" = [])),
+)]
+pub(super) async fn rules(
+    State(app): Shared,
+    Path(id): Path<String>,
+    visitor: Visitor,
+) -> Result<Fresh<Ruled>, Problem> {
     let stream = app.moderated(&id, &visitor).await?;
     let rules = app.meta.chat_rules(&stream).await?;
-    Ok(no_store(json!(Ruled::of(&rules, unix_now())).to_string()))
+    Ok(fresh(Ruled::of(&rules, unix_now())))
 }
 
-/// What moderators did, newest first.
+/// Something that a moderator did.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ChatDeed)]
+struct Deed {
+    id: EventId,
+    #[schema(format = DateTime)]
+    time: String,
+    by: UserId,
+    /// His name at that time.
+    name: String,
+    act: Act,
+}
+
+/// A page of the audit log.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ChatAudit)]
+pub(super) struct Deeds {
+    /// Newest first.
+    acts: Vec<Deed>,
+    /// What to ask with as `before` for those that are older, where there are any.
+    next: Option<EventId>,
+}
+
+/// Tells what moderators did, newest first: for moderators, and for whoever the stream belongs to.
+#[utoipa::path(
+    get, path = "/api/v1/streams/{id}/chat/audit", operation_id = "chat_audit",
+    params(OfStream, Before),
+    responses((status = 200, body = Deeds)),
+    security(("admin" = []), ("key" = []), ("cookie" = []), ("person" = []), ("program" = [])),
+)]
 pub(super) async fn audit(
     State(app): Shared,
     Path(id): Path<String>,
     Query(Before { before, limit }): Query<Before>,
     visitor: Visitor,
-) -> Result<Response, Problem> {
+) -> Result<Fresh<Deeds>, Problem> {
     let stream = app.moderated(&id, &visitor).await?;
     let limit = limit.unwrap_or(PAGE).clamp(1, PAGE_MAX);
     let rows = app.meta.chat_back(&stream, &ChatLog::Staff, before.unwrap_or(EventId::MAX), limit).await?;
     let next = rows.last().map(|row| row.id).filter(|_| rows.len() == limit);
     let acts = rows.iter().filter_map(|row| {
         let Audit { at, by, name, act } = serde_json::from_str(&row.body).ok()?;
-        Some(json!({ "id": row.id, "time": at.to_string(), "by": by, "name": name, "act": act }))
+        Some(Deed { id: row.id, time: at.to_string(), by, name, act })
     });
-    Ok(no_store(json!({ "acts": acts.collect::<Vec<_>>(), "next": next }).to_string()))
+    Ok(fresh(Deeds { acts: acts.collect(), next }))
 }

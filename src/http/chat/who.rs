@@ -3,14 +3,13 @@
 use std::{net::IpAddr, sync::Arc};
 
 use axum::{
-    Json,
-    extract::{FromRequestParts, Path, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
-    response::{IntoResponse, Response},
+    extract::{FromRequestParts, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
 };
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use super::{Given, given};
+use super::{Fresh, fresh};
 use crate::{
     auth::{
         people::{LIFE, Person},
@@ -20,6 +19,8 @@ use crate::{
     http::{
         App, Shared,
         api::parse,
+        extract::{Given, Path},
+        openapi::OfStream,
         problem::Problem,
         recordings::{Asker, Role as Proof},
         viewer::{Came, FORWARDED_HOST},
@@ -109,17 +110,22 @@ impl Visitor {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ChatName)]
 pub(super) struct Name {
+    /// 25 letters at most. Not one that looks like the stream's, or like a word such as `admin`.
     name: String,
 }
 
-#[derive(Debug, Serialize)]
-struct Named<'a> {
-    user: &'a UserId,
-    name: &'a str,
-    token: &'a str,
+/// Somebody with a name.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ChatNamed)]
+pub(super) struct Named {
+    user: UserId,
+    name: String,
+    /// Says who this is: `Authorization: Bearer TOKEN`.
+    token: String,
 }
 
 /// A name as it is shown, if it may be chosen.
@@ -129,23 +135,29 @@ fn chosen(name: &str, taken: &[&str]) -> Result<String, Problem> {
 
 impl App {
     /// Tells somebody who he is, and gives what proves it.
-    async fn named(&self, person: &Person) -> Result<(String, Response), Problem> {
+    async fn named(&self, person: Person) -> Result<Named, Problem> {
         let (kid, secret) = self.own_key().await?;
-        let token = tickets::sign(person, &kid, &secret);
-        let told = Named { user: &person.chat, name: &person.name, token: &token };
-        let response = (StatusCode::CREATED, [(header::CACHE_CONTROL, "no-store")], Json(told)).into_response();
-        Ok((token, response))
+        let token = tickets::sign(&person, &kid, &secret);
+        Ok(Named { user: person.chat, name: person.name, token })
     }
 }
 
 /// Chooses a name, or another one: who has one keeps who he is. Whoever shows the stream's key is its streamer.
+///
+/// The token that is given comes as a cookie too.
+#[utoipa::path(
+    post, path = "/api/v1/streams/{id}/chat/me", operation_id = "choose_chat_name",
+    params(OfStream),
+    request_body = Name,
+    responses((status = 201, body = Named)),
+    security((), ("cookie" = []), ("person" = []), ("key" = []), ("admin" = [])),
+)]
 pub(super) async fn name(
     State(app): Shared,
     Path(id): Path<String>,
     visitor: Visitor,
-    body: Given<Name>,
-) -> Result<Response, Problem> {
-    let Name { name } = given(body)?;
+    Given(Name { name }): Given<Name>,
+) -> Result<(StatusCode, [(HeaderName, HeaderValue); 1], Fresh<Named>), Problem> {
     let stream = parse(&id)?;
     let proof = visitor.asker.may_watch(&app, &stream, None).await?;
     if visitor.foreign {
@@ -164,26 +176,31 @@ pub(super) async fn name(
     if is_streamer {
         person.streamer = Some(stream);
     }
-    let (token, mut response) = app.named(&person).await?;
+    let named = app.named(person).await?;
     let secure = if visitor.secure { "; Secure" } else { "" };
-    let cookie = format!("{COOKIE}={token}; Path=/; Max-Age={LIFE}; HttpOnly; SameSite=Lax{secure}");
+    let cookie = format!("{COOKIE}={}; Path=/; Max-Age={LIFE}; HttpOnly; SameSite=Lax{secure}", named.token);
     let cookie = HeaderValue::try_from(cookie).expect("a token is of letters");
-    response.headers_mut().insert(header::SET_COOKIE, cookie);
-    Ok(response)
+    Ok((StatusCode::CREATED, [(header::SET_COOKIE, cookie)], fresh(named)))
 }
 
-/// Makes a token for a program that writes in this stream's chat, for the streamer.
+/// Makes a token for a program that writes in this stream's chat, for whoever the stream belongs to.
+#[utoipa::path(
+    post, path = "/api/v1/streams/{id}/chat/bots", operation_id = "make_chat_bot",
+    params(OfStream),
+    request_body = Name,
+    responses((status = 201, body = Named)),
+    security(("key" = []), ("admin" = [])),
+)]
 pub(super) async fn bot(
     State(app): Shared,
     Path(id): Path<String>,
     visitor: Visitor,
-    body: Given<Name>,
-) -> Result<Response, Problem> {
-    let Name { name } = given(body)?;
+    Given(Name { name }): Given<Name>,
+) -> Result<(StatusCode, Fresh<Named>), Problem> {
     let stream = parse(&id)?;
     visitor.asker.must_own(&app, &stream).await?;
     let person = Person { bot: Some(stream), ..Person::guest(chosen(&name, &[])?, seconds(unix_now()) + LIFE) };
-    Ok(app.named(&person).await?.1)
+    Ok((StatusCode::CREATED, fresh(app.named(person).await?)))
 }
 
 fn seconds(at: UnixMs) -> u64 {
