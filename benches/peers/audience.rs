@@ -39,7 +39,7 @@ pub async fn measure() -> Result<Vec<Row>> {
     let settings = [
         "node.roles=[\"edge\"]",
         &format!("edge.upstream=[\"http://127.0.0.1:{}\"]", upstream.port),
-        "audience.sessions_per_address=1000000",
+        "http.trusted_proxies=[\"127.0.0.1/32\"]",
         "audience.reports_max=10000000",
     ];
     let server = Server::weir_on(Some(CORES.0), &settings).await?;
@@ -92,15 +92,19 @@ pub async fn measure() -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// A request with the report of a viewer.
+/// A request with the report of a viewer, the first one with the viewer's own address.
 fn request(viewer: usize, sn: usize) -> String {
+    let address = match sn {
+        0 => format!("x-forwarded-for: 10.{}.{}.{}\r\n", viewer >> 16, viewer >> 8 & 255, viewer & 255),
+        _ => String::new(),
+    };
     let report = format!(
         "bl=(12300),br=(2400),bsa=(0),bsda=(0),cid=\"a\",dfa=1,e=t,ltc=4200,mtp=(25400),sf=h,sid=\"6e2fb550-c457-11e9-bb97-{viewer:012}\",sn={sn},st=ll,sta=p,ts={},v=2,weir-rendition=\"source\"",
         1_764_360_000_000_usize + sn * 30_000
     );
     let length = report.len();
     format!(
-        "POST /api/v1/cmcd HTTP/1.1\r\nhost: weir\r\nuser-agent: bench\r\ncontent-type: application/cmcd\r\ncontent-length: {length}\r\n\r\n{report}"
+        "POST /api/v1/cmcd HTTP/1.1\r\nhost: weir\r\nuser-agent: bench\r\n{address}content-type: application/cmcd\r\ncontent-length: {length}\r\n\r\n{report}"
     )
 }
 

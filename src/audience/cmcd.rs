@@ -13,6 +13,8 @@ const KEYS_MAX: usize = 128;
 /// Longest session and content ids, bytes (CTA-5004-B: 64 and 128 characters).
 const SID_MAX: usize = 256;
 const CID_MAX: usize = 512;
+/// Whole numbers of so many digits are exact in a float.
+const WHOLE_DIGITS: usize = 15;
 /// Our own key: the rendition on screen, by name.
 const RENDITION: &str = "weir-rendition";
 
@@ -167,6 +169,15 @@ impl<'a> Report<'a> {
     }
 }
 
+/// Reads a number; most are whole.
+fn number(text: &str) -> Option<f64> {
+    if text.len() <= WHOLE_DIGITS && text.bytes().all(|digit| digit.is_ascii_digit()) {
+        let whole = text.bytes().fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
+        return Some(whole as f64);
+    }
+    text.parse().ok().filter(|number: &f64| number.is_finite())
+}
+
 fn playing(state: &str) -> Option<Playing> {
     Some(match state {
         "s" => Playing::Starting,
@@ -257,8 +268,7 @@ impl<'a> Reader<'a> {
         if bare.is_empty() {
             return Err(Error::Malformed);
         }
-        let number = bare.parse::<f64>().ok().filter(|number| number.is_finite());
-        Ok(number.map_or(Value::Text(Cow::Borrowed(bare)), Value::Number))
+        Ok(number(bare).map_or(Value::Text(Cow::Borrowed(bare)), Value::Number))
     }
 
     /// What follows an opening quote, to the closing one.

@@ -9,7 +9,7 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -93,7 +93,7 @@ pub struct Audience {
     config: Config,
     pub table: Table,
     /// Crowds by the content id that reports give.
-    known: RwLock<HashMap<Box<str>, Arc<Crowd>>>,
+    known: RwLock<table::HashMap<Box<str>, Arc<Crowd>>>,
     /// Numbers of other nodes, from 1.
     nodes: RwLock<Vec<String>>,
     /// Those of them that are edges of this node: others hear of their viewers from here.
@@ -187,7 +187,7 @@ impl Audience {
             Some(ticket) => hash(&[&salt, b"ticket", ticket.as_bytes()]),
             None => hash(&[&salt, b"address", &address, who.agent]),
         };
-        Viewer { bound: bound.max(1), unique }
+        Viewer { bound: (bound as u32).max(1), unique }
     }
 
     /// The number of another node.
@@ -230,9 +230,8 @@ impl Audience {
     }
 
     /// Passes a second: who is gone, what was watched, what content ids mean. Gives the rows that are to be stored.
-    pub fn tick(&self, now: Timestamp, wall: UnixMs, streams: &dyn Streams) -> Vec<(StreamId, AudienceRow)> {
-        let mut load = self.load.lock().unwrap_or_else(PoisonError::into_inner);
-        let passed = load.ticked.replace(now).map_or(Duration::ZERO, |before| now - before);
+    pub async fn tick(&self, now: Timestamp, wall: UnixMs, streams: &dyn Streams) -> Vec<(StreamId, AudienceRow)> {
+        let passed = self.load().ticked.replace(now).map_or(Duration::ZERO, |before| now - before);
         let mut shown: HashMap<StreamId, Option<(BroadcastId, Offered)>> = HashMap::new();
         let crowds = self.table.crowds();
         for crowd in &crowds {
@@ -253,8 +252,9 @@ impl Audience {
             .retain(|_, crowd| is_live(crowd) == crowd.subject.live && self.table.find(&crowd.subject).is_some());
         let lives: HashMap<u32, bool> =
             crowds.iter().map(|crowd| (crowd.index, crowd.was_live(now, is_live(crowd)))).collect();
-        self.table.sweep(now, |crowd| crowd.subject.live && lives.get(&crowd.index) == Some(&false));
+        self.table.sweep(now, |crowd| crowd.subject.live && lives.get(&crowd.index) == Some(&false)).await;
         crowds.iter().for_each(|crowd| crowd.pass(now, wall, passed, self.config.knows_all));
+        let mut load = self.load();
         let writes = now - load.written >= WRITTEN;
         let mut rows = Vec::new();
         for crowd in &crowds {
@@ -272,6 +272,10 @@ impl Audience {
             load.since = now;
         }
         rows
+    }
+
+    fn load(&self) -> MutexGuard<'_, Load> {
+        self.load.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has players report less often where there are more than this node can hear.

@@ -5,7 +5,7 @@
 //! one whose node is lost is not lost with it. Entries are found by a hash of the session's id, in shards that each have a lock.
 
 use std::{
-    collections::HashMap,
+    collections::HashMap as StdMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU32, AtomicUsize, Ordering},
@@ -13,6 +13,8 @@ use std::{
     time::Duration,
 };
 
+use foldhash::fast::RandomState;
+use tokio::task::yield_now;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
@@ -21,6 +23,9 @@ use super::{
     tally::Mean,
 };
 use crate::time::Timestamp;
+
+/// With a hash that costs little: a report is one look into one of these.
+pub(super) type HashMap<K, V> = StdMap<K, V, RandomState>;
 
 pub(super) const SHARDS: usize = 64;
 /// A player that is not asked for anything else reports so often, s.
@@ -50,8 +55,9 @@ pub struct Limits {
 /// Who a session belongs to, as hashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Viewer {
-    /// What bounds the number of his sessions: the ticket or else the address. Never 0.
-    pub bound: u64,
+    /// What bounds the number of his sessions: the ticket or else the address. Never 0. Two of a quarter of a million may have the
+    /// same and share what they may.
+    pub bound: u32,
     /// Whom he is counted as among all who ever watched.
     pub unique: u64,
 }
@@ -70,13 +76,13 @@ pub enum Heard {
     Crowded,
 }
 
-/// One session, some 60 bytes.
+/// One session, of 56 bytes.
 #[derive(Debug, Clone)]
 pub(super) struct Session {
     /// When it was heard of last.
     pub seen: Timestamp,
     /// What bounds it; 0 where that is not known.
-    bound: u64,
+    bound: u32,
     pub crowd: u32,
     /// Time (ms of the player's clock) and number of its last report.
     ts: u32,
@@ -169,7 +175,7 @@ pub struct Table {
     crowds: RwLock<Vec<Option<Arc<Crowd>>>>,
     by_subject: RwLock<HashMap<Subject, Arc<Crowd>>>,
     /// Sessions of each address or ticket.
-    bounds: Vec<Mutex<HashMap<u64, u32>>>,
+    bounds: Vec<Mutex<HashMap<u32, u32>>>,
     limits: Limits,
     here: AtomicUsize,
     /// Names this process's counts.
@@ -259,7 +265,7 @@ impl Table {
     }
 
     /// Takes a place for one more session of an address; whether there was one.
-    fn bind(&self, bound: u64) -> bool {
+    fn bind(&self, bound: u32) -> bool {
         let mut bounds = self.bounds[bound as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner);
         let count = bounds.entry(bound).or_default();
         let is_free = *count < self.limits.per_address;
@@ -267,7 +273,7 @@ impl Table {
         is_free
     }
 
-    fn unbind(&self, bound: u64) {
+    fn unbind(&self, bound: u32) {
         if bound == 0 {
             return;
         }
@@ -361,26 +367,32 @@ impl Table {
         Heard::Counted
     }
 
-    /// Looks who is gone, and how those are who are there. `is_over`: a crowd whose broadcast has ended.
-    pub fn sweep(&self, now: Timestamp, is_over: impl Fn(&Crowd) -> bool) {
+    /// Looks who is gone, and how those are who are there. `is_over`: a crowd whose broadcast has ended. Others are served in between:
+    /// a quarter of a million sessions take some ten milliseconds.
+    pub async fn sweep(&self, now: Timestamp, is_over: impl Fn(&Crowd) -> bool) {
         let crowds: Vec<_> = self.crowds.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let over: Vec<bool> = crowds.iter().map(|crowd| crowd.as_ref().is_none_or(|crowd| is_over(crowd))).collect();
+        let over: Vec<bool> = crowds.iter().map(|crowd| crowd.as_ref().is_some_and(|crowd| is_over(crowd))).collect();
         let mut sums = vec![Totals::default(); crowds.len()];
-        self.each_shard(|shard| {
-            shard.sessions.retain(|_, session| {
+        for shard in 0..SHARDS {
+            self.lock(shard).sessions.retain(|_, session| {
                 let at = session.crowd as usize;
-                let stays = !session.is_over(now) && !over.get(at).copied().unwrap_or(true);
+                // A crowd that was made since is not over.
+                let stays = !session.is_over(now) && !over.get(at).copied().unwrap_or(false);
                 if !stays {
                     self.count_out(session);
                     if session.home == HERE {
                         self.release(session);
                     }
-                } else if session.home == HERE && session.presence == Presence::Watching {
-                    sums[at].add(session);
+                } else if session.home == HERE
+                    && session.presence == Presence::Watching
+                    && let Some(sums) = sums.get_mut(at)
+                {
+                    sums.add(session);
                 }
                 stays
             });
-        });
+            yield_now().await;
+        }
         for (crowd, totals) in crowds.iter().zip(sums) {
             if let Some(crowd) = crowd {
                 crowd.set_sums(totals.sums());

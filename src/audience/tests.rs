@@ -83,6 +83,11 @@ fn time(at_s: u64) -> Timestamp {
     Timestamp::default() + SECOND * (1000 + at_s) as u32
 }
 
+fn tick(audience: &Audience, at_s: u64) -> Vec<(StreamId, AudienceRow)> {
+    let wall = UnixMs(1_764_360_000_000 + at_s as i64 * 1000);
+    futures::executor::block_on(audience.tick(time(at_s), wall, &Shows))
+}
+
 fn hear(audience: &Audience, at_s: u64, text: &str, address: u32) -> Heard {
     let report = cmcd::Report::parse(text).unwrap();
     let crowd = audience.learn(time(at_s), "alice", &subject(), Shows.current(&subject().stream).unwrap().1).unwrap();
@@ -176,7 +181,7 @@ fn counts_are_near_the_truth_whatever_nodes_and_reports_do() {
         }
         for node in &mut nodes {
             if let Some(up) = &node.up {
-                node.rows.extend(up.tick(time(at), UnixMs(1_764_360_000_000 + at as i64 * 1000), &Shows));
+                node.rows.extend(tick(up, at));
             }
         }
         if at >= 90 {
@@ -242,7 +247,7 @@ fn a_session_is_heard_through_its_life() {
     say(8, "e=ps,sta=q,sn=3,ts=14000");
     say(8, "br=(2300),sta=p,sn=901");
     assert_eq!((count(&audience), audience.table.len()), (0, 1));
-    audience.tick(time(200), UnixMs(1_764_360_200_000), &Shows);
+    tick(&audience, 200);
     assert!(audience.table.is_empty());
     assert_eq!(tally().joins, 1);
 }
@@ -283,7 +288,7 @@ fn made_up_viewers_are_bounded() {
         assert_eq!(audience.learn(time(0), stream, &subject, Vec::new()).is_some(), stream != "d");
     }
     // All are gone when they say nothing more.
-    audience.tick(time(100), UnixMs(1_764_360_100_000), &Shows);
+    tick(&audience, 100);
     assert_eq!((audience.table.len(), count(&audience)), (0, 0));
     assert_eq!(hear(&audience, 101, r#"cid="alice",e=t,sta=p,sid="real""#, 0), Heard::Counted);
 }
@@ -295,12 +300,12 @@ fn players_are_asked_to_report_less_often_under_load() {
         for n in 0..400 {
             hear(&audience, at, &format!(r#"cid="alice",e=t,sta=p,sid="v{n}",sn={at},ts={at}"#), n);
         }
-        audience.tick(time(at), UnixMs(1_764_360_000_000 + at as i64 * 1000), &Shows);
+        tick(&audience, at);
     }
     let beat = audience.wished_beat().unwrap().as_secs();
     assert!((110..=250).contains(&beat), "{beat}");
     // Whoever was told so is waited for as long.
-    let pass = |at: u64| _ = audience.tick(time(at), UnixMs(1_764_360_000_000 + at as i64 * 1000), &Shows);
+    let pass = |at: u64| _ = tick(&audience, at);
     (13..60).for_each(pass);
     assert_eq!(audience.wished_beat(), None);
     pass(12 + beat * 2);
@@ -319,7 +324,7 @@ fn an_estimate_follows_the_requests() {
         (0..36).for_each(|_| crowd.hit(false, Duration::from_millis(1000) / 3));
         (0..15).for_each(|_| crowd.hit(false, Duration::from_secs(2)));
         (0..36).for_each(|_| crowd.hit(true, Duration::from_millis(333)));
-        audience.tick(time(at), UnixMs(1_764_360_000_000 + at as i64 * 1000), &Shows);
+        tick(&audience, at);
     }
     assert!((40..=44).contains(&crowd.now(time(60)).sums.estimate), "{}", crowd.now(time(60)).sums.estimate);
 }

@@ -44,7 +44,7 @@ pub async fn run(app: Arc<App>, mut teller: Option<Teller>, stop: CancellationTo
     let mut beat = interval(EVERY);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(beat.tick()).await.is_some() {
-        let rows = app.viewers.audience.tick(now(), unix_now(), &*app);
+        let rows = app.viewers.audience.tick(now(), unix_now(), &*app).await;
         app.counted.add(rows);
         tell_peaks(&app);
         if let Some(teller) = &mut teller {
