@@ -117,18 +117,29 @@ impl Client {
         self.answer(request.call(), stream)
     }
 
+    /// Asks for something that is no JSON.
+    pub fn text(&self, path: &str) -> Result<String, Error> {
+        let request = self.agent.get(format!("{}{path}", self.url)).header("authorization", &self.bearer);
+        self.heard(request.call(), None)
+    }
+
     fn answer(&self, answer: Result<Response<Body>, ureq::Error>, stream: Option<&StreamId>) -> Result<Value, Error> {
+        let text = self.heard(answer, stream)?;
+        if text.is_empty() {
+            return Ok(Value::Null);
+        }
+        let foreign = |error: serde_json::Error| Error::Foreign { url: self.url.clone(), reason: error.to_string() };
+        serde_json::from_str(&text).map_err(foreign)
+    }
+
+    fn heard(&self, answer: Result<Response<Body>, ureq::Error>, stream: Option<&StreamId>) -> Result<String, Error> {
         let url = || self.url.clone();
         let unreachable = |error: ureq::Error| Error::Unreachable { url: url(), reason: reason(error) };
         let mut answer = answer.map_err(unreachable)?;
         let status = answer.status().as_u16();
         let text = answer.body_mut().read_to_string().map_err(unreachable)?;
         if (200..300).contains(&status) {
-            if text.is_empty() {
-                return Ok(Value::Null);
-            }
-            let foreign = |error: serde_json::Error| Error::Foreign { url: url(), reason: error.to_string() };
-            return serde_json::from_str(&text).map_err(foreign);
+            return Ok(text);
         }
         match (status, stream) {
             (401 | 403, _) => Err(Error::Unauthorized { url: url(), path: self.path.clone() }),

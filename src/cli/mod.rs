@@ -15,11 +15,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     config::{self, Config},
+    http,
     id::StreamId,
     line::{self, Keep},
     transcode,
 };
 
+mod audience;
 mod client;
 pub mod log;
 mod plan;
@@ -56,6 +58,13 @@ enum Command {
         #[command(subcommand)]
         action: recording::Action,
     },
+    /// Show who watches a stream, or watched a broadcast.
+    Audience(audience::Audience),
+    /// Show how webhooks are delivered, and try them.
+    Webhooks {
+        #[command(subcommand)]
+        action: audience::Webhooks,
+    },
     /// Show what the running node does in the background, and how far it is.
     Jobs(Remote),
     /// Look whether the store is sound.
@@ -75,6 +84,8 @@ enum Command {
     },
     /// Have the running node hand its streams to others and stop.
     Drain(Remote),
+    /// Print the document of the HTTP API (OpenAPI 3.1).
+    Openapi,
     /// Encode one broadcast; run by the server as its child.
     #[command(name = transcode::worker::SUBCOMMAND, hide = true)]
     TranscodeWorker,
@@ -253,6 +264,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status(remote) => status(&remote),
         Command::Nodes { remove, remote } => nodes(remove, &remote),
         Command::Drain(remote) => drain(&remote),
+        Command::Audience(whose) => audience::show(whose),
+        Command::Webhooks { action } => audience::webhooks(action),
+        Command::Openapi => print(&(http::document() + "\n")),
         Command::TranscodeWorker => transcode::worker::run().map_err(|why| Error::Serve(format!("{why:#}"))),
         Command::TranscodeProbe => transcode::probe::run().map_err(|why| Error::Serve(format!("{why:#}"))),
         Command::StillWorker => transcode::still::run().map_err(|why| Error::Serve(format!("{why:#}"))),

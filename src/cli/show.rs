@@ -86,6 +86,35 @@ pub fn jobs(answer: &Value) -> String {
     }
 }
 
+/// Renders who watches: now, and all in all.
+pub fn audience(answer: &Value) -> String {
+    let shown = ["stream", "broadcast", "started", "ended"];
+    let mut about: Map<String, Value> =
+        shown.iter().filter_map(|name| Some(((*name).to_owned(), answer.get(*name)?.clone()))).collect();
+    for (part, prefix) in [("now", "now: "), ("total", ""), ("recorded", "recording: ")] {
+        for (name, value) in answer[part].as_object().into_iter().flatten().filter(|(name, _)| *name != "at") {
+            about.insert(format!("{prefix}{name}"), value.clone());
+        }
+    }
+    fields(&Value::Object(about))
+}
+
+/// Renders the targets of webhooks, and what they answered to a test.
+pub fn webhooks(answer: &Value) -> String {
+    match answer["targets"].as_array().map(Vec::as_slice) {
+        None | Some([]) => "no targets; `webhooks.targets` of the configuration names them\n".into(),
+        Some(targets) => table(targets),
+    }
+}
+
+/// Renders what could not be delivered.
+pub fn dead(answer: &Value) -> String {
+    match chosen(&answer["dead"], &["id", "target", "type", "told", "tries", "why"]) {
+        rows if rows.is_empty() => "nothing is left over\n".into(),
+        rows => table(&rows),
+    }
+}
+
 /// Renders the nodes of a cluster.
 pub fn nodes(answer: &Value) -> String {
     let fields = ["id", "live", "draining", "streams", "weight", "version", "rtmp", "http", "internal"];
