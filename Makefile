@@ -9,6 +9,11 @@ MAKEFLAGS += --no-print-directory
 # Where rustup puts cargo, for shells that were opened before it.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
+# Where nothing is compiled a second time, what would make that faster is not kept.
+ifdef CI
+export CARGO_INCREMENTAL := 0
+endif
+
 say = @echo "==> $(1)"
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 

@@ -17,6 +17,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     App, Shared,
     api::{StreamState, Warning, parse, unknown},
+    content::{Fresh, fresh},
     events::{self, Event},
     extract::{Given, Path, Query},
     openapi::{OfBroadcast, OfStream},
@@ -124,10 +125,6 @@ impl Range {
     }
 }
 
-fn no_store(body: impl serde::Serialize) -> Response {
-    ([(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
-}
-
 /// A moment that somebody marked.
 #[derive(Debug, Serialize, ToSchema)]
 struct Mark {
@@ -164,11 +161,11 @@ async fn of_stream(
     Path(id): Path<String>,
     Query(range): Query<Range>,
     asker: Asker,
-) -> Result<Response, Problem> {
+) -> Result<Fresh<OfStreamNow>, Problem> {
     let stream = app.owned(&id, &asker).await?;
     let at = unix_now();
     let scale = range.scale(UnixMs(at.0 - LATELY_MS), at)?;
-    let broadcast = app.current_offered(&stream).map(|(broadcast, _)| broadcast);
+    let broadcast = app.current_live(&stream);
     let total = match &broadcast {
         Some(broadcast) => {
             let started = app.meta.broadcast(&stream, broadcast).await?.map_or(broadcast.made(), |row| row.started);
@@ -178,7 +175,7 @@ async fn of_stream(
     };
     let (series, marks) = app.series(&stream, &scale, None).await?;
     let (now, step_s) = (app.now_watching(&stream), scale.step_ms / 1000);
-    Ok(no_store(OfStreamNow { stream, broadcast, now, total, step_s, series, marks }))
+    Ok(fresh(OfStreamNow { stream, broadcast, now, total, step_s, series, marks }))
 }
 
 /// Who watches, and watched, a broadcast.
@@ -214,12 +211,12 @@ async fn of_broadcast(
     Path(id): Path<String>,
     Query(range): Query<Range>,
     asker: Asker,
-) -> Result<Response, Problem> {
+) -> Result<Fresh<OfBroadcastSoFar>, Problem> {
     let (row, scale) = app.owned_broadcast(&id, &range, &asker).await?;
     let lasted_ms = row.ended.unwrap_or_else(unix_now).0 - row.started.0;
     let (total, recorded) = app.total(&row.stream, &row.id, lasted_ms).await?;
     let (series, marks) = app.series(&row.stream, &scale, Some(&row.id)).await?;
-    Ok(no_store(OfBroadcastSoFar {
+    Ok(fresh(OfBroadcastSoFar {
         started: row.started.to_string(),
         ended: row.ended.map(|at| at.to_string()),
         now: row.ended.is_none().then(|| app.now_watching(&row.stream)),
@@ -340,20 +337,20 @@ impl Ingest {
 async fn ingest(State(app): Shared, Path(id): Path<String>, asker: Asker) -> Result<Response, Problem> {
     let stream = app.owned(&id, &asker).await?;
     if let Some(told) = app.own_ingest(&stream) {
-        return Ok(no_store(told));
+        return Ok(fresh(told).into_response());
     }
     let told = match &app.links {
         Some(links) => links.ask(&stream, &format!("{INGEST}{stream}"), INGEST_MAX).await,
         None => None,
     };
     let told = told.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
-    Ok(told.map_or_else(|| no_store(Ingest::none()), no_store))
+    Ok(told.map_or_else(|| fresh(Ingest::none()).into_response(), |told| fresh(told).into_response()))
 }
 
 /// The same for another node.
-async fn own_ingest(State(app): Shared, Path(id): Path<String>) -> Result<Response, Problem> {
+async fn own_ingest(State(app): Shared, Path(id): Path<String>) -> Result<Fresh<Ingest>, Problem> {
     let stream = parse(&id)?;
-    app.own_ingest(&stream).map(no_store).ok_or_else(|| Problem::not_found("this node does not make the stream"))
+    app.own_ingest(&stream).map(fresh).ok_or_else(|| Problem::not_found("this node does not make the stream"))
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -383,7 +380,7 @@ async fn mark(
         let words = format!("a mark has a name of 1 to {LABEL_MAX} letters");
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, words));
     }
-    let Some((broadcast, _)) = app.current_offered(&stream) else {
+    let Some(broadcast) = app.current_live(&stream) else {
         return Err(Problem::new(StatusCode::CONFLICT, "the stream is not live: there is nothing to mark"));
     };
     let at = unix_now();
@@ -425,7 +422,7 @@ impl App {
 
     /// Viewers of a stream, at all nodes; nothing where it is not live.
     pub(super) fn watching(&self, stream: &StreamId) -> Option<u64> {
-        let (broadcast, _) = self.current_offered(stream)?;
+        let broadcast = self.current_live(stream)?;
         if !self.viewers.audience.knows_all() {
             return self.links.as_ref()?.viewers(stream);
         }
@@ -437,7 +434,7 @@ impl App {
     }
 
     fn now_watching(&self, stream: &StreamId) -> Current {
-        let crowd = self.current_offered(stream).and_then(|(broadcast, _)| self.live_crowd(stream, broadcast));
+        let crowd = self.current_live(stream).and_then(|broadcast| self.live_crowd(stream, broadcast));
         Current::new(unix_now(), crowd.map(|crowd| crowd.now(now())).unwrap_or_default())
     }
 

@@ -6,7 +6,7 @@ use axum::{
     Json, Router,
     body::Body,
     extract::{DefaultBodyLimit, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -20,7 +20,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     App, Shared,
     api::parse,
-    content::{self, Content},
+    content::{self, Content, fresh_text},
     extract::{Given, Path, Query},
     openapi::OfStream,
     problem::Problem,
@@ -269,7 +269,7 @@ async fn enter(
         json!(newest(hub, &found, after)),
         array(found.events.iter()),
     );
-    Ok(no_store(begin))
+    Ok(fresh_text(begin))
 }
 
 fn you(room: &Handle, who: &Who) -> You {
@@ -279,17 +279,6 @@ fn you(room: &Handle, who: &Who) -> You {
 /// From where somebody who knows these events goes on.
 fn newest(hub: &Hub, found: &hub::After, after: Option<EventId>) -> EventId {
     found.events.last().map(|told| told.id).or(after).unwrap_or_else(|| hub.newest())
-}
-
-fn no_store(text: String) -> Response {
-    ([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], text).into_response()
-}
-
-/// An answer of which nobody on its way keeps a copy.
-type Fresh<T> = ([(HeaderName, &'static str); 1], Json<T>);
-
-fn fresh<T>(answer: T) -> Fresh<T> {
-    ([(header::CACHE_CONTROL, "no-store")], Json(answer))
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -499,7 +488,7 @@ async fn poll(
         POLL_EACH.as_millis(),
         json!(Mode::of(room.takes_sockets(true))),
     );
-    Ok(no_store(text))
+    Ok(fresh_text(text))
 }
 
 /// Tells what was told in two seconds: the same for everybody, for ever. Any cache may keep it.

@@ -7,7 +7,11 @@ use std::{
     task::{Context, Poll},
 };
 
-use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::{
+    Json,
+    http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header},
+    response::IntoResponse,
+};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use http_body::{Frame, SizeHint};
@@ -52,6 +56,18 @@ static RANGED: LazyLock<HeaderMap> = LazyLock::new(|| {
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers
 });
+
+/// An answer of which nobody on its way keeps a copy.
+pub type Fresh<T> = ([(HeaderName, &'static str); 1], Json<T>);
+
+pub fn fresh<T>(answer: T) -> Fresh<T> {
+    ([(header::CACHE_CONTROL, "no-store")], Json(answer))
+}
+
+/// The same of JSON that is text already.
+pub fn fresh_text(json: String) -> axum::response::Response {
+    ([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], json).into_response()
+}
 
 /// Lets the scripts of any page read an answer.
 pub fn open_to_all(headers: &mut HeaderMap) {

@@ -45,7 +45,9 @@ where
             return Err(Problem::new(StatusCode::BAD_REQUEST, "the body is an object: {...}"));
         }
         let given = serde_json::from_slice(&body);
-        given.map(Self).map_err(|why| Problem::new(StatusCode::BAD_REQUEST, format!("the body cannot be read: {why}")))
+        given
+            .map(Self)
+            .map_err(|why| Problem::new(StatusCode::BAD_REQUEST, format!("the body cannot be read as JSON: {why}")))
     }
 }
 

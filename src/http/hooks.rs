@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::State,
-    http::{HeaderName, StatusCode, header},
-};
+use axum::{extract::State, http::StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, Shared, api::Admin, extract::Path, problem::Problem};
+use super::{
+    App, Shared,
+    api::Admin,
+    content::{Fresh, fresh},
+    extract::Path,
+    problem::Problem,
+};
 use crate::hooks::{Dead, NoRetry, Tested, Told};
 
 pub fn routes() -> OpenApiRouter<Arc<App>> {
@@ -21,13 +23,6 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(dead))
         .routes(routes!(forget))
         .routes(routes!(retry))
-}
-
-/// An answer that nobody keeps.
-type Fresh<T> = ([(HeaderName, &'static str); 1], Json<T>);
-
-fn fresh<T>(told: T) -> Fresh<T> {
-    ([(header::CACHE_CONTROL, "no-store")], Json(told))
 }
 
 /// Who is told of what happens here, in the order of the configuration.

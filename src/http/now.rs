@@ -24,7 +24,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     App, Shared,
     api::{parse, unknown},
-    content::{self, Content},
+    content::{self, Content, fresh_text},
     events::{self, Event},
     extract::{Path, Query},
     openapi::OfStream,
@@ -147,7 +147,7 @@ impl App {
             }
         }
         let Set { now, stored } = self.playing.set(stream, posted.wish).await?;
-        Ok(no_store(format!(r#"{{"now":{},"stored":{stored}}}"#, now.told())))
+        Ok(fresh_text(format!(r#"{{"now":{},"stored":{stored}}}"#, now.told())))
     }
 }
 
@@ -168,10 +168,6 @@ impl From<Unfit> for Problem {
     fn from(why: Unfit) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, why.to_string())
     }
-}
-
-fn no_store(text: String) -> Response {
-    ([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], text).into_response()
 }
 
 /// Reads a body, whatever it is called: not every program that tells a title can say what it sends.
@@ -272,7 +268,7 @@ async fn history(
     let limit = limit.unwrap_or(PAGE).clamp(1, PAGE_MAX);
     let (found, next) = app.playing.history(&*app.meta, &stream, before, limit).await?;
     let entries: Vec<_> = found.iter().map(|now| now.told()).collect();
-    Ok(no_store(format!(r#"{{"entries":[{}],"next":{}}}"#, entries.join(","), json!(next))))
+    Ok(fresh_text(format!(r#"{{"entries":[{}],"next":{}}}"#, entries.join(","), json!(next))))
 }
 
 /// Tells what a stream plays, now and as it changes: events named `now` (Server-Sent Events).
@@ -338,7 +334,7 @@ async fn recent(State(app): Shared, Path(stream): Path<String>) -> Result<Respon
     let stream = parse(&stream)?;
     app.playing_now(&stream).await?;
     let recent = app.playing.board().recent(&stream);
-    Ok(no_store(json!(recent.iter().map(|now| &**now).collect::<Vec<_>>()).to_string()))
+    Ok(fresh_text(json!(recent.iter().map(|now| &**now).collect::<Vec<_>>()).to_string()))
 }
 
 /// Takes a change that a node hands on.

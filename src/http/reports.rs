@@ -42,7 +42,8 @@ use crate::{
 pub const PATH: &str = "/api/v1/cmcd";
 /// The key in a query.
 const QUERY: &str = "CMCD=";
-/// Headers in which version 1 divides a report.
+/// Headers in which version 1 divides a report, and how all of them begin.
+const HEADER: &str = "cmcd-";
 static HEADERS: [HeaderName; 4] = [
     HeaderName::from_static("cmcd-session"),
     HeaderName::from_static("cmcd-object"),
@@ -61,6 +62,8 @@ const LOOKS: usize = 8;
 /// Content ids that are known to mean nothing, and for how long.
 const NOTHING_MAX: usize = 10_000;
 const NOTHING_FOR: Duration = Duration::from_secs(10);
+/// A stream may be live soon after.
+const NOTHING_LIVE_FOR: Duration = Duration::from_secs(1);
 
 /// What this node has of viewers.
 pub struct Viewers {
@@ -97,6 +100,10 @@ impl Viewers {
             refused: counter("refused"),
         };
         Self { audience, part, counted, nothing: Cache::new(NOTHING_MAX), looks: Semaphore::new(LOOKS) }
+    }
+
+    fn means_nothing(&self, cid: &str, lately: Duration) -> bool {
+        self.nothing.get(cid).is_some_and(|since| now() - since < lately)
     }
 }
 
@@ -236,15 +243,22 @@ async fn read(mut body: Incoming) -> Result<String, Problem> {
     String::from_utf8(bytes.into()).map_err(no_text)
 }
 
-/// Takes a report out of a request for media: gives the path without it, and the report.
+/// Takes a report out of a request for media: gives the path without it, and the report. Few requests have one, and all pay for
+/// the look.
 pub fn split<'a>(path: &'a str, headers: &HeaderMap) -> Option<(Cow<'a, str>, String)> {
-    if let Some(begin) = path.find(QUERY).filter(|at| path[..*at].ends_with(['?', '&'])) {
+    if let Some((before, query)) = path.split_once('?')
+        && let Some(found) = query.find(QUERY).filter(|at| *at == 0 || query[..*at].ends_with('&'))
+    {
+        let begin = before.len() + 1 + found;
         let end = path[begin..].find('&').map_or(path.len(), |at| begin + at);
         let text = decoded(&path[begin + QUERY.len()..end])?;
-        let before = path[..begin].strip_suffix(['?', '&']).unwrap_or_default();
+        let before = &path[..begin - 1];
         let rest = path[end..].strip_prefix('&').unwrap_or_default();
         let joint = if rest.is_empty() { "" } else { &path[before.len()..begin] };
         return Some((format!("{before}{joint}{rest}").into(), text));
+    }
+    if !headers.keys().any(|name| name.as_str().starts_with(HEADER)) {
+        return None;
     }
     let told: Vec<_> = HEADERS.iter().filter_map(|name| headers.get(name)?.to_str().ok()).collect();
     (!told.is_empty()).then(|| (path.into(), told.join(",")))
@@ -280,13 +294,11 @@ pub async fn of_media(app: &App, object: &Object, told: &str, sender: &Sender, a
 /// Counts a request for a media playlist, for the estimate of viewers whose players report nothing.
 pub fn hit(app: &App, object: &Object) {
     let What::File(broadcast, rendition, File::Playlist(_, reload)) = &object.what else { return };
-    let audience = &app.viewers.audience;
-    let crowd = audience.known(object.stream.as_str()).or_else(|| {
-        let (broadcast, offered) = app.current_offered(&object.stream)?;
-        let subject = Subject { stream: object.stream.clone(), broadcast, live: true };
-        audience.learn(now(), object.stream.as_str(), &subject, offered)
-    });
-    let Some(crowd) = crowd.filter(|crowd| crowd.subject.broadcast == *broadcast) else { return };
+    let stream = &object.stream;
+    let Some(crowd) = app.viewers.audience.known(stream.as_str()).or_else(|| app.live_crowd_of(stream)) else { return };
+    if crowd.subject.broadcast != *broadcast {
+        return;
+    }
     // A player asks for each part, or for each chunk.
     let every = match reload.until {
         Some((_, Some(_))) => app.viewers.part,
@@ -295,15 +307,24 @@ pub fn hit(app: &App, object: &Object) {
     crowd.hit(*rendition == Rendition::audio(), every);
 }
 
-/// The same of a path that was answered from what was pulled.
+/// The same of a path that was answered from what was pulled, most often without a name that is made of it.
 pub fn hit_path(app: &App, path: &str) {
-    if !path.contains("/index.m3u8") {
+    let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+    let Some(rest) = path.strip_prefix("/hls/").filter(|rest| rest.ends_with("/index.m3u8")) else { return };
+    let mut parts = rest.split('/');
+    let (Some(stream), Some(broadcast), Some(rendition), Some(_)) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
         return;
-    }
-    let Some(rest) = path.strip_prefix("/hls/") else { return };
-    let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
-    if let Ok(object) = Object::parse(path, query) {
-        hit(app, &object);
+    };
+    match app.viewers.audience.known(stream) {
+        Some(crowd) if crowd.subject.broadcast.as_str() != broadcast => {}
+        Some(crowd) => {
+            let is_part = query.is_some_and(|query| query.contains("_HLS_part="));
+            crowd.hit(rendition == "audio", if is_part { app.viewers.part } else { app.chunk });
+        }
+        None if app.viewers.means_nothing(stream, NOTHING_LIVE_FOR) => {}
+        None => _ = Object::parse(rest, query).map(|object| hit(app, &object)),
     }
 }
 
@@ -323,12 +344,19 @@ impl App {
             return Some((live.broadcast.clone(), offered.collect()));
         }
         let view = self.links.as_ref()?.stream(stream)?;
-        let is_on = matches!(view["state"].as_str(), Some("live" | "away"));
-        let broadcast = view["broadcast"].as_str().filter(|_| is_on)?.parse().ok()?;
+        let broadcast = running(&view)?;
         let named = |rendition: &serde_json::Value| {
             Some((rendition["name"].as_str()?.parse().ok()?, rendition["kbps"].as_u64()? as u32))
         };
         Some((broadcast, view["renditions"].as_array()?.iter().filter_map(named).collect()))
+    }
+
+    /// The broadcast that a stream shows now.
+    pub(super) fn current_live(&self, stream: &StreamId) -> Option<BroadcastId> {
+        if let Some(live) = self.lines.live(stream).filter(|live| live.state != crate::line::State::Ended) {
+            return Some(live.broadcast.clone());
+        }
+        running(&self.links.as_ref()?.stream(stream)?)
     }
 
     /// Hears reports, one a line. An error where none of them is one.
@@ -358,6 +386,19 @@ impl App {
         }
     }
 
+    /// Those who watch what a stream shows now.
+    fn live_crowd_of(&self, stream: &StreamId) -> Option<Arc<Crowd>> {
+        if self.viewers.means_nothing(stream.as_str(), NOTHING_LIVE_FOR) {
+            return None;
+        }
+        let Some((broadcast, offered)) = self.current_offered(stream) else {
+            self.viewers.nothing.insert(stream.to_string(), now());
+            return None;
+        };
+        let subject = Subject { stream: stream.clone(), broadcast, live: true };
+        self.viewers.audience.learn(now(), stream.as_str(), &subject, offered)
+    }
+
     /// The crowd that a content id means: `alice`, what she shows now; `alice/01b...`, that broadcast.
     async fn crowd(&self, cid: &str) -> Option<Arc<Crowd>> {
         let audience = &self.viewers.audience;
@@ -374,7 +415,7 @@ impl App {
             return audience.learn(now(), cid, &subject, offered);
         }
         let broadcast = broadcast?;
-        if self.viewers.nothing.get(cid).is_some_and(|since| now() - since < NOTHING_FOR) {
+        if self.viewers.means_nothing(cid, NOTHING_FOR) {
             return None;
         }
         let _look = self.viewers.looks.try_acquire().ok()?;
@@ -418,6 +459,12 @@ impl App {
         }
         .increment(1);
     }
+}
+
+/// The broadcast that runs, of a stream as another node shows it.
+fn running(view: &serde_json::Value) -> Option<BroadcastId> {
+    let is_on = matches!(view["state"].as_str(), Some("live" | "away"));
+    view["broadcast"].as_str().filter(|_| is_on)?.parse().ok()
 }
 
 fn bad_report(why: cmcd::Error) -> Problem {

@@ -13,14 +13,21 @@ use imagesize::ImageType;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Fresh, fresh, operator, who::Visitor};
+use super::{operator, who::Visitor};
 use crate::{
     chat::{
         Act,
         act::{Kind, Picture},
         known::Known,
     },
-    http::{App, Shared, api::parse, extract::Path, openapi::OfStream, problem::Problem},
+    http::{
+        App, Shared,
+        api::parse,
+        content::{Fresh, fresh},
+        extract::Path,
+        openapi::OfStream,
+        problem::Problem,
+    },
     id::StreamId,
     media::Pieces,
     store::{self, emote_name},

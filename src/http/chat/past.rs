@@ -11,7 +11,7 @@ use futures::stream;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Fresh, fresh, no_chat, who::Visitor};
+use super::{no_chat, who::Visitor};
 use crate::{
     chat::{
         Event, Message,
@@ -19,6 +19,7 @@ use crate::{
     },
     http::{
         App, Shared,
+        content::{Fresh, fresh},
         extract::{Path, Query},
         openapi::{OfBroadcast, OfStream},
         problem::Problem,

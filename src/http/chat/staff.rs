@@ -4,7 +4,7 @@ use axum::{extract::State, http::StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Fresh, fresh, past::Before, who::Visitor};
+use super::{past::Before, who::Visitor};
 use crate::{
     chat::{
         Act,
@@ -12,6 +12,7 @@ use crate::{
     },
     http::{
         App, Shared,
+        content::{Fresh, fresh},
         extract::{Path, Query},
         openapi::OfStream,
         problem::Problem,

@@ -9,7 +9,6 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Fresh, fresh};
 use crate::{
     auth::{
         people::{LIFE, Person},
@@ -19,6 +18,7 @@ use crate::{
     http::{
         App, Shared,
         api::parse,
+        content::{Fresh, fresh},
         extract::{Given, Path},
         openapi::OfStream,
         problem::Problem,
