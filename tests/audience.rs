@@ -81,6 +81,12 @@ fn viewers_are_counted_and_known_when_it_is_over() {
     assert_eq!((&total["uniques"], &total["stalls"], &total["stall_ms"]), (&json!(1), &json!(3), &json!(4500)));
     assert_eq!(total["errors"], json!([{ "code": "levelLoadError", "count": 1 }]));
 
+    let printed = String::from_utf8(node.weir(&["audience", "alice"]).stdout).unwrap();
+    let has = |name: &str, value: &str| {
+        printed.lines().any(|line| line.strip_prefix(name).is_some_and(|rest| rest.trim() == value))
+    };
+    assert!(has("now: viewers", "19") && has("joins", "30"), "{printed}");
+
     // Dashboards are told while it goes on.
     let events = ureq::get(node.url("/api/v1/streams/alice/audience/events"));
     let events = events.header("authorization", &node.bearer()).call().unwrap();
@@ -124,6 +130,8 @@ fn viewers_are_counted_and_known_when_it_is_over() {
     let csv = node.admin("GET", &format!("{path}.csv"), None);
     assert_eq!(csv.header("content-type"), "text/csv; charset=utf-8");
     assert!(csv.text().starts_with("at,viewers,peak,") && csv.text().lines().count() > 1, "{}", csv.text());
+    let printed = node.weir(&["audience", "alice", "--broadcast", &broadcast, "--csv"]);
+    assert!(String::from_utf8(printed.stdout).unwrap().starts_with("at,viewers,peak,"));
     assert_eq!(get(&node.url(&path)).status, 401);
 }
 

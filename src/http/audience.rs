@@ -17,12 +17,12 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     App, Shared,
     api::{StreamState, Warning, parse, unknown},
+    asker::Asker,
     content::{Fresh, fresh},
     events::{self, Event},
     extract::{Given, Path, Query},
     openapi::{OfBroadcast, OfStream},
     problem::Problem,
-    recordings::Asker,
     reports,
 };
 use crate::{

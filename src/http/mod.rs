@@ -20,6 +20,7 @@ use tower_http::cors::{Any, CorsLayer};
 use utoipa_axum::router::OpenApiRouter;
 
 pub mod api;
+mod asker;
 mod audience;
 pub mod chat;
 mod content;

@@ -24,12 +24,12 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     App, Shared,
     api::{parse, unknown},
+    asker::Asker,
     content::{self, Content, fresh_text},
     events::{self, Event},
     extract::{Path, Query},
     openapi::OfStream,
     problem::Problem,
-    recordings::Asker,
     viewer::Viewer,
 };
 use crate::{

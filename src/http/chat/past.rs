@@ -19,11 +19,12 @@ use crate::{
     },
     http::{
         App, Shared,
+        asker::Role as Proof,
         content::{Fresh, fresh},
         extract::{Path, Query},
         openapi::{OfBroadcast, OfStream},
         problem::Problem,
-        recordings::{Role as Proof, answer},
+        recordings::answer,
     },
     id::EventId,
     store::{self, BroadcastRow},

@@ -18,11 +18,11 @@ use crate::{
     http::{
         App, Shared,
         api::parse,
+        asker::{Asker, Role as Proof},
         content::{Fresh, fresh},
         extract::{Given, Path},
         openapi::OfStream,
         problem::Problem,
-        recordings::{Asker, Role as Proof},
         viewer::{Came, FORWARDED_HOST},
     },
     id::{StreamId, UserId},
