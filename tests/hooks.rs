@@ -162,7 +162,7 @@ fn dead_letters_are_seen_and_sent_again() {
     // The same from the command line.
     let says = |args: &[&str]| String::from_utf8(node.weir(&[&["webhooks"], args].concat()).stdout).unwrap();
     let id = letters[1]["id"].as_str().unwrap();
-    assert!(says(&["dead"]).contains(id) && says(&["list"]).contains("gone"), "{}", says(&["list"]));
+    assert!(says(&["dead"]).contains(id) && says(&["list"]).contains("http://127.0.0.1"), "{}", says(&["list"]));
     assert_eq!(says(&["forget", id]), format!("{id} is forgotten\n"));
     assert_eq!(node.admin("DELETE", &path(1), None).status, 404);
     assert_eq!(node.admin("POST", "/api/v1/webhooks/dead/x/retry", None).status, 404);
