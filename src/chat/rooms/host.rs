@@ -21,6 +21,8 @@ const LOT: usize = 128;
 const LOTS: usize = 8;
 /// How often others are told that nothing is on its way, and it is looked whether anybody needs the room.
 const BEAT: Duration = Duration::from_millis(250);
+/// A process that does nothing for so long was stopped, or its machine slept: others turn to another host after a second.
+const SLEPT: Duration = Duration::from_millis(750);
 /// How often it is tried to read what is stored, where it could not be or there may be more.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -49,12 +51,16 @@ impl Task {
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stop = self.rooms.shared.stop.clone();
-        let mut over = None;
+        let (mut over, mut awake) = (None, now());
         loop {
             if let Some(over) = over
                 && storing.is_empty()
             {
                 return over;
+            }
+            // What was asked before it slept may have been asked of another host since, and said there.
+            if now() - awake >= SLEPT {
+                (is_whole, answers) = (false, true);
             }
             if answers && storing.is_empty() {
                 answers = false;
@@ -63,8 +69,9 @@ impl Task {
                     (room, is_whole) = (found, true);
                 }
             }
+            awake = now();
             lot.append(&mut self.again);
-            if !lot.is_empty() {
+            if !lot.is_empty() && !answers {
                 storing.push_back(self.judge(&mut room, std::mem::take(&mut lot)));
             }
             tokio::select! {
