@@ -170,6 +170,20 @@ fn dead_letters_are_seen_and_sent_again() {
 }
 
 #[test]
+fn an_encoder_that_does_badly_is_told_of() {
+    let receiver = Receiver::start(0, ok);
+    let node = Node::start(&[&targets(&[receiver.url()]), ALLOW, "ladder=[]", "live.chunk=1s"]);
+    // A keyframe in ten seconds.
+    let _publisher = Publisher::test_picture(&node, "alice", "160x90", 30, "-g 300 -keyint_min 300", "", 30);
+    let warned = event(&receiver, "health.warning");
+    let shown = wait("the warning", secs(5), || {
+        let shown = read(&node, "/api/v1/streams/alice")["warnings"][0]["code"].clone();
+        shown.is_string().then_some(shown)
+    });
+    assert_eq!((&warned["stream"], &warned["data"]["code"]), (&json!("alice"), &shown), "{warned}");
+}
+
+#[test]
 fn private_addresses_are_refused_unless_allowed() {
     let check = |settings: &[String]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
