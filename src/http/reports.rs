@@ -296,15 +296,8 @@ pub fn hit(app: &App, object: &Object) {
     let What::File(broadcast, rendition, File::Playlist(_, reload)) = &object.what else { return };
     let stream = &object.stream;
     let Some(crowd) = app.viewers.audience.known(stream.as_str()).or_else(|| app.live_crowd_of(stream)) else { return };
-    if crowd.subject.broadcast != *broadcast {
-        return;
-    }
-    // A player asks for each part, or for each chunk.
-    let every = match reload.until {
-        Some((_, Some(_))) => app.viewers.part,
-        _ => app.chunk,
-    };
-    crowd.hit(*rendition == Rendition::audio(), every);
+    let is_part = matches!(reload.until, Some((_, Some(_))));
+    app.count_hit(&crowd, broadcast.as_str(), rendition.as_str(), is_part);
 }
 
 /// The same of a path that was answered from what was pulled, most often without a name that is made of it.
@@ -318,10 +311,9 @@ pub fn hit_path(app: &App, path: &str) {
         return;
     };
     match app.viewers.audience.known(stream) {
-        Some(crowd) if crowd.subject.broadcast.as_str() != broadcast => {}
         Some(crowd) => {
             let is_part = query.is_some_and(|query| query.contains("_HLS_part="));
-            crowd.hit(rendition == "audio", if is_part { app.viewers.part } else { app.chunk });
+            app.count_hit(&crowd, broadcast, rendition, is_part);
         }
         None if app.viewers.means_nothing(stream, NOTHING_LIVE_FOR) => {}
         None => _ = Object::parse(rest, query).map(|object| hit(app, &object)),
@@ -383,6 +375,13 @@ impl App {
             Some(why) if good == 0 => Err(bad_report(why)),
             None if good == 0 => Err(Problem::new(StatusCode::BAD_REQUEST, "there is no report in it")),
             _ => Ok(()),
+        }
+    }
+
+    /// Counts a request for a playlist of what this crowd watches: a player asks for each part, or for each chunk.
+    fn count_hit(&self, crowd: &Crowd, broadcast: &str, rendition: &str, is_part: bool) {
+        if crowd.subject.broadcast.as_str() == broadcast {
+            crowd.hit(rendition == "audio", if is_part { self.viewers.part } else { self.chunk });
         }
     }
 
